@@ -1,0 +1,194 @@
+"""Every exception, by whose fault it is (law 10).
+
+==================  ==========================================================================
+the budget's        `BudgetExceeded`, `BudgetNotFound`, `UnitMismatch`
+the caller's        `LimitReached`, `RunCancelled`, `CredentialsMissing`
+the operator's      `ToolDenied` (a cap of the ledger), `LedgerRefused`
+the network's       `LedgerUnreachable`
+the ledger's        `LedgerMisbehaved`
+==================  ==========================================================================
+
+All of them may cross the SDK, so all are `agents.AgentsException`s: the SDK hands those on as they
+are, where it wraps any other exception of a hook in a `UserError`.
+"""
+
+from typing import Any
+
+from agents import AgentsException
+from runcycles import BudgetExceededError
+
+
+class ComptrollerError(AgentsException):
+    """The root of everything raised here.
+
+    `receipt` is the run's receipt at the moment of the error, where the error belongs to a run.
+    """
+
+    receipt: Any = None
+    run_id: str | None = None
+
+
+class RunCancelled(ComptrollerError):
+    """The run was cancelled: by `run.cancel`, its handle, or the end of its scope. `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class CallDenied(ComptrollerError):
+    """A call was not allowed to begin.
+
+    Attributes:
+        call: the id of the denied call in the receipt.
+        scope: the ledger's scope that refused, e.g. `tenant:acme`; None where a local limit did.
+        unit: the unit of `requested` and `remaining` (`runcycles.Unit`), None for counts.
+        requested: what the call asked for, in `unit`.
+        remaining: what was left, in `unit`; None where the ledger did not say.
+        reason_code: the protocol's code (`BUDGET_EXCEEDED`, `BUDGET_FROZEN`, ...) or ours.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason_code: str | None = None,
+        run_id: str | None = None,
+        call: str | None = None,
+        scope: str | None = None,
+        unit: Any = None,
+        requested: int | None = None,
+        remaining: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason_code, self.run_id, self.call, self.scope = reason_code, run_id, call, scope
+        self.unit, self.requested, self.remaining = unit, requested, remaining
+
+
+class LimitReached(CallDenied):
+    """A ceiling of the run's own `Limits` was reached; the ledger was not asked."""
+
+
+class ToolDenied(CallDenied):
+    """A cap that the ledger attached to a grant forbids this tool."""
+
+
+class _FromLedger(ComptrollerError):
+    """An answer of the ledger: the protocol's fields travel along.
+
+    Attributes:
+        status: the HTTP status (embedded ledgers use the protocol's), -1 where no answer came.
+        error_code: the protocol's `error`, or None.
+        details: the answer's `details`.
+        request_id: the server's `X-Request-Id`.
+        retry_after_ms: how long the ledger asked to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        error_code: str | None = None,
+        details: dict[str, Any] | None = None,
+        request_id: str | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.error_code, self.details = status, error_code, details or {}
+        self.request_id, self.retry_after_ms = request_id, retry_after_ms
+
+
+class BudgetExceeded(CallDenied, BudgetExceededError):
+    """The ledger refused: too little is left, or the budget is frozen, closed, over limit, in debt.
+
+    Also a `runcycles.BudgetExceededError`, so code written for the Cycles SDK catches it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 409,
+        error_code: str | None = "BUDGET_EXCEEDED",
+        details: dict[str, Any] | None = None,
+        request_id: str | None = None,
+        retry_after_ms: int | None = None,
+        **denial: Any,
+    ) -> None:
+        denial.setdefault("reason_code", error_code)
+        CallDenied.__init__(self, message, **denial)
+        self.status, self.error_code, self.details = status, error_code, details or {}
+        self.request_id, self.retry_after_ms = request_id, retry_after_ms
+
+
+class BudgetNotFound(_FromLedger):
+    """No budget exists for any scope of this subject. The text says how to set one."""
+
+
+class UnitMismatch(_FromLedger):
+    """The budget is kept in another unit than the request's."""
+
+
+class LedgerRefused(_FromLedger):
+    """The ledger understood and said no for another reason than budget: see `error_code`."""
+
+
+class LedgerUnreachable(_FromLedger):
+    """No answer, or a 5xx: whether the request took effect is unknown."""
+
+
+class LedgerMisbehaved(_FromLedger):
+    """An answer that the protocol does not know, or a body that does not validate."""
+
+
+class CredentialsMissing(ComptrollerError):
+    """A remote ledger has no key for this tenant. The text names the tenant and the address."""
+
+
+_NO_BUDGET = frozenset(
+    {
+        "BUDGET_EXCEEDED",
+        "BUDGET_FROZEN",
+        "BUDGET_CLOSED",
+        "OVERDRAFT_LIMIT_EXCEEDED",
+        "DEBT_OUTSTANDING",
+        "TENANT_CLOSED",
+    }
+)
+_KNOWN = frozenset(
+    {
+        "INVALID_REQUEST",
+        "UNAUTHORIZED",
+        "FORBIDDEN",
+        "NOT_FOUND",
+        "RESERVATION_EXPIRED",
+        "RESERVATION_FINALIZED",
+        "IDEMPOTENCY_MISMATCH",
+        "MAX_EXTENSIONS_EXCEEDED",
+        "LIMIT_EXCEEDED",
+    }
+)
+SERVER_ERROR = 500
+
+
+def refusal(
+    message: str, *, status: int, error_code: str | None, asks_for_budget: bool, **fields: Any
+) -> ComptrollerError:
+    """The exception for an answer that is no success (protocol, ERROR SEMANTICS).
+
+    `asks_for_budget`: a reserve, decide or event, where NOT_FOUND means that no budget exists;
+    elsewhere it is the reservation that is unknown.
+    """
+    kind: type[ComptrollerError]
+    if status < 0 or status >= SERVER_ERROR:
+        kind = LedgerUnreachable
+    elif error_code in _NO_BUDGET:
+        kind = BudgetExceeded
+    elif error_code == "UNIT_MISMATCH":
+        kind = UnitMismatch
+    elif asks_for_budget and error_code in ("NOT_FOUND", "BUDGET_NOT_FOUND"):
+        kind = BudgetNotFound
+    else:
+        kind = LedgerRefused if error_code in _KNOWN else LedgerMisbehaved
+    return kind(message, status=status, error_code=error_code, **fields)  # type: ignore[call-arg]

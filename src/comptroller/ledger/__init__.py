@@ -1,0 +1,1 @@
+"""Ledgers: the interface, the embedded ones (memory, SQLite), the remote one (Cycles)."""

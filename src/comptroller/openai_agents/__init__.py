@@ -1,0 +1,1 @@
+"""The seam: callbacks of the OpenAI Agents SDK become messages to actors."""
