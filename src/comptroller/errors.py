@@ -191,4 +191,4 @@ def refusal(
         kind = BudgetNotFound
     else:
         kind = LedgerRefused if error_code in _KNOWN else LedgerMisbehaved
-    return kind(message, status=status, error_code=error_code, **fields)  # type: ignore[call-arg]
+    return kind(message, status=status, error_code=error_code, **fields)

@@ -1,4 +1,4 @@
-"""Amounts: whole numbers of a unit. 1 USD is 10^8 microcents (protocol, UnitEnum); people read dollars."""
+"""Amounts: whole numbers of a unit. 1 USD is 10^8 microcents (protocol, UnitEnum)."""
 
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
@@ -33,7 +33,7 @@ def usd(dollars: str | int | Decimal) -> Amount:
 
 
 def tokens(count: int) -> Amount:
-    """An amount of tokens. Raises TypeError for anything but an int, ValueError for a negative one."""
+    """An amount of tokens. Raises TypeError for anything but an int, ValueError below 0."""
     return amount(Unit.TOKENS, count)
 
 

@@ -69,7 +69,7 @@ class Ledger(Protocol):
     async def decide(
         self, request: DecisionRequest, *, tenant: str | None = None
     ) -> DecisionResponse:
-        """What a reserve would answer now; nothing is locked. A denial is an answer, not an error."""
+        """What a reserve would answer now; nothing is locked. A denial is an answer here."""
 
     async def record(
         self, request: EventCreateRequest, *, tenant: str | None = None

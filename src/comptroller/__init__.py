@@ -1,0 +1,1 @@
+"""Comptroller: budgets that hold for runs of the OpenAI Agents SDK."""
