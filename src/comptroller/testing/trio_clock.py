@@ -1,0 +1,45 @@
+"""Virtual time on trio: `trio.testing.MockClock`, and an instrument that paces it.
+
+A clock that always jumps runs ahead of worker threads and sockets. The instrument looks after
+each step whether anything real is awaited, and lets the clock run or jump accordingly.
+Only this module of the package imports trio at its head: it is imported where trio is in use.
+"""
+
+import math
+
+import trio
+from trio.testing import MockClock, active_thread_count
+
+
+def virtual_clock() -> tuple[MockClock, "Pacing"]:
+    """A clock for one `trio.run`, and the instrument which must be given along with it."""
+    clock = MockClock(autojump_threshold=0)
+    return clock, Pacing(clock)
+
+
+class Pacing(trio.abc.Instrument):
+    """Keeps `clock` at real time while a thread, a socket or a child process is awaited."""
+
+    def __init__(self, clock: MockClock) -> None:
+        self._clock = clock
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Choose between running, jumping and waiting. Called by trio after a task's step."""
+        del task
+        now = trio.lowlevel.current_statistics()
+        awaited = _files_awaited(now.io_statistics) > 1  # one: trio's own wake-up socket
+        real = awaited or active_thread_count() > 0
+        # where there is no deadline to jump to, a clock that may jump would spin
+        jumps = not real and now.seconds_to_next_deadline < math.inf
+        self._set(rate=1.0 if real else 0.0, autojump_threshold=0.0 if jumps else math.inf)
+
+    def _set(self, *, rate: float, autojump_threshold: float) -> None:
+        if rate != self._clock.rate:
+            self._clock.rate = rate
+        if autojump_threshold != self._clock.autojump_threshold:
+            self._clock.autojump_threshold = autojump_threshold
+
+
+def _files_awaited(statistics: object) -> int:
+    names = ("tasks_waiting_read", "tasks_waiting_write", "tasks_waiting")  # epoll, kqueue
+    return sum(getattr(statistics, name, 0) for name in names)
