@@ -1,0 +1,210 @@
+"""What an LLM call reserves before it begins, and what it cost once it has ended.
+
+Laws of this module:
+- An estimate only reserves. What is charged is the actual, from the usage that the model reports.
+- Where the actual cannot be known, the estimate is charged, and its source says so.
+"""
+
+import threading
+from collections import deque
+from math import ceil
+from typing import Any, Final, Literal
+
+import attrs
+from attrs import field, validators
+from runcycles import Amount, Unit
+
+from comptroller.money import amount, tokens, usd
+from comptroller.policy import LlmEstimate
+
+from .pricing import Prices, TokenCount
+
+DEFAULT_ESTIMATE: Final = usd("0.005")
+"""What an LLM call reserves where nothing was said and the price of its model is not known."""
+
+CHARACTERS_PER_TOKEN: Final = 4
+_MOST_KEYS: Final = 1024
+
+
+@attrs.frozen
+class LlmRequest:
+    """What is known of an LLM call before it begins.
+
+    Attributes:
+        model: `provider:model`, as in action names.
+        agent: the agent's name.
+        input_characters: length of everything that is sent: instructions, items, tool schemas.
+        max_tokens: the most output tokens the call allows; None: it sets no limit.
+    """
+
+    model: str
+    agent: str
+    input_characters: int = field(validator=validators.ge(0))
+    max_tokens: int | None = None
+
+    @property
+    def input_tokens(self) -> int:
+        """About four characters a token, rounded up.
+
+        A rough count is enough: it is held only while the call is in flight, and the usage that
+        the model reports replaces it. An exact one would need each provider's tokenizer, and
+        would still not know the output, which is most of the price. It is the providers' own
+        rule of thumb for English; text in other scripts has more tokens than this says.
+        """
+        return -(-self.input_characters // CHARACTERS_PER_TOKEN)
+
+
+@attrs.frozen
+class Fixed:
+    """Reserves the same amount for every call."""
+
+    amount: Amount = field(validator=validators.instance_of(Amount))
+    source = "fixed"
+
+    def estimate(self, request: LlmRequest, prices: Prices, /) -> Amount | None:
+        """`amount`, whatever the request."""
+        del request, prices
+        return self.amount
+
+
+_MONEY_OR_TOKENS = (Unit.USD_MICROCENTS, Unit.TOKENS)
+
+
+@attrs.frozen
+class WorstCase:
+    """Reserves the estimated input and all the output the call allows, none of it cached.
+
+    There is no factor on top: the overage policy says what an actual above its estimate does.
+
+    Attributes:
+        max_tokens: the output that is assumed of a call that sets no limit itself.
+        unit: USD_MICROCENTS, or TOKENS for a budget of tokens.
+    """
+
+    max_tokens: int = field(default=4096, validator=[validators.instance_of(int), validators.ge(0)])
+    unit: Unit = field(
+        default=Unit.USD_MICROCENTS, converter=Unit, validator=validators.in_(_MONEY_OR_TOKENS)
+    )
+    source = "worst-case"
+
+    def estimate(self, request: LlmRequest, prices: Prices, /) -> Amount | None:
+        """Tokens, or their price; None where the price is not known."""
+        output = self.max_tokens if request.max_tokens is None else request.max_tokens
+        most = TokenCount(input=request.input_tokens, output=output)
+        return tokens(most.total) if self.unit is Unit.TOKENS else prices.price(request.model, most)
+
+
+@attrs.define(eq=False)
+class Learned:
+    """Reserves what calls of the same agent and model have cost so far in this process.
+
+    The memory is bounded, and safe to share between threads. Teach it only actuals that come from
+    usage: an estimate that is learned confirms itself.
+
+    Attributes:
+        quantile: the share of past calls that the reservation would have covered.
+        fallback: the strategy until `seen` calls are known.
+        seen: how many calls are needed.
+        keep: how many calls are remembered of each agent and model, the last ones.
+    """
+
+    quantile: float = field(default=0.95, validator=[validators.gt(0), validators.le(1)])
+    fallback: LlmEstimate = field(factory=WorstCase)
+    seen: int = field(default=20, validator=[validators.instance_of(int), validators.ge(1)])
+    keep: int = field(default=200, validator=[validators.instance_of(int), validators.ge(1)])
+    _past: dict[tuple[str, str], deque[Amount]] = field(factory=dict, init=False, repr=False)
+    _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
+    source = "learned"
+
+    def learn(self, agent: str, model: str, actual: Amount) -> None:
+        """Remember what a call of `agent` by `model` cost."""
+        with self._lock:
+            past = self._past.setdefault((agent, model), deque(maxlen=self.keep))
+            if past and past[-1].unit is not actual.unit:
+                past.clear()  # the policy's unit changed: amounts of two units do not compare
+            past.append(actual)
+            if len(self._past) > _MOST_KEYS:
+                del self._past[next(iter(self._past))]  # agents named anew for every run
+
+    def learned(self, request: LlmRequest) -> Amount | None:
+        """The quantile of what such calls have cost; None until enough of them are known."""
+        with self._lock:
+            past = list(self._past.get((request.agent, request.model), ()))
+        if len(past) < self.seen:
+            return None
+        ordered = sorted(known.amount for known in past)
+        return amount(past[-1].unit, ordered[ceil(self.quantile * len(ordered)) - 1])
+
+    def estimate(self, request: LlmRequest, prices: Prices, /) -> Amount | None:
+        """What such calls have cost, else what the fallback says."""
+        return self.learned(request) or self.fallback.estimate(request, prices)
+
+
+@attrs.frozen
+class Estimated:
+    """What a call reserves, and which rule said so.
+
+    `source` is `fixed`, `worst-case`, `learned`, `default`, or `custom` for a strategy of the
+    user's own.
+    """
+
+    amount: Amount
+    source: str
+
+
+def resolve_estimate(
+    given: Amount | LlmEstimate | None, request: LlmRequest, prices: Prices
+) -> Estimated:
+    """What `Policy.llm_estimate` means for one call.
+
+    None is `WorstCase()`. Whatever strategy it is, $0.005 (`default`) is reserved where it cannot
+    tell, as for a model whose price is not known.
+
+    Raises:
+        TypeError: a strategy of the user's own returned something else than an `Amount` or None.
+    """
+    if isinstance(given, Amount):
+        given = Fixed(given)
+    if isinstance(given, Learned):
+        if (past := given.learned(request)) is not None:
+            return Estimated(past, "learned")
+        return resolve_estimate(given.fallback, request, prices)
+    strategy = WorstCase() if given is None else given
+    estimate: Any = strategy.estimate(request, prices)
+    if estimate is None:
+        return Estimated(DEFAULT_ESTIMATE, "default")
+    if not isinstance(estimate, Amount):
+        hint = 'return an Amount such as usd("0.05"), or None'
+        raise TypeError(f"llm_estimate: {strategy!r} returned {estimate!r}: {hint}")
+    return Estimated(estimate, getattr(strategy, "source", "custom"))
+
+
+@attrs.frozen
+class Actual:
+    """What a call cost, and where that is known from: the reported usage, or the estimate."""
+
+    amount: Amount
+    source: Literal["usage", "estimate"]
+
+
+def actual(
+    unit: Unit, model: str, used: TokenCount | None, prices: Prices, estimate: Amount
+) -> Actual:
+    """What an LLM call cost, in the unit of its reservation.
+
+    Args:
+        unit: the unit of the reservation. Risk points and credits are not measured by usage:
+            such a call costs its estimate.
+        model: `provider:model`.
+        used: the tokens that the model reported; None where it reported none.
+        prices: the price book. A price in another unit than money is no price.
+        estimate: what was reserved, charged where the actual cannot be known.
+    """
+    known = None
+    if used is not None and unit is Unit.TOKENS:
+        known = tokens(used.total)
+    elif used is not None and unit is Unit.USD_MICROCENTS:
+        known = prices.price(model, used)
+    if known is None or known.unit is not unit:
+        return Actual(estimate, "estimate")
+    return Actual(known, "usage")
