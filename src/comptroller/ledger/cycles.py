@@ -1,0 +1,324 @@
+"""A remote Cycles server: answers returned, refusals raised as typed errors.
+
+Laws kept here (settlement, "From the ledger's answer to the next step"):
+
+- What an answer means is read in `verdicts`, strictly.
+- A reserve or decide whose answer is lost or ambiguous is asked for once more, at once, under the
+  same key. Every other request is one attempt: who retries, and when, is the caller's decision.
+- Nothing proceeds unreserved: a grant without an id, or without time left, is no grant.
+- A request ends within `request_timeout`, with its wait for a place among those in flight.
+"""
+
+import math
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import anyio
+import httpx
+from runcycles import (
+    CommitRequest,
+    CommitResponse,
+    DecisionRequest,
+    DecisionResponse,
+    EventCreateRequest,
+    EventCreateResponse,
+    ReleaseRequest,
+    ReleaseResponse,
+    ReservationCreateRequest,
+    ReservationCreateResponse,
+    ReservationDetail,
+    ReservationExtendRequest,
+    ReservationExtendResponse,
+    ReservationListResponse,
+)
+from runcycles.models import BalanceResponse
+
+from comptroller.errors import ComptrollerError, LedgerMisbehaved, LedgerUnreachable
+from comptroller.ledger.connections import (
+    ASYNCIO_IN_FLIGHT,
+    TRIO_IN_FLIGHT,
+    ApiKeys,
+    Connections,
+    NoAnswer,
+    checked_address,
+    on_asyncio,
+    pool,
+)
+from comptroller.ledger.verdicts import (
+    CREATED,
+    Answer,
+    Question,
+    ambiguous,
+    check_grant,
+    understood,
+)
+
+_PAGE = 200
+
+
+class CyclesLedger:
+    """The `Ledger` of a Cycles server. Opened with `open_cycles`.
+
+    Attributes:
+        name: the server's address.
+        request_timeout: seconds one request may take; a reserve or decide may be two.
+    """
+
+    remote = True
+
+    def __init__(self, connections: Connections, *, request_timeout: float, in_flight: int) -> None:
+        self.name, self.request_timeout = connections.address, request_timeout
+        self._connections, self._gate = connections, anyio.CapacityLimiter(in_flight)
+        self._process, self._closed = os.getpid(), False
+
+    async def reserve(
+        self, request: ReservationCreateRequest, *, tenant: str | None = None
+    ) -> ReservationCreateResponse:
+        """As `Ledger.reserve`. A denial in a 200 answer is a `BudgetExceeded` too, but dry."""
+        question = Question(
+            "reserve",
+            ReservationCreateResponse,
+            lambda client: client.create_reservation(request),
+            tenant or request.subject.tenant,
+            amount=request.estimate,
+            subject=request.subject,
+        )
+        granted = await self._ask_again_if_lost(question)
+        if not request.dry_run:
+            check_grant(granted, request, self.name)
+        return granted
+
+    async def decide(
+        self, request: DecisionRequest, *, tenant: str | None = None
+    ) -> DecisionResponse:
+        """As `Ledger.decide`."""
+        question = Question(
+            "decide",
+            DecisionResponse,
+            lambda client: client.decide(request),
+            tenant or request.subject.tenant,
+            amount=request.estimate,
+            subject=request.subject,
+        )
+        return await self._ask_again_if_lost(question)
+
+    async def commit(
+        self, reservation_id: str, request: CommitRequest, *, tenant: str | None = None
+    ) -> CommitResponse:
+        """As `Ledger.commit`, one attempt."""
+        question = Question(
+            "commit",
+            CommitResponse,
+            lambda client: client.commit_reservation(_path(reservation_id), request),
+            tenant,
+            amount=request.actual,
+        )
+        return await self._ask(question)
+
+    async def release(
+        self, reservation_id: str, request: ReleaseRequest, *, tenant: str | None = None
+    ) -> ReleaseResponse:
+        """As `Ledger.release`, one attempt."""
+        question = Question(
+            "release",
+            ReleaseResponse,
+            lambda client: client.release_reservation(_path(reservation_id), request),
+            tenant,
+        )
+        return await self._ask(question)
+
+    async def extend(
+        self, reservation_id: str, request: ReservationExtendRequest, *, tenant: str | None = None
+    ) -> ReservationExtendResponse:
+        """As `Ledger.extend`, one attempt."""
+        question = Question(
+            "extend",
+            ReservationExtendResponse,
+            lambda client: client.extend_reservation(_path(reservation_id), request),
+            tenant,
+        )
+        return await self._ask(question)
+
+    async def record(
+        self, request: EventCreateRequest, *, tenant: str | None = None
+    ) -> EventCreateResponse:
+        """As `Ledger.record`, one attempt."""
+        question = Question(
+            "record",
+            EventCreateResponse,
+            lambda client: client.create_event(request),
+            tenant or request.subject.tenant,
+            status=CREATED,
+            amount=request.actual,
+            subject=request.subject,
+        )
+        return await self._ask(question)
+
+    async def balances(
+        self,
+        *,
+        tenant: str | None = None,
+        workspace: str | None = None,
+        app: str | None = None,
+        workflow: str | None = None,
+        agent: str | None = None,
+        toolset: str | None = None,
+    ) -> BalanceResponse:
+        """As `Ledger.balances`; the first 200 of them.
+
+        Raises:
+            ValueError: no filter was given (protocol, getBalances).
+        """
+        filters = _given(
+            tenant=tenant,
+            workspace=workspace,
+            app=app,
+            workflow=workflow,
+            agent=agent,
+            toolset=toolset,
+        )
+        question = Question(
+            "balances",
+            BalanceResponse,
+            lambda client: client.get_balances(**filters, limit=str(_PAGE)),
+            tenant,
+        )
+        return await self._ask(question)
+
+    async def reservations(
+        self,
+        *,
+        tenant: str | None = None,
+        status: str | None = None,
+        idempotency_key: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> ReservationListResponse:
+        """As `Ledger.reservations`."""
+        filters = _given(
+            tenant=tenant,
+            status=status,
+            idempotency_key=idempotency_key,
+            limit=str(limit),
+            cursor=cursor,
+        )
+        question = Question(
+            "reservations",
+            ReservationListResponse,
+            lambda client: client.list_reservations(**filters),
+            tenant,
+        )
+        return await self._ask(question)
+
+    async def reservation(
+        self, reservation_id: str, *, tenant: str | None = None
+    ) -> ReservationDetail:
+        """As `Ledger.reservation`."""
+        question = Question(
+            "reservation",
+            ReservationDetail,
+            lambda client: client.get_reservation(_path(reservation_id)),
+            tenant,
+        )
+        return await self._ask(question)
+
+    async def aclose(self) -> None:
+        """Close the connections; `open_cycles` does. Requests after it are an error."""
+        self._closed = True
+        if os.getpid() == self._process:  # a fork's sockets are still its parent's
+            await self._connections.aclose()
+
+    async def _ask_again_if_lost(self, question: Question[Answer]) -> Answer:
+        try:
+            return await self._ask(question)
+        except (LedgerUnreachable, LedgerMisbehaved) as error:
+            if not ambiguous(error.status):
+                raise
+        return await self._ask(question)
+
+    async def _ask(self, question: Question[Answer]) -> Answer:
+        """One attempt, within `request_timeout` in all."""
+        self._check_usable()
+        missing = "no API key"
+        with anyio.move_on_after(self.request_timeout):
+            client = await self._connections.client(question.tenant)
+            missing = f"no place among {self._gate.total_tokens:g} requests in flight"
+            async with self._gate:
+                missing = "no answer"
+                try:
+                    answer = await question.send(client)
+                except NoAnswer as error:
+                    raise self._unreachable(question, f"no answer: {error}") from error
+            return understood(answer, question, self.name)
+        raise self._unreachable(question, f"{missing} within {self.request_timeout:g} s")
+
+    def _unreachable(self, question: Question[Any], problem: str) -> LedgerUnreachable:
+        return LedgerUnreachable(f"{self.name}: {question.verb}: {problem}", status=-1)
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._process:
+            raise ComptrollerError(
+                f"the ledger {self.name} was opened in process {self._process} and cannot be used "
+                f"in its fork {os.getpid()}: open one in each process"
+            )
+        if self._closed:
+            raise ComptrollerError(f"the ledger {self.name} is closed: open it again")
+
+
+@asynccontextmanager
+async def open_cycles(
+    url: str,
+    *,
+    api_key: ApiKeys | None = None,
+    request_timeout: float = 5.0,
+    connect_timeout: float = 2.0,
+    in_flight: int | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> AsyncIterator[CyclesLedger]:
+    """The ledger of the Cycles server at `url`.
+
+    Args:
+        url: the server's address, such as `https://cycles.example.com`.
+        api_key: one key, a mapping tenant -> key, or an async callable tenant -> key. The callable
+            is asked before each request, so that a rotated key is taken up at once: let it answer
+            from memory. A tenant without a key is an error when it is first asked for.
+        request_timeout: seconds one request may take in all. Whatever takes longer counts as
+            unanswered.
+        connect_timeout: seconds of these that connecting may take.
+        in_flight: requests under way at once; more wait. 100 on asyncio, 16 on trio.
+        transport: what carries the requests, in place of a pool of connections (for tests).
+
+    Raises:
+        ValueError: an address that is none, or a setting that makes no sense.
+    """
+    address = checked_address(url)
+    for name, value in (("request_timeout", request_timeout), ("connect_timeout", connect_timeout)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}={value!r}: give a number of seconds above 0")
+    if in_flight is None:
+        in_flight = ASYNCIO_IN_FLIGHT if on_asyncio() else TRIO_IN_FLIGHT
+    if in_flight < 1:
+        raise ValueError(f"in_flight={in_flight!r}: at least 1 request has to be in flight")
+    connections = Connections(
+        address,
+        api_key,
+        transport or pool(address, in_flight),
+        httpx.Timeout(None, connect=connect_timeout),  # the rest is bounded as a whole
+    )
+    ledger = CyclesLedger(connections, request_timeout=request_timeout, in_flight=in_flight)
+    try:
+        yield ledger
+    finally:
+        await ledger.aclose()
+
+
+def _path(reservation_id: str) -> str:
+    """An id as one segment of a path."""
+    return quote(reservation_id, safe="")
+
+
+def _given(**filters: str | None) -> dict[str, str]:
+    return {name: value for name, value in filters.items() if value is not None}
