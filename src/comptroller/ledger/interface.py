@@ -8,11 +8,12 @@ all scopes of a subject, idempotent per (tenant, endpoint, key) with verbatim re
 out, a reserve, decide or record takes its subject's, and the others trust the caller.
 """
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from runcycles import (
     Amount,
     Balance,
+    Caps,
     CommitRequest,
     CommitResponse,
     DecisionRequest,
@@ -117,8 +118,13 @@ class EmbeddedLedger(Ledger, Protocol):
         allocated: Amount,
         *,
         overdraft_limit: int = 0,
+        caps: Caps | None = None,
+        per: Literal["day", "month"] | None = None,
     ) -> Balance:
-        """Set what `scope` may spend in all. What it has spent and reserved stays."""
+        """Set what `scope` may spend: in all, or with `per` in every day or month (UTC).
+
+        What it has spent and reserved stays. `caps` bind every grant of the scope.
+        """
 
     async def fund(self, scope: str, credit: Amount) -> Balance:
         """Add to a budget: debt is repaid first, an over-limit scope is open again."""

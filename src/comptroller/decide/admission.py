@@ -1,0 +1,205 @@
+"""What a ledger answers, decided on the accounts of the scopes concerned.
+
+The laws kept here: every check comes before any change, over all scopes at once, so a refusal
+changes nothing; concurrency never overspends, since what is reserved never exceeds what remains
+(law 9); and `remaining = allocated - spent - reserved - debt`, always (protocol, Balance).
+
+Accounts are values: a function answers the accounts as they are afterwards, or a `Denial`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import attrs
+from runcycles import Caps, CommitOveragePolicy, Unit
+
+from comptroller.decide.merged_caps import merged
+from comptroller.money import MOST
+
+
+@attrs.frozen
+class Renewal:
+    """A budget that begins anew: `per` which period (UTC), when next, and with how much."""
+
+    per: Literal["day", "month"]
+    at_ms: int
+    allocated: int
+
+
+@attrs.frozen
+class Account:
+    """The account of one (scope, unit); all amounts are whole numbers of the unit."""
+
+    scope: str
+    unit: Unit
+    allocated: int
+    spent: int = 0
+    reserved: int = 0
+    debt: int = 0
+    overdraft_limit: int = 0
+    is_over_limit: bool = False
+    frozen: bool = False
+    caps: Caps | None = None
+    renewal: Renewal | None = None
+
+    @property
+    def used(self) -> int:
+        """What is no longer free: spent, reserved and owed."""
+        return self.spent + self.reserved + self.debt
+
+    @property
+    def remaining(self) -> int:
+        """What a reservation may take; below zero where debt or a cut of the budget took more."""
+        return self.allocated - self.used
+
+    @property
+    def available(self) -> int:
+        """`remaining`, but never below zero."""
+        return max(self.remaining, 0)
+
+    def moved(
+        self, *, spent: int = 0, reserved: int = 0, debt: int = 0, over_limit: bool = False
+    ) -> "Account":
+        """The account with these amounts added; once over limit it stays so until reconciled."""
+        return Account(
+            self.scope,
+            self.unit,
+            self.allocated,
+            self.spent + spent,
+            self.reserved + reserved,
+            self.debt + debt,
+            self.overdraft_limit,
+            self.is_over_limit or over_limit,
+            self.frozen,
+            self.caps,
+            self.renewal,
+        )
+
+
+Accounts = tuple[Account, ...]
+
+
+@attrs.frozen
+class Denial:
+    """Why not: the protocol's code, where it struck, and what was asked for and left there."""
+
+    code: str
+    scope: str
+    unit: Unit
+    requested: int
+    remaining: int | None = None
+    allocated: int | None = None
+    expected_units: tuple[Unit, ...] = ()
+
+
+@attrs.frozen
+class Grant:
+    """An estimate may be locked: the accounts with it locked, and the caps that bind it."""
+
+    accounts: Accounts
+    caps: Caps | None
+
+
+@attrs.frozen
+class Charge:
+    """Spend was charged: the accounts afterwards, and how much of the actual was covered."""
+
+    accounts: Accounts
+    charged: int
+
+
+def budgeted(
+    scopes: Sequence[str], unit: Unit, requested: int, at: Sequence[Mapping[Unit, Account]]
+) -> Accounts | Denial:
+    """The accounts of those scopes that have a budget in `unit`; `at` holds the ones at each scope.
+
+    Scopes without a budget are skipped, but one must have one (protocol, SCOPE DERIVATION):
+    UNIT_MISMATCH where budgets exist in other units only, BUDGET_NOT_FOUND where none exists.
+    """
+    found = tuple(units[unit] for units in at if unit in units)
+    if found:
+        return found
+    for scope, units in zip(scopes, at, strict=True):
+        if units:
+            return Denial("UNIT_MISMATCH", scope, unit, requested, expected_units=tuple(units))
+    return Denial("BUDGET_NOT_FOUND", scopes[-1], unit, requested)
+
+
+def admit(accounts: Accounts, estimate: int) -> Grant | Denial:
+    """Lock `estimate` in every account, or the reason why not.
+
+    A rule is tried on all scopes before the next one: frozen, over limit, in debt (only where no
+    overdraft is allowed), too little left (protocol, ERROR SEMANTICS and DecisionReasonCode).
+    """
+    for code, refuses in _REFUSALS:
+        for account in accounts:
+            if refuses(account, estimate):
+                return _denied(code, account, estimate)
+    locked = tuple(account.moved(reserved=estimate) for account in accounts)
+    return Grant(locked, merged(account.caps for account in accounts if account.caps))
+
+
+_REFUSALS: tuple[tuple[str, Callable[[Account, int], bool]], ...] = (
+    ("BUDGET_FROZEN", lambda account, _: account.frozen),
+    ("OVERDRAFT_LIMIT_EXCEEDED", lambda account, _: account.is_over_limit),
+    ("DEBT_OUTSTANDING", lambda account, _: account.debt > 0 and not account.overdraft_limit),
+    ("BUDGET_EXCEEDED", lambda account, estimate: estimate > account.remaining),
+)
+
+
+def settle(
+    accounts: Accounts, estimate: int, actual: int, policy: CommitOveragePolicy
+) -> Charge | Denial:
+    """Commit: the estimate's lock is opened, `actual` charged; what exceeds it follows `policy`."""
+    if actual > estimate and policy is CommitOveragePolicy.REJECT:
+        return attrs.evolve(_denied("BUDGET_EXCEEDED", accounts[-1], actual), remaining=estimate)
+    covered = min(actual, estimate)
+    settled = tuple(account.moved(spent=covered, reserved=-estimate) for account in accounts)
+    if actual <= estimate:
+        return Charge(settled, actual)
+    # What was held beyond the part now spent is nothing here, so `remaining` is what it was.
+    over = _charge_over(settled, actual - estimate, policy)
+    return over if isinstance(over, Denial) else Charge(over.accounts, estimate + over.charged)
+
+
+def release(accounts: Accounts, estimate: int) -> Accounts:
+    """Give a locked estimate back."""
+    return tuple(account.moved(reserved=-estimate) for account in accounts)
+
+
+def charge(accounts: Accounts, actual: int, policy: CommitOveragePolicy) -> Charge | Denial:
+    """An event: spend that was never reserved. Only a frozen account refuses it outright."""
+    for account in accounts:
+        if account.frozen:
+            return _denied("BUDGET_FROZEN", account, actual)
+        if policy is CommitOveragePolicy.REJECT and actual > account.available:
+            return _denied("BUDGET_EXCEEDED", account, actual)
+    return _charge_over(accounts, actual, policy)
+
+
+def _charge_over(accounts: Accounts, amount: int, policy: CommitOveragePolicy) -> Charge | Denial:
+    """Charge `amount` that no reservation holds (protocol, CommitOveragePolicy).
+
+    Scopes that may not run into debt bound the charge to what they have left and are over limit
+    when that is too little; the others, under ALLOW_WITH_OVERDRAFT, owe what they cannot pay.
+    """
+    overdraft = policy is CommitOveragePolicy.ALLOW_WITH_OVERDRAFT
+    may_owe = [overdraft and account.overdraft_limit > 0 for account in accounts]
+    short = [amount > account.available for account in accounts]
+    bounds = [a.available for a, owes in zip(accounts, may_owe, strict=True) if not owes]
+    charged = min([amount, *bounds])
+    after = []
+    for account, owes, is_short in zip(accounts, may_owe, short, strict=True):
+        if not owes or charged <= account.available:
+            after.append(account.moved(spent=charged, over_limit=is_short and not owes))
+        elif account.debt + charged <= account.overdraft_limit and account.used + charged <= MOST:
+            after.append(account.moved(debt=charged))
+        else:
+            return _denied("OVERDRAFT_LIMIT_EXCEEDED", account, amount)
+    return Charge(tuple(after), charged)
+
+
+def _denied(code: str, account: Account, requested: int) -> Denial:
+    return Denial(
+        code, account.scope, account.unit, requested, account.remaining, account.allocated
+    )

@@ -1,0 +1,222 @@
+"""Reserve, decide and record: requests that ask the budget of a subject.
+
+Checked in this order: the request (400), whose it is (403), whether it was answered before, whether
+a budget exists (404, or 400 for another unit), what the budget says (409).
+"""
+
+import secrets
+
+from runcycles import (
+    Amount,
+    CommitOveragePolicy,
+    Decision,
+    DecisionRequest,
+    DecisionResponse,
+    EventCreateRequest,
+    EventCreateResponse,
+    ReservationCreateRequest,
+    ReservationCreateResponse,
+    Subject,
+)
+
+from comptroller.decide.admission import Accounts, Denial, Grant, admit, budgeted, charge
+from comptroller.decide.funding import renewed
+from comptroller.decide.scopes import scopes_of
+from comptroller.ledger.book import answers
+from comptroller.ledger.book.idempotency import Key, key_of
+from comptroller.ledger.book.records import Book, Event, Remembered, Reservation
+from comptroller.ledger.book.refusals import denied, forbidden, invalid
+
+TTL_MS = range(1_000, 86_400_000 + 1)
+GRACE_MS = range(60_000 + 1)
+DEFAULT_TTL_MS, DEFAULT_GRACE_MS = 60_000, 5_000
+DEFAULT_POLICY = CommitOveragePolicy.ALLOW_IF_AVAILABLE
+
+_TOKEN_BYTES = 8
+
+
+def reserve(
+    book: Book, request: ReservationCreateRequest, now_ms: int, *, tenant: str | None = None
+) -> ReservationCreateResponse:
+    """Lock the estimate in every budgeted scope of the subject (protocol, createReservation).
+
+    Raises:
+        BudgetExceeded, BudgetNotFound, UnitMismatch, LedgerRefused: as the protocol's codes say.
+    """
+    ttl_ms, grace_ms = _lease(request)
+    scopes, owner = _whose(request.subject, tenant)
+    key = key_of(book, owner, "reserve", request, request.idempotency_key)
+    known = key.recalled()
+    if request.dry_run:
+        known = known or key.remember(_evaluated(book, scopes, request.estimate, key, now_ms))
+        return answers.evaluated(scopes, request.estimate, known)
+    if known is not None:
+        return answers.granted(
+            scopes, request.estimate, known, left(book, known.row, known.moment_ms, now_ms)
+        )
+    found = _accounts(book, scopes, request.estimate, now_ms)
+    grant = found if isinstance(found, Denial) else admit(found, request.estimate.amount)
+    if isinstance(grant, Denial):
+        raise denied(grant, book.name)
+    answer = _reserved(book, request, scopes, owner, grant, now_ms, ttl_ms, grace_ms, key)
+    return answers.granted(scopes, request.estimate, answer, ttl_ms)
+
+
+def decide(
+    book: Book, request: DecisionRequest, now_ms: int, *, tenant: str | None = None
+) -> DecisionResponse:
+    """What a reserve would answer now; a denial by the budget is an answer (protocol, decide).
+
+    Raises:
+        UnitMismatch, LedgerRefused: the request itself is wrong.
+    """
+    scopes, owner = _whose(request.subject, tenant)
+    key = key_of(book, owner, "decide", request, request.idempotency_key)
+    answer = key.recalled()
+    if answer is None:
+        answer = key.remember(_evaluated(book, scopes, request.estimate, key, now_ms))
+    allowed = Decision.ALLOW_WITH_CAPS if answer.caps else Decision.ALLOW
+    return DecisionResponse(
+        decision=Decision.DENY if answer.reason else allowed,
+        caps=answer.caps,
+        reason_code=answer.reason,
+        affected_scopes=list(scopes),
+    )
+
+
+def record(
+    book: Book, request: EventCreateRequest, now_ms: int, *, tenant: str | None = None
+) -> EventCreateResponse:
+    """Charge spend that has no reservation (protocol, createEvent).
+
+    Raises:
+        BudgetExceeded, BudgetNotFound, UnitMismatch, LedgerRefused: as the protocol's codes say.
+    """
+    scopes, owner = _whose(request.subject, tenant)
+    key = key_of(book, owner, "record", request, request.idempotency_key)
+    answer = key.recalled()
+    if answer is None:
+        found = _accounts(book, scopes, request.actual, now_ms)
+        policy = request.overage_policy or DEFAULT_POLICY
+        charged = (
+            found if isinstance(found, Denial) else charge(found, request.actual.amount, policy)
+        )
+        if isinstance(charged, Denial):
+            raise denied(charged, book.name)
+        store = book.store
+        event = Event(
+            row=store.next_event(),
+            token=secrets.token_hex(_TOKEN_BYTES),
+            tenant=owner,
+            created_ms=now_ms,
+            charged=charged.charged,
+            request=request.model_dump_json(exclude_none=True),
+        )
+        _save(book, charged.accounts)
+        store.add_event(event)
+        answer = key.remember(
+            Remembered(
+                key.fingerprint,
+                row=event.row,
+                token=event.token,
+                amount=charged.charged,
+                accounts=charged.accounts,
+            )
+        )
+    return answers.applied(request.actual, answer)
+
+
+def left(book: Book, row: int, expires_ms: int, now_ms: int) -> int:
+    """What is left of a lease that was answered to end at `expires_ms`; 0 once it is settled."""
+    reservation = book.store.reservation(row)
+    active = reservation is not None and reservation.active
+    return max(0, expires_ms - now_ms) if active else 0
+
+
+def _lease(request: ReservationCreateRequest) -> tuple[int, int]:
+    ttl_ms = DEFAULT_TTL_MS if request.ttl_ms is None else request.ttl_ms
+    grace_ms = DEFAULT_GRACE_MS if request.grace_period_ms is None else request.grace_period_ms
+    if ttl_ms not in TTL_MS:
+        raise invalid(f"ttl_ms={ttl_ms}: a lease lasts {TTL_MS[0]} to {TTL_MS[-1]} ms")
+    if grace_ms not in GRACE_MS:
+        raise invalid(f"grace_period_ms={grace_ms}: it is {GRACE_MS[0]} to {GRACE_MS[-1]} ms")
+    return ttl_ms, grace_ms
+
+
+def _whose(subject: Subject, tenant: str | None) -> tuple[tuple[str, ...], str | None]:
+    """The scopes of the subject, and the effective tenant."""
+    try:
+        scopes = scopes_of(subject)
+    except ValueError as error:
+        raise invalid(str(error)) from None
+    owner = tenant or subject.tenant
+    if tenant and subject.tenant and subject.tenant.lower() != tenant.lower():
+        raise forbidden(f"the subject's tenant is {subject.tenant}, the request is {tenant}'s")
+    return scopes, owner.lower() if owner else None
+
+
+def _accounts(book: Book, scopes: tuple[str, ...], asked: Amount, now_ms: int) -> Accounts | Denial:
+    found = budgeted(scopes, asked.unit, asked.amount, [book.store.at(scope) for scope in scopes])
+    if isinstance(found, Denial):
+        return found
+    return tuple(renewed(account, now_ms) for account in found)
+
+
+def _evaluated(
+    book: Book, scopes: tuple[str, ...], estimate: Amount, key: Key, now_ms: int
+) -> Remembered:
+    """What a reserve would do: a wrong unit is still an error, any other denial a reason."""
+    found = _accounts(book, scopes, estimate, now_ms)
+    if isinstance(found, Denial):
+        if found.code == "UNIT_MISMATCH":
+            raise denied(found, book.name)
+        return Remembered(key.fingerprint, reason=found.code)
+    grant = admit(found, estimate.amount)
+    if isinstance(grant, Denial):
+        return Remembered(key.fingerprint, reason=grant.code)
+    return Remembered(key.fingerprint, caps=grant.caps, accounts=found)
+
+
+def _reserved(
+    book: Book,
+    request: ReservationCreateRequest,
+    scopes: tuple[str, ...],
+    owner: str | None,
+    grant: Grant,
+    now_ms: int,
+    ttl_ms: int,
+    grace_ms: int,
+    key: Key,
+) -> Remembered:
+    reservation = Reservation(
+        row=book.store.next_reservation(),
+        token=secrets.token_hex(_TOKEN_BYTES),
+        tenant=owner,
+        path=scopes[-1],
+        held=tuple(account.scope for account in grant.accounts),
+        unit=request.estimate.unit,
+        estimate=request.estimate.amount,
+        policy=request.overage_policy or DEFAULT_POLICY,
+        created_ms=now_ms,
+        expires_ms=now_ms + ttl_ms,
+        grace_ms=grace_ms,
+        key=request.idempotency_key,
+        request=request.model_dump_json(exclude_none=True),
+    )
+    _save(book, grant.accounts)
+    book.store.add(reservation)
+    return key.remember(
+        Remembered(
+            key.fingerprint,
+            row=reservation.row,
+            token=reservation.token,
+            moment_ms=reservation.expires_ms,
+            caps=grant.caps,
+            accounts=grant.accounts,
+        )
+    )
+
+
+def _save(book: Book, accounts: Accounts) -> None:
+    for account in accounts:
+        book.store.save(account)

@@ -1,0 +1,211 @@
+"""Records as the protocol's answers.
+
+Nested values are given to pydantic as plain mappings and validated at once: building each `Amount`
+by itself costs several times as much. Debt, overdraft limit and `is_over_limit` are left out where
+there is none, as the reference server does.
+"""
+
+import json
+from typing import Any
+
+from pydantic import SerializeAsAny
+from runcycles import (
+    Amount,
+    Balance,
+    Caps,
+    CommitResponse,
+    Decision,
+    EventCreateResponse,
+    ReleaseResponse,
+    ReservationCreateRequest,
+    ReservationCreateResponse,
+    ReservationDetail,
+    ReservationExtendResponse,
+    ReservationListResponse,
+    ReservationStatus,
+    Unit,
+)
+from runcycles.models import ReservationSummary
+
+from comptroller.decide.admission import Account, Accounts
+from comptroller.decide.scopes import innermost, within
+from comptroller.ledger.book.records import Remembered, Reservation
+
+
+class Listed(ReservationSummary):
+    """A row of a listing, with what the protocol has added to it since."""
+
+    committed: Amount | None = None
+    finalized_at_ms: int | None = None
+
+
+class Listing(ReservationListResponse):
+    """A page of reservations."""
+
+    reservations: list[SerializeAsAny[ReservationSummary]]
+
+
+class Detail(ReservationDetail):
+    """One reservation, with what the protocol has added to it since."""
+
+    committed_metadata: dict[str, Any] | None = None
+
+
+def _amount(unit: Unit, count: int) -> dict[str, Any]:
+    return {"unit": unit, "amount": count}
+
+
+def _balance(account: Account) -> dict[str, Any]:
+    unit = account.unit
+    shown: dict[str, Any] = {
+        "scope": innermost(account.scope),
+        "scope_path": account.scope,
+        "remaining": _amount(unit, account.remaining),
+        "reserved": _amount(unit, account.reserved),
+        "spent": _amount(unit, account.spent),
+        "allocated": _amount(unit, account.allocated),
+    }
+    if account.debt:
+        shown["debt"] = _amount(unit, account.debt)
+    if account.overdraft_limit:
+        shown["overdraft_limit"] = _amount(unit, account.overdraft_limit)
+    if account.is_over_limit:
+        shown["is_over_limit"] = True
+    return shown
+
+
+def _balances(accounts: Accounts) -> list[dict[str, Any]]:
+    return [_balance(account) for account in accounts]
+
+
+def balance(account: Account) -> Balance:
+    """An account as the protocol shows it."""
+    return Balance.model_validate(_balance(account))
+
+
+def granted(
+    scopes: tuple[str, ...], reserved: Amount, answer: Remembered, remaining_ttl_ms: int
+) -> ReservationCreateResponse:
+    """A reserve that was granted."""
+    return ReservationCreateResponse.model_validate(
+        {
+            "decision": _decision(answer.caps),
+            "reservation_id": f"rsv_{answer.row:x}_{answer.token}",
+            "affected_scopes": list(scopes),
+            "scope_path": scopes[-1],
+            "reserved": reserved,
+            "expires_at_ms": answer.moment_ms,
+            "remaining_ttl_ms": remaining_ttl_ms,
+            "caps": answer.caps,
+            "balances": _balances(answer.accounts),
+        }
+    )
+
+
+def evaluated(
+    scopes: tuple[str, ...], estimate: Amount, answer: Remembered
+) -> ReservationCreateResponse:
+    """A dry run: granted or denied, nothing locked."""
+    shown: dict[str, Any] = {
+        "decision": _decision(answer.caps, answer.reason),
+        "affected_scopes": list(scopes),
+        "scope_path": scopes[-1],
+    }
+    if answer.reason:
+        shown["reason_code"] = answer.reason
+    else:
+        shown |= {
+            "reserved": estimate,
+            "caps": answer.caps,
+            "balances": _balances(answer.accounts),
+        }
+    return ReservationCreateResponse.model_validate(shown)
+
+
+def _decision(caps: Caps | None, reason: str | None = None) -> Decision:
+    if reason:
+        return Decision.DENY
+    return Decision.ALLOW_WITH_CAPS if caps else Decision.ALLOW
+
+
+def committed(reservation: Reservation, actual: int, answer: Remembered) -> CommitResponse:
+    """A commit; `released` only where less than the estimate was spent."""
+    unit, rest = reservation.unit, reservation.estimate - actual
+    return CommitResponse.model_validate(
+        {
+            "status": "COMMITTED",
+            "charged": _amount(unit, answer.amount),
+            "released": _amount(unit, rest) if rest > 0 else None,
+            "balances": _balances(answer.accounts),
+        }
+    )
+
+
+def released(reservation: Reservation, answer: Remembered) -> ReleaseResponse:
+    """A release."""
+    return ReleaseResponse.model_validate(
+        {
+            "status": "RELEASED",
+            "released": _amount(reservation.unit, reservation.estimate),
+            "balances": _balances(answer.accounts),
+        }
+    )
+
+
+def extended(answer: Remembered, remaining_ttl_ms: int) -> ReservationExtendResponse:
+    """An extension."""
+    return ReservationExtendResponse.model_validate(
+        {
+            "status": "ACTIVE",
+            "expires_at_ms": answer.moment_ms,
+            "remaining_ttl_ms": remaining_ttl_ms,
+            "balances": _balances(answer.accounts),
+        }
+    )
+
+
+def applied(actual: Amount, answer: Remembered) -> EventCreateResponse:
+    """An event; `charged` only where it is less than the actual."""
+    capped = answer.amount != actual.amount
+    return EventCreateResponse.model_validate(
+        {
+            "status": "APPLIED",
+            "event_id": f"evt_{answer.row:x}_{answer.token}",
+            "charged": _amount(actual.unit, answer.amount) if capped else None,
+            "balances": _balances(answer.accounts),
+        }
+    )
+
+
+def detail(reservation: Reservation) -> Detail:
+    """One reservation, whole."""
+    said = json.loads(reservation.settlement) if reservation.settlement else {}
+    request = ReservationCreateRequest.model_validate_json(reservation.request)
+    return Detail.model_validate(
+        _row(reservation, request)
+        | {"metadata": request.metadata, "committed_metadata": said.get("metadata")}
+    )
+
+
+def listed(reservation: Reservation) -> Listed:
+    """A row of a listing."""
+    request = ReservationCreateRequest.model_validate_json(reservation.request)
+    return Listed.model_validate(_row(reservation, request))
+
+
+def _row(reservation: Reservation, request: ReservationCreateRequest) -> dict[str, Any]:
+    committed = reservation.status is ReservationStatus.COMMITTED
+    return {
+        "reservation_id": reservation.reservation_id,
+        "status": reservation.status,
+        "idempotency_key": reservation.key,
+        "subject": request.subject,
+        "action": request.action,
+        "reserved": _amount(reservation.unit, reservation.estimate),
+        "committed": _amount(reservation.unit, reservation.charged or 0) if committed else None,
+        "created_at_ms": reservation.created_ms,
+        "expires_at_ms": reservation.expires_ms,
+        "finalized_at_ms": reservation.finalized_ms,
+        "scope_path": reservation.path,
+        "affected_scopes": list(within(reservation.path)),
+    }

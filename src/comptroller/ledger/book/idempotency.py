@@ -1,0 +1,80 @@
+"""A request sent again is answered as the first time (protocol, IDEMPOTENCY).
+
+Keys are kept per (tenant, endpoint, key) as digests of 16 bytes, requests as fingerprints of 16
+bytes over canonical JSON: the same key with another request is a mismatch. Only successes are
+remembered, so a denied reserve can succeed under its key once there is budget.
+"""
+
+import hashlib
+import json
+
+import attrs
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
+
+from comptroller.errors import refusal
+from comptroller.ledger.book.records import Book, Remembered
+
+_BYTES = 16
+
+
+@attrs.frozen
+class Key:
+    """One request's key at one endpoint; `row` is the reservation that the endpoint belongs to."""
+
+    book: Book
+    digest: bytes
+    fingerprint: bytes
+    row: int = 0
+
+    def recalled(self) -> Remembered | None:
+        """What this request was answered before, if it was.
+
+        Raises:
+            LedgerRefused: the key was used for another request (IDEMPOTENCY_MISMATCH).
+        """
+        known = self.book.store.recall(self.digest, self.row)
+        if known is not None and known.fingerprint != self.fingerprint:
+            raise refusal(
+                "the idempotency key was used before for another request; use a new key",
+                status=409,
+                error_code="IDEMPOTENCY_MISMATCH",
+                asks_for_budget=False,
+            )
+        return known
+
+    def remember(self, answer: Remembered) -> Remembered:
+        """Keep what the request is answered."""
+        self.book.store.remember(self.digest, answer, self.row)
+        return answer
+
+
+def key_of(
+    book: Book, tenant: str | None, endpoint: str, request: BaseModel, key: str, row: int = 0
+) -> Key:
+    """The key of `request` at `endpoint` (`reserve`, `commit`, ...)."""
+    named = f"{tenant or ''}\0{endpoint}\0{key}".encode()
+    return Key(
+        book,
+        hashlib.blake2b(named, digest_size=_BYTES).digest(),
+        hashlib.blake2b(canonical(request).encode(), digest_size=_BYTES).digest(),
+        row,
+    )
+
+
+def canonical(request: BaseModel) -> str:
+    """The request as JSON, members sorted, the same for equal requests.
+
+    Raises:
+        LedgerRefused: its metadata holds what JSON cannot carry (INVALID_REQUEST).
+    """
+    try:
+        plain = request.model_dump(mode="json", exclude_none=True)
+    except (PydanticSerializationError, RecursionError) as error:
+        raise refusal(
+            f"the request cannot be written as JSON: {error}",
+            status=400,
+            error_code="INVALID_REQUEST",
+            asks_for_budget=False,
+        ) from None
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,118 @@
+"""Denials and bad requests as the typed errors of `comptroller.errors`.
+
+A text says what was asked, what is left and where, and the command or call that mends it.
+"""
+
+import shlex
+
+from runcycles import Unit
+
+from comptroller.decide.admission import Denial
+from comptroller.errors import ComptrollerError, refusal
+from comptroller.money import formatted
+
+MEMORY = "memory:"
+
+_STATUS = {"UNIT_MISMATCH": 400, "INVALID_REQUEST": 400, "BUDGET_NOT_FOUND": 404}
+_SAMPLE = {
+    Unit.USD_MICROCENTS: ("10usd", 'usd("10")'),
+    Unit.TOKENS: ("100000tokens", "tokens(100000)"),
+    Unit.RISK_POINTS: ("100risk_points", "risk_points(100)"),
+    Unit.CREDITS: ("100credits", "Amount(unit=Unit.CREDITS, amount=100)"),
+}
+
+
+def invalid(message: str) -> ComptrollerError:
+    """400 INVALID_REQUEST: the request itself is wrong."""
+    return refusal(message, status=400, error_code="INVALID_REQUEST", asks_for_budget=False)
+
+
+def forbidden(message: str) -> ComptrollerError:
+    """403 FORBIDDEN: another tenant's."""
+    return refusal(message, status=403, error_code="FORBIDDEN", asks_for_budget=False)
+
+
+def denied(denial: Denial, ledger: str) -> ComptrollerError:
+    """A denial of the budget, with everything that is known about it."""
+    code = "NOT_FOUND" if denial.code == "BUDGET_NOT_FOUND" else denial.code
+    status = _STATUS.get(denial.code, 409)
+    text = _text(denial, ledger)
+    if status != 409:  # noqa: PLR2004 - the protocol's status for a conflict with the budget
+        return refusal(
+            text, status=status, error_code=code, asks_for_budget=True, details=_details(denial)
+        )
+    return refusal(
+        text,
+        status=status,
+        error_code=code,
+        asks_for_budget=True,
+        scope=denial.scope,
+        unit=denial.unit,
+        requested=denial.requested,
+        remaining=denial.remaining,
+        details=_details(denial),
+    )
+
+
+def _details(denial: Denial) -> dict[str, object]:
+    if denial.code == "UNIT_MISMATCH":
+        return {
+            "scope": denial.scope,
+            "requested_unit": denial.unit.value,
+            "expected_units": [unit.value for unit in denial.expected_units],
+        }
+    if denial.remaining is None:
+        return {}
+    return {
+        "scope": denial.scope,
+        "unit": denial.unit.value,
+        "requested": denial.requested,
+        "remaining": denial.remaining,
+        "allocated": denial.allocated,
+    }
+
+
+def _text(denial: Denial, ledger: str) -> str:
+    scope, unit = denial.scope, denial.unit
+    if denial.code == "BUDGET_NOT_FOUND":
+        outermost = scope.partition("/")[0]
+        return unknown(outermost.replace("tenant:", "tenant "), outermost, unit, ledger)
+    if denial.code == "UNIT_MISMATCH":
+        units = ", ".join(one.value for one in denial.expected_units)
+        return (
+            f"{scope} has a budget in {units}, none in {unit.value}: ask in one of these units,"
+            f" or set one with: {remedy('set', scope, unit, ledger)}"
+        )
+    asked = f"{formatted(unit, denial.requested)} requested"
+    left = (
+        f"{formatted(unit, denial.remaining or 0)} left of {formatted(unit, denial.allocated or 0)}"
+    )
+    if denial.code == "BUDGET_FROZEN":
+        return (
+            f"{scope} is frozen: {asked}, {left};"
+            f" open it with: {remedy('unfreeze', scope, None, ledger)}"
+        )
+    if denial.code == "OVERDRAFT_LIMIT_EXCEEDED":
+        return f"{scope} is over its limit: {asked}, {left}; {_fund(denial, ledger)}"
+    if denial.code == "DEBT_OUTSTANDING":
+        return f"{scope} is in debt: {asked}, {left}; {_fund(denial, ledger)}"
+    return f"{scope}: {asked}, {left}"
+
+
+def unknown(whom: str, scope: str, unit: Unit, ledger: str) -> str:
+    """That there is no budget for `whom`, and how `scope` gets one."""
+    return f"no budget for {whom} in {ledger}; set one with: {remedy('set', scope, unit, ledger)}"
+
+
+def _fund(denial: Denial, ledger: str) -> str:
+    return f"fund it with: {remedy('fund', denial.scope, denial.unit, ledger)}"
+
+
+def remedy(verb: str, scope: str, unit: Unit | None, ledger: str) -> str:
+    """The command (or, for a ledger in memory, the call) that mends a denial."""
+    if ledger.startswith(MEMORY):
+        call = "set_budget" if verb == "set" else verb
+        sample = f", {_SAMPLE[unit][1]}" if unit else ""
+        return f'await ledger.{call}("{scope}"{sample})'
+    sample = f" {_SAMPLE[unit][0]}" if unit else ""
+    return f"comptroller budget {verb} {scope}{sample} --ledger {shlex.quote(ledger)}"

@@ -1,0 +1,229 @@
+"""Commit, release and extend: requests about one reservation, and the expiry that needs no request.
+
+Checked in this order: whether it exists (404), whose it is (403), whether the request was answered
+before, whether it is settled (409) or expired (410), then what the request asks.
+"""
+
+import json
+import re
+
+import attrs
+from runcycles import (
+    CommitRequest,
+    CommitResponse,
+    ReleaseRequest,
+    ReleaseResponse,
+    ReservationExtendRequest,
+    ReservationExtendResponse,
+    ReservationStatus,
+)
+
+from comptroller.decide import admission
+from comptroller.decide.admission import Accounts, Charge, Denial
+from comptroller.decide.funding import renewed
+from comptroller.errors import ComptrollerError, refusal
+from comptroller.ledger.book import answers
+from comptroller.ledger.book.admit import left
+from comptroller.ledger.book.idempotency import Key, key_of
+from comptroller.ledger.book.records import Book, Remembered, Reservation
+from comptroller.ledger.book.refusals import denied, forbidden
+
+_ID = re.compile(r"rsv_([0-9a-f]{1,15})_([0-9a-f]{16})\Z")
+
+
+def commit(
+    book: Book,
+    reservation_id: str,
+    request: CommitRequest,
+    now_ms: int,
+    *,
+    tenant: str | None = None,
+) -> CommitResponse:
+    """Charge the actual, give back the rest (protocol, commitReservation).
+
+    Raises:
+        BudgetExceeded: the overage policy refuses what exceeds the estimate.
+        UnitMismatch, LedgerRefused: as the protocol's codes say.
+    """
+    reservation = find(book, reservation_id, tenant)
+    key = _key(book, reservation, "commit", request)
+    answer = key.recalled()
+    if answer is None:
+        _must_be_open(reservation, reservation.ends_ms, now_ms)
+        charge = _charged(book, reservation, request, now_ms)
+        _save(book, charge.accounts)
+        book.store.replace(
+            attrs.evolve(
+                reservation,
+                status=ReservationStatus.COMMITTED,
+                charged=charge.charged,
+                finalized_ms=now_ms,
+                settlement=_said(request),
+            )
+        )
+        answer = key.remember(
+            Remembered(key.fingerprint, amount=charge.charged, accounts=charge.accounts)
+        )
+    return answers.committed(reservation, request.actual.amount, answer)
+
+
+def release(
+    book: Book,
+    reservation_id: str,
+    request: ReleaseRequest,
+    now_ms: int,
+    *,
+    tenant: str | None = None,
+) -> ReleaseResponse:
+    """Give everything back (protocol, releaseReservation).
+
+    Raises:
+        LedgerRefused: as the protocol's codes say.
+    """
+    reservation = find(book, reservation_id, tenant)
+    key = _key(book, reservation, "release", request)
+    answer = key.recalled()
+    if answer is None:
+        _must_be_open(reservation, reservation.ends_ms, now_ms)
+        accounts = admission.release(_held(book, reservation, now_ms), reservation.estimate)
+        said = json.dumps({"reason": request.reason}) if request.reason else None
+        _save(book, accounts)
+        book.store.replace(
+            attrs.evolve(
+                reservation,
+                status=ReservationStatus.RELEASED,
+                finalized_ms=now_ms,
+                settlement=said,
+            )
+        )
+        answer = key.remember(Remembered(key.fingerprint, accounts=accounts))
+    return answers.released(reservation, answer)
+
+
+def extend(
+    book: Book,
+    reservation_id: str,
+    request: ReservationExtendRequest,
+    now_ms: int,
+    *,
+    tenant: str | None = None,
+) -> ReservationExtendResponse:
+    """Move the lease's end outward, from where it is now (protocol, extendReservation).
+
+    Raises:
+        LedgerRefused: as the protocol's codes say; there is no grace period for an extension.
+    """
+    reservation = find(book, reservation_id, tenant)
+    key = _key(book, reservation, "extend", request)
+    answer = key.recalled()
+    if answer is None:
+        _must_be_open(reservation, reservation.expires_ms, now_ms)
+        expires_ms = reservation.expires_ms + request.extend_by_ms
+        book.store.replace(attrs.evolve(reservation, expires_ms=expires_ms))
+        answer = key.remember(
+            Remembered(
+                key.fingerprint,
+                moment_ms=expires_ms,
+                accounts=_held(book, reservation, now_ms),
+            )
+        )
+    remaining_ttl_ms = left(book, reservation.row, answer.moment_ms, now_ms)
+    return answers.extended(answer, remaining_ttl_ms)
+
+
+def sweep(book: Book, now_ms: int) -> None:
+    """Give back what reservations hold that can no longer be settled: their leases are over."""
+    for reservation in list(book.store.overdue(now_ms)):
+        _save(book, admission.release(_held(book, reservation, now_ms), reservation.estimate))
+        book.store.replace(attrs.evolve(reservation, status=ReservationStatus.EXPIRED))
+
+
+def find(book: Book, reservation_id: str, tenant: str | None) -> Reservation:
+    """The reservation of that id.
+
+    Raises:
+        LedgerRefused: it never existed (404), or is another tenant's (403).
+    """
+    named = _ID.match(reservation_id)
+    reservation = book.store.reservation(int(named[1], 16)) if named else None
+    if named is None or reservation is None or reservation.token != named[2]:
+        raise refusal(
+            f"no reservation {reservation_id} in {book.name}",
+            status=404,
+            error_code="NOT_FOUND",
+            asks_for_budget=False,
+        )
+    if tenant and reservation.tenant != tenant.lower():
+        raise forbidden(f"reservation {reservation_id} is another tenant's than {tenant}'s")
+    return reservation
+
+
+def expired(reservation: Reservation) -> ComptrollerError:
+    """410: the lease is over."""
+    return refusal(
+        f"reservation {reservation.reservation_id} has expired: its estimate is free again;"
+        " record what was spent as an event",
+        status=410,
+        error_code="RESERVATION_EXPIRED",
+        asks_for_budget=False,
+    )
+
+
+def _must_be_open(reservation: Reservation, until_ms: int, now_ms: int) -> None:
+    if reservation.status is ReservationStatus.EXPIRED:
+        raise expired(reservation)
+    if not reservation.active:
+        raise refusal(
+            f"reservation {reservation.reservation_id} is settled:"
+            f" {reservation.status.value.lower()}",
+            status=409,
+            error_code="RESERVATION_FINALIZED",
+            asks_for_budget=False,
+        )
+    if now_ms > until_ms:
+        raise expired(reservation)
+
+
+def _charged(book: Book, reservation: Reservation, request: CommitRequest, now_ms: int) -> Charge:
+    if request.actual.unit is not reservation.unit:
+        raise refusal(
+            f"the reservation is in {reservation.unit.value},"
+            f" the actual in {request.actual.unit.value}: commit in {reservation.unit.value}",
+            status=400,
+            error_code="UNIT_MISMATCH",
+            asks_for_budget=False,
+        )
+    charge = admission.settle(
+        _held(book, reservation, now_ms),
+        reservation.estimate,
+        request.actual.amount,
+        reservation.policy,
+    )
+    if isinstance(charge, Denial):
+        raise denied(charge, book.name)
+    return charge
+
+
+def _held(book: Book, reservation: Reservation, now_ms: int) -> Accounts:
+    at = book.store.at
+    return tuple(renewed(at(scope)[reservation.unit], now_ms) for scope in reservation.held)
+
+
+def _key(
+    book: Book,
+    reservation: Reservation,
+    endpoint: str,
+    request: CommitRequest | ReleaseRequest | ReservationExtendRequest,
+) -> Key:
+    key = request.idempotency_key
+    return key_of(book, reservation.tenant, endpoint, request, key, reservation.row)
+
+
+def _said(request: CommitRequest) -> str | None:
+    said = request.model_dump_json(include={"metrics", "metadata"}, exclude_none=True)
+    return None if said == "{}" else said
+
+
+def _save(book: Book, accounts: Accounts) -> None:
+    for account in accounts:
+        book.store.save(account)

@@ -1,0 +1,242 @@
+"""What the embedded ledgers share: the interface, performed by the protocol engine (`book`).
+
+An implementation says how one act gets its turn (`_perform`); everything else is here.
+"""
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+from runcycles import (
+    Amount,
+    Balance,
+    Caps,
+    CommitRequest,
+    CommitResponse,
+    DecisionRequest,
+    DecisionResponse,
+    EventCreateRequest,
+    EventCreateResponse,
+    ReleaseRequest,
+    ReleaseResponse,
+    ReservationCreateRequest,
+    ReservationCreateResponse,
+    ReservationDetail,
+    ReservationExtendRequest,
+    ReservationExtendResponse,
+    ReservationListResponse,
+)
+from runcycles.models import BalanceResponse
+
+from comptroller.decide.funding import Funding, Period
+from comptroller.errors import ComptrollerError
+from comptroller.ledger.book import admit, operate, read, settle
+from comptroller.ledger.book.records import Book
+
+T = TypeVar("T")
+Act = Callable[[Book, int], T]
+"""What a request does to a book at a time (epoch milliseconds)."""
+
+
+def wall_clock() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Embedded(ABC):
+    """An `EmbeddedLedger` over a book. All methods raise the errors of the interface."""
+
+    def __init__(self, name: str, now: Callable[[], int]) -> None:
+        self._name, self._now = name, now
+        self._process, self._closed = os.getpid(), False
+
+    @property
+    def name(self) -> str:
+        """`memory:` or the path of the file."""
+        return self._name
+
+    @property
+    def request_timeout(self) -> float:
+        """Seconds after which a request that got no turn is refused as unanswered."""
+        return 5.0
+
+    @property
+    def remote(self) -> bool:
+        """No answer gets lost on the way, and budgets are set here."""
+        return False
+
+    @abstractmethod
+    async def _perform(self, act: Act[T], *, scans: bool = False) -> T:
+        """The answer of `act`, performed in this ledger's turn; `scans`: it may read many rows."""
+
+    def close(self) -> None:
+        """End of use: every later request is refused. Called by the open functions."""
+        self._closed = True
+
+    def _must_be_usable(self) -> None:
+        if os.getpid() != self._process:
+            raise ComptrollerError(
+                f"{self._name} was opened by another process (this one was forked from it):"
+                " open the ledger again in this process"
+            )
+        if self._closed:
+            raise ComptrollerError(f"{self._name} is closed: use it inside its `async with`")
+
+    async def reserve(
+        self, request: ReservationCreateRequest, *, tenant: str | None = None
+    ) -> ReservationCreateResponse:
+        """Lock the estimate in every budgeted scope of the subject, or raise the refusal."""
+        return await self._perform(
+            lambda book, now_ms: admit.reserve(book, request, now_ms, tenant=tenant)
+        )
+
+    async def commit(
+        self, reservation_id: str, request: CommitRequest, *, tenant: str | None = None
+    ) -> CommitResponse:
+        """Charge the actual, give back the rest."""
+        return await self._perform(
+            lambda book, now_ms: settle.commit(book, reservation_id, request, now_ms, tenant=tenant)
+        )
+
+    async def release(
+        self, reservation_id: str, request: ReleaseRequest, *, tenant: str | None = None
+    ) -> ReleaseResponse:
+        """Give everything back."""
+        return await self._perform(
+            lambda book, now_ms: settle.release(
+                book, reservation_id, request, now_ms, tenant=tenant
+            )
+        )
+
+    async def extend(
+        self, reservation_id: str, request: ReservationExtendRequest, *, tenant: str | None = None
+    ) -> ReservationExtendResponse:
+        """Move the lease's end outward."""
+        return await self._perform(
+            lambda book, now_ms: settle.extend(book, reservation_id, request, now_ms, tenant=tenant)
+        )
+
+    async def decide(
+        self, request: DecisionRequest, *, tenant: str | None = None
+    ) -> DecisionResponse:
+        """What a reserve would answer now; nothing is locked."""
+        return await self._perform(
+            lambda book, now_ms: admit.decide(book, request, now_ms, tenant=tenant)
+        )
+
+    async def record(
+        self, request: EventCreateRequest, *, tenant: str | None = None
+    ) -> EventCreateResponse:
+        """Charge spend that has no reservation (an event)."""
+        return await self._perform(
+            lambda book, now_ms: admit.record(book, request, now_ms, tenant=tenant)
+        )
+
+    async def balances(
+        self,
+        *,
+        tenant: str | None = None,
+        workspace: str | None = None,
+        app: str | None = None,
+        workflow: str | None = None,
+        agent: str | None = None,
+        toolset: str | None = None,
+    ) -> BalanceResponse:
+        """The balances of the scopes that have the given subject fields."""
+        return await self._perform(
+            lambda book, now_ms: read.balances(
+                book,
+                now_ms,
+                tenant=tenant,
+                workspace=workspace,
+                app=app,
+                workflow=workflow,
+                agent=agent,
+                toolset=toolset,
+            ),
+            scans=True,
+        )
+
+    async def reservations(
+        self,
+        *,
+        tenant: str | None = None,
+        status: str | None = None,
+        idempotency_key: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        workspace: str | None = None,
+        app: str | None = None,
+        workflow: str | None = None,
+        agent: str | None = None,
+        toolset: str | None = None,
+    ) -> ReservationListResponse:
+        """One page of reservations, newest first (at most 200 a page)."""
+        return await self._perform(
+            lambda book, _: read.reservations(
+                book,
+                tenant=tenant,
+                status=status,
+                idempotency_key=idempotency_key,
+                limit=limit,
+                cursor=cursor,
+                workspace=workspace,
+                app=app,
+                workflow=workflow,
+                agent=agent,
+                toolset=toolset,
+            ),
+            scans=True,
+        )
+
+    async def reservation(
+        self, reservation_id: str, *, tenant: str | None = None
+    ) -> ReservationDetail:
+        """One reservation, whole."""
+        return await self._perform(
+            lambda book, _: read.reservation(book, reservation_id, tenant=tenant)
+        )
+
+    async def set_budget(
+        self,
+        scope: str,
+        allocated: Amount,
+        *,
+        overdraft_limit: int = 0,
+        caps: Caps | None = None,
+        per: Period | None = None,
+    ) -> Balance:
+        """Set what `scope` may spend in all, or per day or month (UTC)."""
+        return await self._perform(
+            lambda book, now_ms: operate.set_budget(
+                book,
+                scope,
+                allocated,
+                now_ms,
+                overdraft_limit=overdraft_limit,
+                caps=caps,
+                per=per,
+            )
+        )
+
+    async def fund(
+        self, scope: str, credit: Amount, *, operation: Funding = Funding.CREDIT
+    ) -> Balance:
+        """Add to a budget: debt is repaid first, an over-limit scope is open again."""
+        return await self._perform(
+            lambda book, now_ms: operate.fund(book, scope, credit, now_ms, operation=operation)
+        )
+
+    async def freeze(self, scope: str) -> None:
+        """Refuse new spend at `scope` until `unfreeze`; what is reserved settles as ever."""
+        await self._perform(lambda book, _: operate.freeze(book, scope, frozen=True))
+
+    async def unfreeze(self, scope: str) -> None:
+        """End `freeze`."""
+        await self._perform(lambda book, _: operate.freeze(book, scope, frozen=False))
+
+    async def budgets(self) -> list[Balance]:
+        """Every budget of every tenant."""
+        return await self._perform(read.budgets, scans=True)
