@@ -37,6 +37,7 @@ from runcycles import (
 from runcycles.models import BalanceResponse
 
 from comptroller.errors import ComptrollerError, LedgerMisbehaved, LedgerUnreachable
+from comptroller.ledger.book.answers import Detail
 from comptroller.ledger.connections import (
     ASYNCIO_IN_FLIGHT,
     TRIO_IN_FLIGHT,
@@ -55,6 +56,7 @@ from comptroller.ledger.verdicts import (
     check_grant,
     understood,
 )
+from comptroller.ledger.wire import Page
 
 _PAGE = 200
 
@@ -207,7 +209,7 @@ class CyclesLedger:
         )
         question = Question(
             "reservations",
-            ReservationListResponse,
+            Page,
             lambda client: client.list_reservations(**filters),
             tenant,
         )
@@ -219,7 +221,7 @@ class CyclesLedger:
         """As `Ledger.reservation`."""
         question = Question(
             "reservation",
-            ReservationDetail,
+            Detail,
             lambda client: client.get_reservation(_path(reservation_id)),
             tenant,
         )

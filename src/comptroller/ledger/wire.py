@@ -10,20 +10,26 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
-from runcycles import DecisionResponse, ReleaseResponse, ReservationDetail, ReservationListResponse
+from runcycles import DecisionResponse, ReleaseResponse, ReservationListResponse
+
+from comptroller.ledger.book.answers import Detail, Listed
 
 Model = TypeVar("Model", bound=BaseModel)
 
 API_KEY = "X-Cycles-API-Key"
 IDEMPOTENCY_KEY = "X-Idempotency-Key"
 
-_ROW_EXTRAS = frozenset(
-    {"committed", "committed_metadata", "evidence", "finalized_at_ms", "metadata"}
-)
-_ANSWER_EXTRAS: Mapping[type[BaseModel], frozenset[str]] = {
+
+class Page(ReservationListResponse):
+    """A page of reservations, with what the protocol has added to its rows since."""
+
+    reservations: list[Listed]  # type: ignore[assignment]  # a Listed is a ReservationSummary
+
+
+_EXTRAS: Mapping[type[BaseModel], frozenset[str]] = {
     DecisionResponse: frozenset({"cycles_evidence"}),
     ReleaseResponse: frozenset({"cycles_evidence"}),
-    ReservationDetail: frozenset({"committed_metadata", "evidence"}),
+    Detail: frozenset({"evidence"}),
 }
 """Members of the protocol's answers (v0.1.25.16) that the models of `runcycles` 0.5.3 refuse."""
 
@@ -43,22 +49,14 @@ def request(model: type[Model], body: bytes) -> Model:
 
 def answer(model: type[Model], body: Any) -> Model:
     """The answer in `body`, already parsed from JSON, or `MalformedError`."""
-    if isinstance(body, dict):
-        body = _without(_ANSWER_EXTRAS.get(model, frozenset()), body)
-        if model is ReservationListResponse and isinstance(body.get("reservations"), list):
-            rows = [_without(_ROW_EXTRAS, row) for row in body["reservations"]]
-            body = {**body, "reservations": rows}
+    extras = _EXTRAS.get(model)
+    if extras and isinstance(body, dict):
+        body = {name: value for name, value in body.items() if name not in extras}
     try:
         text = to_json(body)
     except ValueError as error:
         raise MalformedError(f"the body is no JSON text: {error}") from None
     return _strictly(model, text)
-
-
-def _without(extras: frozenset[str], members: Any) -> Any:
-    if not isinstance(members, dict) or extras.isdisjoint(members):
-        return members
-    return {name: value for name, value in members.items() if name not in extras}
 
 
 def _strictly(model: type[Model], text: bytes) -> Model:
