@@ -41,7 +41,7 @@ MOST_BYTES = 2**20
 """The longest body that is read."""
 _REFUSALS = range(400, 500)
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
+_TRACE_ID = re.compile(r"(?!0{32})([0-9a-f]{32})")
 
 _logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """Balances and reservations: requests that change nothing."""
 
+import re
 from collections.abc import Callable
 
 from runcycles import Balance, ReservationStatus
@@ -53,7 +54,7 @@ def reservations(
         raise invalid(f"limit={limit}: a page has {LIMIT[0]} to {LIMIT[-1]} reservations")
     if status is not None and status not in ReservationStatus.__members__:
         raise invalid(f"status={status!r}: use {', '.join(ReservationStatus.__members__)}")
-    if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
+    if cursor is not None and not re.fullmatch("[0-9]{1,18}", cursor):
         raise invalid(f"cursor={cursor!r}: use the next_cursor of the page before")
     wanted = Wanted(
         limit=limit + 1,
