@@ -1,13 +1,66 @@
 """Test doubles for code that runs under Comptroller, and checks of what a run leaves behind.
 
 =============  =================================================================================
-`clock`        virtual time on asyncio and trio
-`ledgers`      ledgers that hang (`StalledLedger`) and that lose or refuse (`ScriptedLedger`)
-`models`       models that block, fail, or stream slowly, and count what they were asked
-`checks`       that a ledger holds no open reservation, and a loop no task
+`clock`        virtual time on asyncio and trio: ten minutes of heartbeats in milliseconds
+`ledgers`      ledgers that hang, lose or refuse, around one that works; `recording` remembers
+`models`       models that answer, block, fail, or stream slowly, and count what they were asked
+`checks`       that a ledger holds no open reservation, and a loop no task; what was spent
 =============  =================================================================================
 """
 
+from .checks import (
+    assert_settled,
+    asyncio_tasks_left,
+    no_task_left,
+    open_reservations,
+    settled,
+    spent,
+    tasks_left,
+    trio_tasks_left,
+)
 from .clock import VirtualTimeLoop, virtual_backend
+from .ledgers import (
+    Fault,
+    ScriptedLedger,
+    StalledLedger,
+    delayed,
+    expired,
+    lost_answer,
+    lost_request,
+    malformed,
+    rate_limited,
+    refused,
+    server_error,
+)
+from .models import BlockedModel, CountingModel, FailingModel, StreamingModel
+from .recording import RecordingLedger, Request
 
-__all__ = ["VirtualTimeLoop", "virtual_backend"]
+__all__ = [
+    "BlockedModel",
+    "CountingModel",
+    "FailingModel",
+    "Fault",
+    "RecordingLedger",
+    "Request",
+    "ScriptedLedger",
+    "StalledLedger",
+    "StreamingModel",
+    "VirtualTimeLoop",
+    "assert_settled",
+    "asyncio_tasks_left",
+    "delayed",
+    "expired",
+    "lost_answer",
+    "lost_request",
+    "malformed",
+    "no_task_left",
+    "open_reservations",
+    "rate_limited",
+    "refused",
+    "server_error",
+    "settled",
+    "spent",
+    "tasks_left",
+    "trio_tasks_left",
+    "virtual_backend",
+]

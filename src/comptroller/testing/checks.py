@@ -1,0 +1,103 @@
+"""What must be left when a run's scope has ended: no open reservation, no task (law 4)."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+from anyio.lowlevel import current_token
+from runcycles import ReservationSummary, Unit
+
+from comptroller.ledger.interface import Ledger
+
+_PAGE = 200
+
+
+async def open_reservations(
+    ledger: Ledger, *, tenant: str | None = None
+) -> list[ReservationSummary]:
+    """The reservations that are still active, newest first; of all tenants unless one is given."""
+    found: list[ReservationSummary] = []
+    cursor: str | None = None
+    while True:
+        page = await ledger.reservations(tenant=tenant, status="ACTIVE", limit=_PAGE, cursor=cursor)
+        found += page.reservations
+        cursor = page.next_cursor
+        if not page.has_more or cursor is None:
+            return found
+
+
+async def settled(ledger: Ledger, *, tenant: str | None = None) -> bool:
+    """Whether no reservation is active."""
+    return not await open_reservations(ledger, tenant=tenant)
+
+
+async def assert_settled(ledger: Ledger, *, tenant: str | None = None) -> None:
+    """Raise AssertionError naming each reservation that is still active."""
+    left = await open_reservations(ledger, tenant=tenant)
+    lines = [
+        f"{each.reservation_id} of {each.action.name}, key {each.idempotency_key}" for each in left
+    ]
+    if left:
+        raise AssertionError(f"{len(left)} open on {ledger.name}: {'; '.join(lines)}")
+
+
+async def spent(ledger: Ledger, tenant: str) -> dict[Unit, int]:
+    """What the tenant's own budgets say was spent, by unit."""
+    balances = (await ledger.balances(tenant=tenant)).balances
+    return {
+        balance.spent.unit: balance.spent.amount
+        for balance in balances
+        if balance.spent and balance.scope_path == f"tenant:{tenant}"
+    }
+
+
+def asyncio_tasks_left() -> set[asyncio.Task[Any]]:
+    """The asyncio tasks that are not done, but for the calling one. Call it on asyncio."""
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+def trio_tasks_left() -> set[Any]:
+    """The trio tasks of this run, but for the calling one, and those of an asyncio loop on it.
+
+    Trio's own are among them: compare with what was there before. Call it on trio.
+    """
+    import trio
+
+    found: set[Any] = set()
+    above = [trio.lowlevel.current_root_task()]
+    while above:
+        if task := above.pop():
+            found.add(task)
+            above += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    if carried := sys.modules.get("trio_asyncio"):
+        loop = carried.current_loop.get()
+        found |= asyncio.all_tasks(loop) if loop else set()
+    return found - {trio.lowlevel.current_task()}
+
+
+def tasks_left() -> set[Any]:
+    """`asyncio_tasks_left` or `trio_tasks_left`, after the loop that runs."""
+    on_asyncio = isinstance(current_token().native_token, asyncio.AbstractEventLoop)
+    return asyncio_tasks_left() if on_asyncio else trio_tasks_left()
+
+
+@asynccontextmanager
+async def no_task_left(*, turns: int = 3) -> AsyncIterator[None]:
+    """The block must leave no task that was not there before.
+
+    Args:
+        turns: how often the loop may turn until then: a task that has ended is forgotten only
+            when the loop has told its waiters.
+
+    Raises:
+        AssertionError: names each task that is left.
+    """
+    before = tasks_left()
+    yield
+    for _ in range(turns):
+        await anyio.lowlevel.checkpoint()
+    if left := tasks_left() - before:
+        raise AssertionError(f"{len(left)} tasks left: {'; '.join(sorted(map(repr, left)))}")
