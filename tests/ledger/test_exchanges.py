@@ -25,6 +25,7 @@ from runcycles import (
 from comptroller.decide.funding import Funding
 from comptroller.errors import BudgetExceeded, BudgetNotFound, LedgerRefused, UnitMismatch
 from comptroller.ledger.memory import open_memory
+from comptroller.ledger.sqlite import open_sqlite
 
 pytestmark = pytest.mark.anyio
 
@@ -165,6 +166,12 @@ def in_order(items):
 @pytest.mark.parametrize("case", [name for name in CASES if name not in NOT_HERE])
 async def test_memory_answers_as_the_reference_server(case, clock):
     async with open_memory(now=clock) as ledger:
+        await Steps(CASES[case], ledger, clock).run()
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if name not in NOT_HERE])
+async def test_sqlite_answers_as_the_reference_server(case, clock, tmp_path):
+    async with open_sqlite(tmp_path / "ledger.db", now=clock) as ledger:
         await Steps(CASES[case], ledger, clock).run()
 
 

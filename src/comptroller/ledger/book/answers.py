@@ -17,7 +17,6 @@ from runcycles import (
     Decision,
     EventCreateResponse,
     ReleaseResponse,
-    ReservationCreateRequest,
     ReservationCreateResponse,
     ReservationDetail,
     ReservationExtendResponse,
@@ -180,27 +179,24 @@ def applied(actual: Amount, answer: Remembered) -> EventCreateResponse:
 def detail(reservation: Reservation) -> Detail:
     """One reservation, whole."""
     said = json.loads(reservation.settlement) if reservation.settlement else {}
-    request = ReservationCreateRequest.model_validate_json(reservation.request)
-    return Detail.model_validate(
-        _row(reservation, request)
-        | {"metadata": request.metadata, "committed_metadata": said.get("metadata")}
-    )
+    asked = json.loads(reservation.request)
+    more = {"metadata": asked.get("metadata"), "committed_metadata": said.get("metadata")}
+    return Detail.model_validate(_row(reservation, asked) | more)
 
 
 def listed(reservation: Reservation) -> Listed:
     """A row of a listing."""
-    request = ReservationCreateRequest.model_validate_json(reservation.request)
-    return Listed.model_validate(_row(reservation, request))
+    return Listed.model_validate(_row(reservation, json.loads(reservation.request)))
 
 
-def _row(reservation: Reservation, request: ReservationCreateRequest) -> dict[str, Any]:
+def _row(reservation: Reservation, asked: dict[str, Any]) -> dict[str, Any]:
     committed = reservation.status is ReservationStatus.COMMITTED
     return {
         "reservation_id": reservation.reservation_id,
         "status": reservation.status,
         "idempotency_key": reservation.key,
-        "subject": request.subject,
-        "action": request.action,
+        "subject": asked["subject"],
+        "action": asked["action"],
         "reserved": _amount(reservation.unit, reservation.estimate),
         "committed": _amount(reservation.unit, reservation.charged or 0) if committed else None,
         "created_at_ms": reservation.created_ms,

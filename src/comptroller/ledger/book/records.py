@@ -31,7 +31,7 @@ class Reservation:
     grace_ms: int
     key: str
     request: str
-    """The create request, as JSON: subject, action and metadata are read from it."""
+    """Subject, action and metadata of the create request, as JSON."""
     status: ReservationStatus = ReservationStatus.ACTIVE
     charged: int | None = None
     finalized_ms: int | None = None

@@ -1,0 +1,12 @@
+"""The durable embedded ledger: one SQLite file, shared by the processes of one machine.
+
+ledger    the requests that wait, performed in batches: one transaction each, then the answers
+store     the records of the protocol engine in tables, buffered within a batch
+turns     whose turn it is among processes, by advisory locks
+upkeep    checkpoints, in a thread of their own
+files     opening a file: its schema, and what is wrong with a bad one
+"""
+
+from comptroller.ledger.sqlite.ledger import SqliteLedger, open_sqlite
+
+__all__ = ["SqliteLedger", "open_sqlite"]

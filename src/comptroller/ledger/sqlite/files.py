@@ -1,0 +1,188 @@
+"""Opening a ledger file: its schema, its version, and one clear line about a bad file.
+
+A file is looked at before anything is written to it. `application_id` says that it is a ledger,
+`user_version` which schema it has.
+"""
+
+import os
+import shlex
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from comptroller.errors import ComptrollerError
+
+APPLICATION = 0x434D5054  # "CMPT", registered nowhere; it tells our files from others
+SCHEMA = 1
+
+_PATIENCE = 5.0  # seconds for another program's lock while a file is opened
+
+_TABLES = """
+CREATE TABLE accounts (
+    id INTEGER PRIMARY KEY,
+    scope TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    allocated INTEGER NOT NULL,
+    spent INTEGER NOT NULL,
+    reserved INTEGER NOT NULL,
+    debt INTEGER NOT NULL,
+    overdraft_limit INTEGER NOT NULL,
+    is_over_limit INTEGER NOT NULL,
+    frozen INTEGER NOT NULL,
+    caps TEXT,
+    per TEXT,
+    renews_ms INTEGER,
+    renews_to INTEGER,
+    UNIQUE (scope, unit)
+);
+CREATE TABLE reservations (
+    id INTEGER PRIMARY KEY,
+    token TEXT NOT NULL,
+    tenant TEXT,
+    path TEXT NOT NULL,
+    held INTEGER NOT NULL,
+    unit TEXT NOT NULL,
+    estimate INTEGER NOT NULL,
+    policy TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    expires_ms INTEGER NOT NULL,
+    ends_ms INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    request TEXT NOT NULL,
+    status TEXT NOT NULL,
+    charged INTEGER,
+    finalized_ms INTEGER,
+    settlement TEXT
+);
+CREATE INDEX active_reservations ON reservations (ends_ms) WHERE status = 'ACTIVE';
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    token TEXT NOT NULL,
+    tenant TEXT,
+    created_ms INTEGER NOT NULL,
+    charged INTEGER NOT NULL,
+    request TEXT NOT NULL
+);
+CREATE TABLE answers (
+    id INTEGER PRIMARY KEY,
+    reservation INTEGER,
+    digest BLOB,
+    fingerprint BLOB NOT NULL,
+    made INTEGER NOT NULL,
+    token TEXT NOT NULL,
+    amount INTEGER NOT NULL,
+    moment_ms INTEGER NOT NULL,
+    reason TEXT,
+    caps TEXT,
+    balances TEXT NOT NULL
+);
+CREATE INDEX answers_of_reservations ON answers (reservation) WHERE reservation IS NOT NULL;
+CREATE TABLE keys (digest BLOB PRIMARY KEY, answer INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+def must_be_usable(path: Path) -> None:
+    """Look at `path` without writing anything there. Blocks.
+
+    Raises:
+        ComptrollerError: it is, or can be, no ledger; the text says why and what to do.
+    """
+    _must_be_possible(path)
+    if not path.exists() or not path.stat().st_size:
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as looking:
+            _must_be_ours(path, looking)
+    except sqlite3.Error as error:
+        raise ComptrollerError(explained(path, error)) from None
+
+
+def connected(path: Path, synchronous: str) -> sqlite3.Connection:
+    """A connection to the ledger at `path`, made new where there is none. Blocks.
+
+    Raises:
+        ComptrollerError: as `must_be_usable`, or it cannot be written.
+    """
+    try:
+        connection = sqlite3.connect(
+            path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _prepare(path, connection, synchronous)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise ComptrollerError(explained(path, error)) from None
+    return connection
+
+
+def _prepare(path: Path, connection: sqlite3.Connection, synchronous: str) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # `upkeep` does it
+    connection.execute("BEGIN IMMEDIATE")
+    _must_be_ours(path, connection)
+    if not _number(connection, "user_version"):
+        for statement in _TABLES.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+    connection.execute("COMMIT")
+    connection.execute("PRAGMA busy_timeout = 0")  # who waits, waits for its turn
+
+
+def explained(path: Path, error: Exception) -> str:
+    """One line: what is wrong with the file at `path`, and what to do."""
+    shown, said = shlex.quote(str(path)), str(error)
+    if isinstance(error, PermissionError) or "readonly" in said or "unable to open" in said:
+        if path.exists() and not os.access(path, os.W_OK, effective_ids=True):
+            return f"{path} cannot be written: allow it with: chmod u+w {shown}"
+        parent = shlex.quote(str(path.parent))
+        return (
+            f"{path.parent} cannot be written, and SQLite keeps its log beside {path.name}:"
+            f" allow it with: chmod u+wx {parent}"
+        )
+    if "not a database" in said or "malformed" in said:
+        return (
+            f"{path} is damaged or no ledger ({said}); nothing was changed in it."
+            f" Save what it holds with: sqlite3 {shown} .recover,"
+            f" or begin anew with: mv {shown} {shown}.damaged"
+        )
+    if "full" in said:
+        return f"{path} cannot grow ({said}): make room on the disk; nothing was recorded"
+    return f"{path} cannot be used as a ledger: {said}"
+
+
+def _must_be_possible(path: Path) -> None:
+    shown = shlex.quote(str(path))
+    if path.is_dir():
+        raise ComptrollerError(
+            f"{path} is a directory: name a file in it, such as {path / 'ledger.db'}"
+        )
+    if not path.parent.is_dir():
+        raise ComptrollerError(
+            f"{path.parent} is no directory: create it with: mkdir -p"
+            f" {shlex.quote(str(path.parent))}"
+        )
+    if path.exists() and not path.is_file():
+        raise ComptrollerError(f"{shown} is no regular file: name another one")
+
+
+def _must_be_ours(path: Path, connection: sqlite3.Connection) -> None:
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and _number(connection, "application_id") != APPLICATION:
+        raise ComptrollerError(
+            f"{path} is a database of another program; nothing was changed in it: name another file"
+        )
+    version = _number(connection, "user_version")
+    if version > SCHEMA:
+        raise ComptrollerError(
+            f"{path} was written by a newer comptroller (schema {version}, this one knows up to"
+            f" {SCHEMA}): upgrade with: pip install --upgrade comptroller"
+        )
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    (number,) = connection.execute(f"PRAGMA {pragma}").fetchone()
+    return int(number)

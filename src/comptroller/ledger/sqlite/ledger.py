@@ -1,0 +1,246 @@
+"""The ledger in an SQLite file: requests that wait are performed together, in one transaction.
+
+The laws kept here:
+
+- An answer is given only after the transaction that holds it was committed.
+- A request that was refused changed nothing, and does not disturb the others of its batch; a fault
+  of the file undoes the batch, and every one of its callers is told.
+- A cancelled request was either not begun, and never will be, or is performed whole.
+- The event loop never waits for another process: a batch is performed at once where the turn is
+  free, else in a worker thread. With `synchronous="FULL"` always there: it waits for the disk.
+
+Nobody runs a task here: whoever asks waits one step, so that others can ask too, and the first to
+go on performs everything that was asked.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Generic, Literal
+
+import anyio
+import anyio.lowlevel
+from anyio import to_thread
+
+from comptroller.errors import ComptrollerError, refusal
+from comptroller.ledger.book import settle
+from comptroller.ledger.book.records import Book
+from comptroller.ledger.embedded import Act, Embedded, T, wall_clock
+from comptroller.ledger.sqlite import files
+from comptroller.ledger.sqlite.store import SqliteStore
+from comptroller.ledger.sqlite.turns import Turns, waited
+from comptroller.ledger.sqlite.upkeep import Upkeep
+
+_MOST = 256
+"""Requests in one batch: about as many as an event loop may be kept from its other work for."""
+
+
+class _Request(Generic[T]):
+    """One caller's act, and what came of it."""
+
+    def __init__(self, act: Act[T], *, scans: bool) -> None:
+        self._act, self.scans = act, scans
+        self.done = False
+        self._answer: T
+        self._error: Exception | None = None
+
+    def perform(self, book: Book, store: SqliteStore, now_ms: int) -> None:
+        """Perform the act. What fails before it changed anything fails alone."""
+        before = store.changes
+        try:
+            self._answer = self._act(book, now_ms)
+        except sqlite3.Error:
+            raise
+        except Exception as error:
+            if store.changes != before:
+                raise
+            self._error = error
+
+    def fail(self, error: Exception) -> None:
+        """The batch was undone."""
+        self._error, self.done = error, True
+
+    def outcome(self) -> T:
+        """The answer, or raise the refusal."""
+        if self._error is not None:
+            raise self._error
+        return self._answer
+
+
+class SqliteLedger(Embedded):
+    """An `EmbeddedLedger` in a file. Made by `open_sqlite`."""
+
+    def __init__(self, path: Path, synchronous: str, now: Callable[[], int]) -> None:
+        super().__init__(str(path), now)
+        self._path, self._full = path, synchronous == "FULL"
+        self._waiting: list[_Request[Any]] = []
+        self._performing: anyio.Event | None = None  # set when the worker thread's batch ends
+        self._thread = anyio.CapacityLimiter(1)
+        self._upkeep = Upkeep(path)
+
+    def open(self, synchronous: str) -> None:
+        """Open the file. Blocks.
+
+        Raises:
+            ComptrollerError: it cannot be used as a ledger; the text says why and what to do.
+        """
+        files.must_be_usable(self._path)
+        try:
+            self._turns = Turns(self._path)
+        except OSError as error:
+            raise ComptrollerError(files.explained(self._path, error)) from None
+        try:
+            if not self._turns.take(time.monotonic() + self.request_timeout):
+                raise self._held()
+            self._sql = files.connected(self._path, synchronous)
+        except BaseException:
+            self._turns.close()
+            raise
+        self._turns.give_back()
+        self._store = SqliteStore(self._sql)
+        self._book = Book(self._store, self.name)
+        self._upkeep.begin()
+
+    async def shut(self) -> None:
+        """End of use, once the batch that is being performed has ended."""
+        self.close()
+        while self._performing is not None:
+            await self._performing.wait()
+        await to_thread.run_sync(self._shut)
+
+    def _shut(self) -> None:
+        self._upkeep.end()
+        self._sql.close()
+        self._turns.close()
+
+    async def _perform(self, act: Act[T], *, scans: bool = False) -> T:
+        self._must_be_usable()
+        request = _Request(act, scans=scans)
+        self._waiting.append(request)
+        try:
+            await anyio.lowlevel.checkpoint()
+            while not request.done:
+                if self._performing is None:
+                    await self._batch()
+                else:
+                    await self._performing.wait()
+        except BaseException:
+            if request in self._waiting:
+                self._waiting.remove(request)
+            raise
+        return request.outcome()
+
+    async def _batch(self) -> None:
+        """Perform the requests that wait; afterwards each of them is done."""
+        batch = self._waiting[:_MOST]
+        del self._waiting[:_MOST]
+        if self._closed:
+            for request in batch:
+                request.fail(ComptrollerError(f"{self._name} is closed"))
+            return
+        may_block = self._full or any(request.scans for request in batch)
+        if not may_block and self._at_once(batch):
+            return
+        self._performing = anyio.Event()
+        try:
+            # Shielded: a batch that has begun ends, within `request_timeout` and its own work.
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(self._in_turn, batch, limiter=self._thread)
+        finally:
+            self._performing.set()
+            self._performing = None
+
+    def _at_once(self, batch: list[_Request[Any]]) -> bool:
+        """Perform the batch if nobody else has the turn or the file's lock."""
+        if not self._turns.take_now():
+            return False
+        try:
+            return self._performed(batch)
+        finally:
+            self._turns.give_back()
+
+    def _in_turn(self, batch: list[_Request[Any]]) -> None:
+        """Perform the batch when it is our turn. Blocks."""
+        deadline = time.monotonic() + self.request_timeout
+        performed = False
+        if self._turns.take(deadline):
+            try:
+                performed = waited(lambda: self._performed(batch), deadline)
+            finally:
+                self._turns.give_back()
+        if not performed:
+            for request in batch:
+                request.fail(self._held())
+
+    def _performed(self, batch: list[_Request[Any]]) -> bool:
+        """Perform the batch in one transaction; False where another program has the file locked."""
+        try:
+            if not self._store.begin():
+                return False
+            now_ms = self._now()
+            settle.sweep(self._book, now_ms)
+            for request in batch:
+                request.perform(self._book, self._store, now_ms)
+            self._store.commit()
+        except BaseException as error:
+            # Whatever it is, all who wait must be told; what no caller could handle goes on.
+            self._store.abandon()
+            for request in batch:
+                request.fail(self._broken(error))
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for request in batch:
+                request.done = True
+            self._upkeep.note(len(batch))
+        return True
+
+    def _held(self) -> ComptrollerError:
+        return refusal(
+            f"{self._name}: another process has held it for {self.request_timeout:g} seconds;"
+            " nothing was recorded",
+            status=-1,
+            error_code=None,
+            asks_for_budget=False,
+        )
+
+    def _broken(self, error: BaseException) -> ComptrollerError:
+        if isinstance(error, sqlite3.Error):
+            said = files.explained(self._path, error)
+        elif isinstance(error, Exception):
+            said = f"{self._name}: {error!r} undid the batch; nothing of it was recorded"
+        else:
+            said = f"{self._name}: interrupted; whether the batch was recorded is unknown"
+        broken = refusal(said, status=500, error_code="INTERNAL_ERROR", asks_for_budget=False)
+        broken.__cause__ = error
+        return broken
+
+
+@asynccontextmanager
+async def open_sqlite(
+    path: str | os.PathLike[str],
+    *,
+    synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
+    now: Callable[[], int] = wall_clock,
+) -> AsyncGenerator[SqliteLedger]:
+    """The ledger in the file at `path`, made where there is none.
+
+    `synchronous="NORMAL"` survives the death of a process at any moment; "FULL" a power cut too, at
+    the price of waiting for the disk with every batch. `now` gives epoch milliseconds.
+
+    Raises:
+        ComptrollerError: the file cannot be used; the text says why and what to do.
+        ValueError: another `synchronous`.
+    """
+    if synchronous not in ("NORMAL", "FULL"):
+        raise ValueError(f'synchronous={synchronous!r}: use "NORMAL" or "FULL"')
+    ledger = SqliteLedger(Path(path), synchronous, now)
+    await to_thread.run_sync(ledger.open, synchronous)
+    try:
+        yield ledger
+    finally:
+        with anyio.CancelScope(shield=True):
+            await ledger.shut()

@@ -1,0 +1,170 @@
+"""Records as rows of tables, and back. Balances in a remembered answer are thin: whole numbers."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+from runcycles import Caps, CommitOveragePolicy, ReservationStatus, Unit
+
+from comptroller.decide.admission import Account, Renewal
+from comptroller.decide.scopes import within
+from comptroller.ledger.book.records import Event, Reservation
+
+Row = tuple[Any, ...]
+
+STATE = (
+    "allocated, spent, reserved, debt, overdraft_limit, is_over_limit, frozen,"
+    " caps, per, renews_ms, renews_to"
+)
+ACCOUNT = f"scope, unit, {STATE}"
+RESERVATION = (
+    "id, token, tenant, path, held, unit, estimate, policy, created_ms, expires_ms, ends_ms,"
+    " key, request, status, charged, finalized_ms, settlement"
+)
+
+
+def marks(columns: str) -> str:
+    """A question mark for each column."""
+    return ",".join("?" * len(columns.split(",")))
+
+
+def of_state(account: Account) -> Row:
+    """`STATE`'s columns."""
+    renewal = account.renewal
+    return (
+        account.allocated,
+        account.spent,
+        account.reserved,
+        account.debt,
+        account.overdraft_limit,
+        account.is_over_limit,
+        account.frozen,
+        of_caps(account.caps),
+        *((renewal.per, renewal.at_ms, renewal.allocated) if renewal else (None, None, None)),
+    )
+
+
+def account(row: Row) -> Account:
+    """The account of a row of `ACCOUNT`."""
+    scope, unit, allocated, spent, reserved, debt, limit, over, frozen, caps, *renewal = row
+    return Account(
+        scope,
+        Unit(unit),
+        allocated,
+        spent,
+        reserved,
+        debt,
+        limit,
+        bool(over),
+        bool(frozen),
+        to_caps(caps),
+        Renewal(*renewal) if renewal[0] else None,
+    )
+
+
+def of_caps(caps: Caps | None) -> str | None:
+    """Caps as JSON."""
+    return caps.model_dump_json(exclude_none=True) if caps else None
+
+
+def to_caps(text: str | None) -> Caps | None:
+    """Caps from JSON."""
+    return Caps.model_validate_json(text) if text else None
+
+
+def of_reservation(reservation: Reservation) -> Row:
+    """`RESERVATION`'s columns. `held` is a bit per scope of the path, the outermost the lowest."""
+    scopes = within(reservation.path)
+    return (
+        reservation.row,
+        reservation.token,
+        reservation.tenant,
+        reservation.path,
+        sum(1 << depth for depth, scope in enumerate(scopes) if scope in reservation.held),
+        reservation.unit.value,
+        reservation.estimate,
+        reservation.policy.value,
+        reservation.created_ms,
+        reservation.expires_ms,
+        reservation.ends_ms,
+        reservation.key,
+        reservation.request,
+        reservation.status.value,
+        reservation.charged,
+        reservation.finalized_ms,
+        reservation.settlement,
+    )
+
+
+def of_settlement(reservation: Reservation) -> Row:
+    """What may have changed of a reservation, and its row."""
+    return (
+        reservation.status.value,
+        reservation.expires_ms,
+        reservation.ends_ms,
+        reservation.charged,
+        reservation.finalized_ms,
+        reservation.settlement,
+        reservation.row,
+    )
+
+
+def of_event(event: Event) -> Row:
+    """An event's columns."""
+    return attrs.astuple(event)
+
+
+def reservation(row: Row) -> Reservation:
+    """The reservation of a row of `RESERVATION`."""
+    (number, token, tenant, path, held, unit, estimate, policy, created_ms, expires_ms, ends_ms) = (
+        row[:11]
+    )
+    key, request, status, charged, finalized_ms, settlement = row[11:]
+    scopes = enumerate(within(path))
+    return Reservation(
+        row=number,
+        token=token,
+        tenant=tenant,
+        path=path,
+        held=tuple(scope for depth, scope in scopes if held >> depth & 1),
+        unit=Unit(unit),
+        estimate=estimate,
+        policy=CommitOveragePolicy(policy),
+        created_ms=created_ms,
+        expires_ms=expires_ms,
+        grace_ms=ends_ms - expires_ms,
+        key=key,
+        request=request,
+        status=ReservationStatus(status),
+        charged=charged,
+        finalized_ms=finalized_ms,
+        settlement=settlement,
+    )
+
+
+def of_balances(balances: Iterable[tuple[int, Account]]) -> str:
+    """Balances as they were answered, by account row."""
+    return json.dumps(
+        [
+            (
+                row,
+                one.allocated,
+                one.spent,
+                one.reserved,
+                one.debt,
+                one.overdraft_limit,
+                int(one.is_over_limit),
+            )
+            for row, one in balances
+        ],
+        separators=(",", ":"),
+    )
+
+
+def to_balances(text: str, name_of: Callable[[int], tuple[str, Unit]]) -> tuple[Account, ...]:
+    """The accounts, as they were answered; `name_of` gives scope and unit of an account's row."""
+    return tuple(
+        Account(*name_of(row), allocated, spent, reserved, debt, limit, bool(over))
+        for row, allocated, spent, reserved, debt, limit, over in json.loads(text)
+    )
