@@ -41,7 +41,7 @@ async def assert_settled(ledger: Ledger, *, tenant: str | None = None) -> None:
         f"{each.reservation_id} of {each.action.name}, key {each.idempotency_key}" for each in left
     ]
     if left:
-        raise AssertionError(f"{len(left)} open on {ledger.name}: {'; '.join(lines)}")
+        raise AssertionError(f"open on {ledger.name}: {'; '.join(lines)}")
 
 
 async def spent(ledger: Ledger, tenant: str) -> dict[Unit, int]:
@@ -100,4 +100,4 @@ async def no_task_left(*, turns: int = 3) -> AsyncIterator[None]:
     for _ in range(turns):
         await anyio.lowlevel.checkpoint()
     if left := tasks_left() - before:
-        raise AssertionError(f"{len(left)} tasks left: {'; '.join(sorted(map(repr, left)))}")
+        raise AssertionError(f"tasks left: {'; '.join(sorted(map(repr, left)))}")
