@@ -1,1 +1,86 @@
-"""Comptroller: budgets that hold for runs of the OpenAI Agents SDK."""
+"""Comptroller: budgets that hold for runs of the OpenAI Agents SDK.
+
+How it is laid out; imports point downwards only:
+
+    cli, console                  arguments to calls, statistics to what a person reads
+    governed, scope, supervision  the public scopes: host, ledger, run and seam brought together
+    host                          asyncio, or trio carrying the SDK's asyncio
+    openai_agents/                the seam: a callback of the SDK becomes a message to an actor
+    runtime/                      one actor per call; runs, their home, their receipts (on anyio)
+    ledger/                       the interface; memory, SQLite, and remote (Cycles) ledgers
+    decide/                       pure tables: life cycle, settlement, heartbeat, admission, prices
+    policy, money, errors         values
+
+A call flows: the SDK calls back, `openai_agents` opens a call on its run, the run starts an actor,
+the actor reserves and answers; the SDK goes on, and what it tells later the actor settles.
+"""
+
+from .decide.estimates import Fixed, Learned, WorstCase
+from .decide.lifecycle import Outcome
+from .decide.pricing import Price, PriceBook, TokenCount
+from .errors import (
+    BudgetExceeded,
+    BudgetNotFound,
+    CallDenied,
+    ComptrollerError,
+    CredentialsMissing,
+    LedgerMisbehaved,
+    LedgerRefused,
+    LedgerUnreachable,
+    LimitReached,
+    RunCancelled,
+    ToolDenied,
+    UnitMismatch,
+)
+from .governed import governed_run
+from .ledger.opening import open_ledger
+from .money import risk_points, tokens, usd
+from .policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap
+from .runtime.hub import Statistics
+from .runtime.outcomes import Cancelled, Completed, Denied, Failed
+from .runtime.receipts import CallReceipt, Receipt
+from .scope import GovernedRun, GovernedStream
+from .supervision import StartedRun, Supervisor, open_supervisor
+
+__all__ = [
+    "BudgetExceeded",
+    "BudgetNotFound",
+    "CallDenied",
+    "CallReceipt",
+    "Cancelled",
+    "Completed",
+    "ComptrollerError",
+    "CredentialsMissing",
+    "Denied",
+    "Failed",
+    "Fixed",
+    "GovernedRun",
+    "GovernedStream",
+    "Learned",
+    "LedgerMisbehaved",
+    "LedgerRefused",
+    "LedgerUnreachable",
+    "LimitReached",
+    "Limits",
+    "Outcome",
+    "Policy",
+    "Price",
+    "PriceBook",
+    "Receipt",
+    "RunCancelled",
+    "StartedRun",
+    "Statistics",
+    "Supervisor",
+    "TokenCount",
+    "ToolDenied",
+    "ToolEstimateConfig",
+    "ToolEstimateMap",
+    "UnitMismatch",
+    "WorstCase",
+    "governed_run",
+    "open_ledger",
+    "open_supervisor",
+    "risk_points",
+    "tokens",
+    "usd",
+]

@@ -6,6 +6,7 @@ workspace, app, workflow) is checked, and refused with the way to write it.
 
 import hashlib
 import re
+from collections.abc import Mapping
 
 MOST = 128
 """The longest value of a subject field (protocol, Subject)."""
@@ -52,3 +53,46 @@ def checked(what: str, text: str) -> str:
         f"{what}={text!r}: use at most {MOST} letters, digits, `_`, `.` and `-`,"
         f" for example {fitted(text)!r}"
     )
+
+
+RUN_ID_MOST = 128
+"""The longest run id: the idempotency keys made of it stay within the protocol's 256."""
+
+_PRINTABLE = re.compile(r"[\x21-\x7e]+\Z")
+_DIMENSIONS_MOST = 16
+_DIMENSION_LENGTH = 256
+
+
+def checked_run_id(text: str) -> str:
+    """`text`, a run id that somebody gave: it becomes part of headers and idempotency keys.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: empty, longer than 128, or with anything but printable ASCII.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"run_id={text!r}: give a string")
+    if len(text) > RUN_ID_MOST or _PRINTABLE.match(text) is None:
+        raise ValueError(
+            f"run_id={text!r}: use 1 to {RUN_ID_MOST} printable ASCII characters, no spaces"
+        )
+    return text
+
+
+def checked_dimensions(given: Mapping[str, str]) -> dict[str, str]:
+    """`given`, a subject's own dimensions (protocol, Subject).
+
+    Raises:
+        TypeError: a key or value that is not a string.
+        ValueError: more than 16, or a value longer than 256.
+    """
+    if len(given) > _DIMENSIONS_MOST:
+        raise ValueError(f"dimensions: {len(given)} given, at most {_DIMENSIONS_MOST} fit")
+    for key, value in given.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"dimensions[{key!r}]={value!r}: give strings")
+        if len(value) > _DIMENSION_LENGTH:
+            raise ValueError(
+                f"dimensions[{key!r}]: {len(value)} characters, at most {_DIMENSION_LENGTH} fit"
+            )
+    return dict(given)

@@ -1,0 +1,149 @@
+"""`governed_run`: the scope of one run, on a supervisor's hub or on a private one."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Any
+
+import attrs
+from agents import Agent
+
+from .host import Host, Kept, open_host
+from .ledger.interface import Ledger
+from .ledger.opening import default_settings
+from .openai_agents.active import ACTIVE
+from .openai_agents.runner import install
+from .policy import Limits, Policy
+from .runtime.home import Home
+from .runtime.hub import Hub
+from .runtime.run import Run
+from .scope import GovernedRun, RunRequest, status_of
+
+
+@asynccontextmanager
+async def open_hub(ledger: Ledger | None) -> AsyncIterator[Hub]:
+    """A home with its ledger: the given one, or the one that the environment names."""
+    async with AsyncExitStack() as stack:
+        used: Ledger = ledger or await stack.enter_async_context(default_settings().open())
+        yield Hub(await stack.enter_async_context(Home()), used)
+
+
+def filled(terms: RunRequest, ledger: Ledger | None) -> RunRequest:
+    """`terms` with the subject fields of the environment, where it names the ledger."""
+    if ledger is not None:
+        return terms
+    defaults = default_settings()
+    return attrs.evolve(
+        terms,
+        workspace=terms.workspace or defaults.workspace,
+        app=terms.app or defaults.app,
+        workflow=terms.workflow or defaults.workflow,
+    )
+
+
+class RunScope(AbstractAsyncContextManager[GovernedRun]):
+    """The scope of a run on a hub. No task group or cancel scope is held across its body, so it
+    may be left in another task than the one that entered it.
+    """
+
+    def __init__(self, agent: Agent[Any], terms: RunRequest) -> None:
+        self.agent, self.terms = agent, terms
+        self._run: Run
+        self._handle: GovernedRun
+        self._outer: Run | None = None
+
+    def enter(self, hub: Hub, host: Host, *, shown: bool = True) -> GovernedRun:
+        """Open it at the hub's home, and make it the run that governs this context."""
+        install()
+        terms = self.terms
+        self._hub = hub
+        self._run = hub.begin(terms.run_id, terms.subject(), terms.policy, terms.limits)
+        self._handle = GovernedRun(self.agent, self._run, host)
+        if shown:
+            hub.register(self._handle)
+        self._outer = ACTIVE.get()
+        ACTIVE.set(self._run)
+        return self._handle
+
+    async def leave(self, error: BaseException | None) -> BaseException | None:
+        """Close the run; returns a native cancellation that came meanwhile."""
+        if ACTIVE.get() is self._run:  # by value: a token belongs to the task that set it
+            ACTIVE.set(self._outer)
+        status = status_of(error, self._run)
+        why = "its scope was left" if error is None else f"its scope raised {type(error).__name__}"
+        interrupted = await self._run.close(why)
+        self._handle.left(status)
+        self._hub.ended(self._run, status)
+        return interrupted
+
+
+class governed_run(RunScope):  # noqa: N801 - used like a function
+    """Govern everything the SDK runs in this scope: `async with governed_run(agent, "acme") as run`.
+
+    Args:
+        agent: what `run(...)` starts. Any other `Runner.run` inside the scope is governed too.
+        tenant: who spends.
+        ledger: from `open_ledger`; None: the one that the environment names.
+        policy: what is reserved, and what happens on a denial.
+        limits: local ceilings of this run.
+        run_id: your id for it; None: a new one.
+        workspace, app, workflow, dimensions: further fields of the subject.
+
+    Raises:
+        ValueError, TypeError: an argument that cannot stand in a subject; at once.
+    """
+
+    def __init__(
+        self,
+        agent: Agent[Any],
+        tenant: str,
+        *,
+        ledger: Ledger | None = None,
+        policy: Policy | None = None,
+        limits: Limits | None = None,
+        run_id: str | None = None,
+        workspace: str | None = None,
+        app: str | None = None,
+        workflow: str | None = None,
+        dimensions: Mapping[str, str] | None = None,
+    ) -> None:
+        terms = RunRequest(
+            tenant=tenant,
+            policy=policy or Policy(),
+            limits=limits or Limits(),
+            run_id=run_id,
+            workspace=workspace,
+            app=app,
+            workflow=workflow,
+            dimensions=dimensions,
+        )
+        super().__init__(agent, filled(terms, ledger))
+        self._frame = AsyncExitStack()
+        self._kept = Kept(open_hub(ledger))
+
+    async def __aenter__(self) -> GovernedRun:
+        self._frame = AsyncExitStack()
+        host = await self._frame.enter_async_context(open_host())
+        try:
+            return self.enter(await self._kept.open(), host)
+        except BaseException:
+            await self._close()
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        interrupted = await self.leave(error)
+        interrupted = await self._close() or interrupted
+        if interrupted is not None and not isinstance(error, type(interrupted)):
+            raise interrupted
+
+    async def _close(self) -> BaseException | None:
+        """The body's exception never passes through a task group: it goes on by itself."""
+        try:
+            return await self._kept.close()
+        finally:
+            await self._frame.__aexit__(None, None, None)

@@ -1,0 +1,124 @@
+"""The host's flavour. The SDK is asyncio code; under trio it is carried by trio-asyncio.
+
+trio-asyncio is imported only there: importing it changes the event loop policy.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import anyio
+import attrs
+from anyio.lowlevel import current_token
+
+T = TypeVar("T")
+AsyncFunction = Callable[..., Awaitable[Any]]
+
+
+@attrs.frozen
+class Host:
+    """How asyncio code is run from here.
+
+    Attributes:
+        aio: makes an asyncio function awaitable from the host.
+        carries: whether the host is not asyncio itself.
+    """
+
+    aio: Callable[[AsyncFunction], AsyncFunction]
+    carries: bool
+
+
+def under_trio() -> bool:
+    """Whether the caller is trio code."""
+    return current_token().backend_class.__module__.endswith("_trio")
+
+
+@asynccontextmanager
+async def open_host() -> AsyncIterator[Host]:
+    """The host of the running loop. Under trio, opens an asyncio loop if none is open."""
+    if not under_trio():
+        yield Host(lambda function: function, carries=False)
+        return
+    import trio_asyncio
+
+    if trio_asyncio.current_loop.get() is not None:
+        yield Host(trio_asyncio.aio_as_trio, carries=True)
+        return
+    failure: Exception | None = None
+    async with trio_asyncio.open_loop():
+        try:
+            yield Host(trio_asyncio.aio_as_trio, carries=True)
+        except Exception as error:  # its nurseries would make a group of it
+            failure = error
+    if failure is not None:
+        raise failure
+
+
+class Kept(Generic[T]):
+    """A scope held open by nobody's frame, so that it may be left in another task than entered.
+
+    Frameworks finalise an async generator in another task than the one that ran it (a streaming
+    response whose client left), where a task group in that frame would raise. On asyncio a task of
+    its own enters and leaves the scope: the one detached task of this package, awaited by `close`.
+    Under trio the frame does, as trio has it.
+    """
+
+    def __init__(self, scope: AbstractAsyncContextManager[T]) -> None:
+        self._scope = scope
+        self._value: T
+        self._failure: BaseException | None = None
+        self._opened, self._closing, self._closed = anyio.Event(), anyio.Event(), anyio.Event()
+        self._opened_well = False
+        self._frame: AsyncExitStack | None = None
+
+    async def open(self) -> T:
+        """Enter the scope. Raises what entering it raised."""
+        if under_trio():
+            self._frame = AsyncExitStack()
+            return await self._frame.enter_async_context(self._scope)
+        # An empty context: what it starts must not inherit the caller's governed run.
+        self._task = asyncio.create_task(
+            self._keep(), name="comptroller keeper", context=contextvars.Context()
+        )
+        try:
+            await self._opened.wait()
+        except BaseException:
+            await self.close()
+            raise
+        if self._failure is not None:
+            raise self._failure
+        return self._value
+
+    async def close(self) -> BaseException | None:
+        """Leave the scope; returns a native cancellation that came meanwhile.
+
+        Raises what leaving it raised.
+        """
+        if self._frame is not None:
+            await self._frame.__aexit__(None, None, None)
+            return None
+        self._closing.set()
+        interrupted: BaseException | None = None
+        with anyio.CancelScope(shield=True):
+            while not self._closed.is_set():
+                try:
+                    await self._closed.wait()
+                except asyncio.CancelledError as cancelled:  # native: ignores the shield
+                    interrupted = cancelled
+        if self._opened_well and self._failure is not None:
+            raise self._failure
+        return interrupted
+
+    async def _keep(self) -> None:
+        try:
+            async with self._scope as self._value:
+                self._opened_well = True
+                self._opened.set()
+                await self._closing.wait()
+        except Exception as error:  # noqa: BLE001 - raised by `open`, in the task that waits
+            self._failure = error
+        finally:
+            self._opened.set()
+            self._closed.set()

@@ -1,0 +1,57 @@
+"""Which run governs this context, and how an SDK callback asks for a call.
+
+A context variable holds the run: it survives into the SDK's tasks, tool threads and nested runs.
+Callbacks are asyncio code, in whatever loop; the run lives at its home, which may be elsewhere.
+"""
+
+import asyncio
+from contextvars import ContextVar
+
+from ..decide.settlement import NeverBegan
+from ..runtime.actor import Actor
+from ..runtime.call import Answer, Draft, Grant
+from ..runtime.run import Run
+
+ACTIVE: ContextVar[Run | None] = ContextVar("comptroller_run", default=None)
+
+
+async def admit(run: Run, draft: Draft) -> tuple[Actor, Grant]:
+    """The actor of a granted call (law 6: a hook waits, at most, for the grant).
+
+    Cancelled meanwhile, the actor is told that the call never began, and we leave at once.
+
+    Raises:
+        ComptrollerError: the refusal.
+    """
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[Answer] = loop.create_future()
+
+    def put(answer: Answer) -> None:
+        if not answered.done():
+            answered.set_result(answer)
+
+    def answer(given: Answer) -> None:
+        if _running_loop() is loop:
+            put(given)
+            return
+        try:
+            loop.call_soon_threadsafe(put, given)
+        except RuntimeError:
+            pass  # the asking loop is closed: nobody waits any more
+
+    actor = run.open(draft, answer)
+    try:
+        granted = await answered
+    except asyncio.CancelledError:
+        actor.tell(NeverBegan("given up before it was granted"))
+        raise
+    if isinstance(granted, BaseException):
+        raise granted
+    return actor, granted
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,104 @@
+"""One `Runner.run` inside a run, nested or not: its hooks, its model, and how it is stopped."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from agents import Agent
+from agents.lifecycle import RunHooksBase
+from agents.run_state import RunState
+
+from ..runtime.run import Run
+from .compaction import governed_session
+from .compat import normalized, sdk_tasks
+from .hooks import EpisodeHooks
+from .model import Dispatcher
+
+EPISODE: ContextVar["Episode | None"] = ContextVar("comptroller_episode", default=None)
+
+
+class Episode:
+    """What the SDK is given in place of the caller's own, and what is known of its progress.
+
+    Attributes:
+        id: e.g. `1`, or `1.2` for the second one inside it.
+        options: the keyword arguments for the SDK.
+        provider: the model provider that the SDK would own and close, if it would.
+        pending: whether SDK tasks of it may be left in a loop that goes on after it.
+    """
+
+    def __init__(self, run: Run, agent: Agent[Any], given: Any, options: dict[str, Any]) -> None:
+        around = EPISODE.get()
+        self.run = run
+        parent = around.id if around is not None and around.run is run else None
+        self.id: str = run.episode_id(parent)
+        self.options = dict(options)
+        self.pending = True
+        config, owned = normalized(options.get("run_config"))
+        if type(config.model) is Dispatcher:  # a nested run is handed its parent's config
+            config = config.model.original
+        self.provider = config.model_provider if owned else None
+        speaker = given._current_agent if isinstance(given, RunState) else None
+        self._dispatcher = Dispatcher(run, self.id, config, speaker or agent)
+        self._hooks = self._governing(options.get("hooks"))
+        self.options["run_config"] = dataclasses.replace(config, model=self._dispatcher)
+        if options.get("session") is not None:
+            self.options["session"] = governed_session(run, self.id, agent.name, options["session"])
+        self._interrupt: Callable[[], None] = lambda: None
+        self._closed = False
+        run.enter(self)
+
+    def _governing(self, own: Any) -> EpisodeHooks:
+        own = own.own if isinstance(own, EpisodeHooks) else own
+        hooks = EpisodeHooks(self.run, self.id, self._dispatcher, own)
+        if own is None or isinstance(own, RunHooksBase):
+            self.options["hooks"] = hooks  # anything else gets the SDK's own error
+        return hooks
+
+    # -- stopping
+
+    def stop(self) -> None:
+        """Called at the run's home; the SDK may be in another loop."""
+        self._interrupt()
+
+    def stops_by(self, interrupt: Callable[[], object]) -> None:
+        """`interrupt()`, run in this loop, asks the SDK to end. At most once takes effect."""
+        loop = asyncio.get_running_loop()
+
+        def once() -> None:
+            if not self._closed:
+                interrupt()
+
+        def from_home() -> None:
+            try:
+                loop.call_soon_threadsafe(once)
+            except RuntimeError:
+                pass  # the loop is closed: the episode is over
+
+        self._interrupt = from_home
+        if self.run.ended is not None:
+            from_home()
+
+    # -- ending
+
+    def close(self, why: str, *, clean: bool) -> None:
+        """The SDK handed back control.
+
+        After an unclean end its tasks may still be tidying up (seen: tools that outlived
+        `Runner.run` by 0.7 s): the episode is over when they are.
+        """
+        self._closed = True
+        tasks = set() if clean or not self.pending else sdk_tasks(EPISODE, self)
+        left: set[object] = set(tasks)
+
+        def ended(task: object = None) -> None:
+            left.discard(task)
+            if not left:
+                self._hooks.close(why, clean=clean)
+                self.run.leave(self)
+
+        for task in tasks:
+            task.add_done_callback(ended)
+        ended()

@@ -1,0 +1,170 @@
+"""The hooks of one episode: who speaks, which tools run, who hands over. They only send messages.
+
+Tools are keyed by the call id of their context; those that come without one (shell, computer,
+patch) by the tool itself, since the SDK runs them one after another. A tool counts as dispatched
+when our `on_tool_start` has returned.
+
+Under `tell_model` nothing of the user's is changed: every requested call is asked for when the
+model has answered, and a denied one becomes a rejected approval, which the model reads.
+"""
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+from agents import Agent, RunHooks, Tool
+from agents.items import ModelResponse, ToolApprovalItem
+from openai.types.responses import ResponseFunctionToolCall
+from runcycles import Amount
+
+from ..decide.settlement import Abandoned, Finished, NeverBegan
+from ..errors import CallDenied
+from ..runtime.actor import Actor
+from ..runtime.call import Draft
+from ..runtime.run import Run
+from .active import admit
+from .model import Dispatcher
+
+log = logging.getLogger("comptroller")
+
+
+class EpisodeHooks(RunHooks[Any]):
+    """Given to the SDK in place of the caller's own, to which everything is handed on."""
+
+    def __init__(self, run: Run, episode: str, dispatcher: Dispatcher, own: Any) -> None:
+        self._run, self._episode, self._dispatcher = run, episode, dispatcher
+        self.own: RunHooks[Any] = own or RunHooks()
+        self._running: dict[object, Actor] = {}
+        self._reserved: dict[object, Actor] = {}  # ahead of time, not begun
+
+    # -- agents and models
+
+    async def on_agent_start(self, context: Any, agent: Any) -> None:
+        """Handed on."""
+        await self.own.on_agent_start(context, agent)
+
+    async def on_agent_end(self, context: Any, agent: Any, output: Any) -> None:
+        """Handed on."""
+        await self.own.on_agent_end(context, agent, output)
+
+    async def on_handoff(self, context: Any, from_agent: Any, to_agent: Any) -> None:
+        """Recorded as an event."""
+        draft = Draft(
+            kind="event", name=to_agent.name, agent=from_agent.name, episode=self._episode
+        )
+        self._run.note(
+            "agent.handoff", draft, None, **{"from": from_agent.name, "to": to_agent.name}
+        )
+        await self.own.on_handoff(context=context, from_agent=from_agent, to_agent=to_agent)
+
+    async def on_llm_start(
+        self, context: Any, agent: Agent[Any], system_prompt: str | None, input_items: Any
+    ) -> None:
+        """The dispatching model learns who speaks."""
+        self._dispatcher.speaks(agent)
+        self._give_back("the model was asked again without running it")
+        await self.own.on_llm_start(context, agent, system_prompt, input_items)
+
+    async def on_llm_end(self, context: Any, agent: Agent[Any], response: ModelResponse) -> None:
+        """Under `tell_model`, the requested tool calls are asked for now."""
+        if self._run.terms.policy.on_tool_denied == "tell_model":
+            calls = [
+                item
+                for item in response.output
+                if isinstance(item, ResponseFunctionToolCall)
+                and item.name in self._dispatcher.tools
+            ]
+            await asyncio.gather(*(self._reserve_ahead(context, agent, call) for call in calls))
+        await self.own.on_llm_end(context, agent, response)
+
+    # -- tools
+
+    async def on_tool_start(self, context: Any, agent: Agent[Any], tool: Tool) -> None:
+        """The tool may begin when its reservation is granted."""
+        key = _key(context, tool)
+        actor = self._reserved.pop(key, None)
+        if actor is None:
+            actor, _ = await admit(self._run, self._draft(tool.name, agent))
+        try:
+            await self.own.on_tool_start(context, agent, tool)
+        except BaseException as error:
+            actor.tell(NeverBegan(f"on_tool_start raised {type(error).__name__}"))
+            raise
+        self._running[key] = actor
+
+    async def on_tool_end(self, context: Any, agent: Agent[Any], tool: Tool, result: Any) -> None:
+        """What it cost is told."""
+        actor = self._running.pop(_key(context, tool), None)
+        if actor is not None:  # none: it was approved in an earlier run, and settled there
+            actor.tell(Finished(cost=_cost(actor, context, result)))
+        await self.own.on_tool_end(context, agent, tool, result)
+
+    def _draft(self, tool: str, agent: Agent[Any], *, tells_model: bool = False) -> Draft:
+        return Draft(
+            kind="tool",
+            name=tool,
+            agent=agent.name,
+            episode=self._episode,
+            tells_model=tells_model,
+        )
+
+    async def _reserve_ahead(
+        self, context: Any, agent: Agent[Any], call: ResponseFunctionToolCall
+    ) -> None:
+        draft = self._draft(call.name, agent, tells_model=True)
+        try:
+            self._reserved[call.call_id], _ = await admit(self._run, draft)
+        except CallDenied as denial:
+            context.reject_tool(
+                ToolApprovalItem(agent=agent, raw_item=call),
+                rejection_message=f"The tool {call.name} was not run: {denial}",
+            )
+
+    # -- the end
+
+    def _give_back(self, why: str) -> None:
+        for actor in self._reserved.values():
+            actor.tell(NeverBegan(why))
+        self._reserved.clear()
+
+    def close(self, why: str, *, clean: bool) -> None:
+        """The episode is over. A tool still open after a clean end is paused (for an approval
+        inside it): what it did so far is settled here, its continuation is nobody's.
+        """
+        self._give_back(why)
+        for actor in self._running.values():
+            actor.tell(Finished() if clean else Abandoned(why))
+        self._running.clear()
+
+
+def _key(context: Any, tool: Tool) -> object:
+    return getattr(context, "tool_call_id", None) or id(tool)
+
+
+def _cost(actor: Actor, context: Any, result: Any) -> Amount | None:
+    """What the user's `actual` function says; None (the estimate is charged) where it fails."""
+    if actor.call.actual is None:
+        return None
+    try:
+        cost = actor.call.actual(_arguments(context), result)
+    except Exception:  # noqa: BLE001 - the user's code; the call ran and must be charged
+        log.exception("actual() of tool %s failed: its estimate is charged", actor.call.draft.name)
+        return None
+    reserved = actor.call.estimate
+    if isinstance(cost, Amount) and (cost.unit == reserved.unit or reserved.amount == 0):
+        return cost
+    log.error(
+        "actual() of tool %s gave %r, not an Amount in %s: its estimate is charged",
+        actor.call.draft.name, cost, reserved.unit,
+    )  # fmt: skip
+    return None
+
+
+def _arguments(context: Any) -> Any:
+    """The tool's arguments: parsed where they are JSON, else as the model wrote them."""
+    given = getattr(context, "tool_arguments", None)
+    try:
+        return json.loads(given) if isinstance(given, str) else given
+    except ValueError:
+        return given

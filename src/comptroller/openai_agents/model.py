@@ -1,0 +1,230 @@
+"""The dispatching model of one episode: every attempt of every agent passes through it.
+
+`RunConfig.model` given as a `Model` wins over every agent's model, so this one object sees each
+attempt. It resolves the real model as the SDK would have from the original run config and the
+agent that is speaking; agents are neither cloned nor changed. What the SDK probes on a model is
+forwarded to the real one.
+
+One reservation per attempt (law 2): `get_response` and `stream_response` bracket the real call, so
+its result, its exception, its cancellation and a closed generator are all seen in one frame.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from agents import Agent, Model, ModelResponse, ModelSettings, RunConfig, UserError
+from agents.models import get_default_model_settings
+from agents.retry import ModelRetryAdvice, ModelRetryAdviceRequest, ModelRetryNormalizedError
+from runcycles import Caps
+
+from ..decide.estimates import LlmRequest
+from ..decide.settlement import Abandoned, Finished, NeverBegan, failed
+from ..errors import ComptrollerError
+from ..runtime.actor import Actor
+from ..runtime.call import Draft
+from ..runtime.run import Run
+from . import usage
+from .active import admit
+
+_TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+_BYPASSES = frozenset({"max_tokens", "max_output_tokens", "max_completion_tokens"})
+
+
+class Dispatcher(Model):
+    """The model that the SDK is given for one episode.
+
+    Attributes:
+        original: the run config as the caller gave it.
+        agent: the agent that speaks; the episode's own `on_llm_start` tells, since within one
+            `Runner.run` LLM calls are sequential.
+        tools: the names of the tools that the model was handed last.
+    """
+
+    def __init__(self, run: Run, episode: str, original: RunConfig, agent: Agent[Any]) -> None:
+        self._run, self._episode = run, episode
+        self.original, self.agent = original, agent
+        self.tools: frozenset[str] = frozenset()
+        self._attempt = 0
+        self._used: list[Model] = []
+
+    def speaks(self, agent: Agent[Any]) -> None:
+        """The next attempts are `agent`'s."""
+        self.agent, self._attempt = agent, 0
+
+    # -- what the SDK asks of the model in place
+
+    def target(self) -> Model:
+        """The real model, resolved as the SDK's own `get_model` would."""
+        model = self.original.model or self.agent.model
+        return model if isinstance(model, Model) else self.original.model_provider.get_model(model)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The SDK's `isinstance(model, OpenAIChatCompletionsModel)` is about the real one."""
+        return type(self.target()) if "_used" in self.__dict__ else Dispatcher
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_used" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.target(), name)
+
+    async def close(self) -> None:
+        """As the real model."""
+        await self.target().close()
+
+    async def _cleanup_on_run_end(self, owner: object) -> None:
+        for model in self._used:
+            await model._cleanup_on_run_end(owner)
+
+    def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice | None:
+        """The real model's; a refusal is never retried (`is_abort`: no policy can overrule it)."""
+        if isinstance(request.error, ComptrollerError):
+            veto = ModelRetryNormalizedError(is_abort=True)
+            return ModelRetryAdvice(suggested=False, replay_safety="unsafe", normalized=veto)
+        return self.target().get_retry_advice(request)
+
+    # -- one attempt
+
+    async def get_response(
+        self,
+        system_instructions: str | None,
+        input: Any,  # noqa: A002 - the SDK's name
+        model_settings: ModelSettings,
+        *args: Any,
+        **kwargs: Any,
+    ) -> ModelResponse:
+        """One attempt, reserved before and settled after it."""
+        model = self._resolve()
+        tools = kwargs["tools"] if "tools" in kwargs else args[0]
+        settings = self._settings(model_settings)
+        actor, settings = await self._begin(model, system_instructions, input, settings, tools)
+        try:
+            response = await model.get_response(
+                system_instructions, input, settings, *args, **kwargs
+            )
+        except BaseException as error:
+            actor.tell(end_of(error))
+            raise
+        self._finished(actor, response)
+        return response
+
+    async def stream_response(
+        self,
+        system_instructions: str | None,
+        input: Any,  # noqa: A002 - the SDK's name
+        model_settings: ModelSettings,
+        *args: Any,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """The same, event by event. Usage comes with the terminal event only."""
+        model = self._resolve()
+        tools = kwargs["tools"] if "tools" in kwargs else args[0]
+        settings = self._settings(model_settings)
+        if settings.include_usage is None:  # Chat Completions would report no tokens at all
+            settings = dataclasses.replace(settings, include_usage=True)
+        actor, settings = await self._begin(model, system_instructions, input, settings, tools)
+        try:
+            stream: Any = model.stream_response(
+                system_instructions, input, settings, *args, **kwargs
+            )
+            async with aclosing(stream):
+                async for event in stream:
+                    self._streamed(actor, event)
+                    yield event
+        except BaseException as error:
+            actor.tell(end_of(error))
+            raise
+        actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
+
+    def _streamed(self, actor: Actor, event: Any) -> None:
+        if event.type in _TERMINAL:
+            self._finished(actor, event.response)
+        elif count := usage.streamed_tokens(event):
+            actor.streamed = (actor.streamed or 0) + count
+
+    def _finished(self, actor: Actor, response: Any) -> None:
+        actor.tell(Finished(usage.token_count(getattr(response, "usage", None))))
+        for tool in usage.hosted_tools(response.output):
+            draft = Draft(kind="event", name=tool, agent=self.agent.name, episode=self._episode)
+            cost = self._run.terms.policy.tools.cost(tool)
+            self._run.note("tool.hosted", draft, cost.estimate)
+
+    def _resolve(self) -> Model:
+        model = self.target()
+        if all(model is not used for used in self._used):
+            self._used.append(model)
+        return model
+
+    async def _begin(
+        self, model: Model, system: str | None, given: Any, settings: ModelSettings, tools: Any
+    ) -> tuple[Actor, ModelSettings]:
+        """Reserve the attempt. Returns its actor and the settings under the grant's caps."""
+        self.tools = frozenset(tool.name for tool in tools)
+        self._attempt += 1
+        asked_for = self.original.model or self.agent.model
+        name = usage.model_name(model, asked_for if isinstance(asked_for, str) else None)
+        request = LlmRequest(
+            model=name,
+            agent=self.agent.name,
+            input_characters=usage.input_characters(system, given, tools),
+            max_tokens=settings.max_tokens,
+        )
+        actor, grant = await admit(
+            self._run,
+            Draft(
+                kind="llm",
+                name=name,
+                agent=self.agent.name,
+                episode=self._episode,
+                attempt=self._attempt,
+                request=request,
+            ),
+        )
+        try:
+            return actor, _capped(settings, grant.caps)
+        except UserError as error:
+            actor.tell(NeverBegan(str(error)))
+            raise
+
+    def _settings(self, given: ModelSettings) -> ModelSettings:
+        """With the defaults that go with a model's name: an instance in the config drops them."""
+        return self._implicit().resolve(given)
+
+    def _implicit(self) -> ModelSettings:
+        model, configured = self.agent.model, self.original.model
+        own = ModelSettings() if isinstance(model, Model) else _defaults_of(model)
+        if self.agent.model_settings != own or isinstance(configured, Model):
+            return ModelSettings()
+        return _defaults_of(configured) if configured else own
+
+
+def _defaults_of(name: str | None) -> ModelSettings:
+    return get_default_model_settings(name) if name else get_default_model_settings()
+
+
+def _capped(settings: ModelSettings, caps: Caps | None) -> ModelSettings:
+    """The settings under the ledger's cap on output tokens."""
+    if caps is None or caps.max_tokens is None:
+        return settings
+    body = settings.extra_body if isinstance(settings.extra_body, dict) else {}
+    beside = sorted(_BYPASSES & {*(settings.extra_args or ()), *body})
+    if beside:
+        raise UserError(
+            f"{', '.join(beside)} in extra_args or extra_body would bypass the ledger's cap of"
+            f" {caps.max_tokens} output tokens: set ModelSettings.max_tokens instead"
+        )
+    most = caps.max_tokens if settings.max_tokens is None else settings.max_tokens
+    return dataclasses.replace(settings, max_tokens=min(most, caps.max_tokens))
+
+
+def end_of(error: BaseException) -> NeverBegan | Abandoned:
+    """How a model call ended that raised `error`."""
+    if isinstance(error, asyncio.CancelledError):
+        return Abandoned("cancelled in flight")
+    if isinstance(error, GeneratorExit):
+        return Abandoned("the stream was closed")
+    status, unsent = usage.why_failed(error)
+    return failed(f"{type(error).__name__}: {error}"[:200], status, unsent=unsent)

@@ -1,0 +1,102 @@
+"""The SDK's values turned into ours: usage to token counts, models to names, errors to facts."""
+
+from typing import Any
+
+from agents import Model
+from agents.items import TResponseInputItem
+from agents.tool import Tool
+
+from ..decide.estimates import CHARACTERS_PER_TOKEN
+from ..decide.pricing import TokenCount
+
+_LOCAL_CALLS = frozenset(
+    {
+        "function_call",
+        "custom_tool_call",
+        "shell_call",
+        "local_shell_call",
+        "computer_call",
+        "apply_patch_call",
+    }
+)
+_NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+
+
+def token_count(usage: Any) -> TokenCount | None:
+    """Tokens of an SDK `Usage` or an OpenAI `ResponseUsage`; None where nothing was reported.
+
+    A usage of zero tokens is "not reported": no model answers without reading anything.
+    """
+    given, made = _int(usage, "input_tokens"), _int(usage, "output_tokens")
+    if not given + made:
+        return None
+    read = getattr(usage, "input_tokens_details", None)
+    return TokenCount(
+        input=given,
+        cached=_int(read, "cached_tokens"),
+        cache_write=_int(read, "cache_write_tokens"),
+        output=made,
+        reasoning=_int(getattr(usage, "output_tokens_details", None), "reasoning_tokens"),
+    )
+
+
+def _int(value: Any, name: str) -> int:
+    found = getattr(value, name, None)
+    return found if isinstance(found, int) and found > 0 else 0
+
+
+def model_name(model: Model, asked_for: str | None) -> str:
+    """`provider:model`, as it stands in action names and receipts.
+
+    `asked_for` is the name by which the SDK resolved it; None where an instance was given.
+    """
+    name = getattr(model, "model", None) or asked_for
+    provider = type(model).__module__.rpartition(".")[2].removesuffix("_model")
+    if type(model).__module__.startswith("agents.models.openai"):
+        provider = "openai"
+    return f"{provider}:{name}" if name else f"{provider}:{type(model).__name__}"
+
+
+def input_characters(
+    system: str | None, given: str | list[TResponseInputItem], tools: list[Tool]
+) -> int:
+    """Roughly what is sent: instructions, items, and the schemas of the tools."""
+    items = len(given) if isinstance(given, str) else sum(len(str(item)) for item in given)
+    schemas = sum(
+        len(tool.name)
+        + len(getattr(tool, "description", None) or "")
+        + len(str(getattr(tool, "params_json_schema", "")))
+        for tool in tools
+    )
+    return len(system or "") + items + schemas
+
+
+def streamed_tokens(event: Any) -> int:
+    """Output tokens in one stream event: its delta's characters, rounded up."""
+    delta = getattr(event, "delta", None)
+    if not isinstance(delta, str) or not str(event.type).endswith(".delta"):
+        return 0
+    return -(-len(delta) // CHARACTERS_PER_TOKEN)
+
+
+def hosted_tools(output: list[Any]) -> list[str]:
+    """The tools that the provider ran inside the call (`web_search`, `code_interpreter`, ...)."""
+    kinds = (item.get("type") if isinstance(item, dict) else item.type for item in output)
+    return [
+        str(kind).removesuffix("_call")
+        for kind in kinds
+        if str(kind).endswith("_call") and kind not in _LOCAL_CALLS
+    ]
+
+
+def why_failed(error: BaseException) -> tuple[int | None, bool]:
+    """(HTTP status, never sent) of a model's exception. Client libraries wrap: causes count."""
+    cause: BaseException | None = error
+    while cause is not None:
+        status = getattr(cause, "status_code", None)
+        if isinstance(status, int):
+            return status, False
+        if isinstance(cause, ConnectionRefusedError) or type(cause).__name__ in _NOT_SENT:
+            return None, True
+        cause = cause.__cause__
+    return None, False

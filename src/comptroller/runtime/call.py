@@ -1,0 +1,98 @@
+"""What is said about one call: before it (`Draft`, `Call`), and as the answer (`Grant`)."""
+
+from typing import Literal
+
+import attrs
+from runcycles import Action, Amount, Caps, Subject
+
+from ..decide.estimates import LlmRequest
+from ..decide.pricing import Prices
+from ..ledger.interface import Ledger
+from ..policy import ActualFunction, Policy
+from .home import Home
+from .settling import Settling
+
+Kind = Literal["llm", "tool", "event"]
+
+
+@attrs.frozen(kw_only=True)
+class Draft:
+    """What the seam knows when a call is about to begin.
+
+    Attributes:
+        kind: an LLM request attempt, a local tool invocation, or an event: something that
+            happened already and is only recorded (a handoff, a tool that the provider ran).
+        name: the tool, or `provider:model`; as the SDK spells it.
+        agent: the agent's name, as the user spells it.
+        episode: which `Runner.run` it belongs to, e.g. `1.2`: the second one under the first.
+        attempt: 1, and more for the retries of one LLM request.
+        request: what an estimate may look at; None for a tool.
+        tells_model: a refusal is answered to the model, so it does not end the run.
+    """
+
+    kind: Kind
+    name: str
+    agent: str
+    episode: str
+    attempt: int = 1
+    request: LlmRequest | None = None
+    tells_model: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """One call with its identity (law 2), made once and carried by its actor.
+
+    Attributes:
+        id: unique in its run, e.g. `llm-3`.
+        key: run / execution / call: the idempotency keys of its messages begin with it (law 7).
+        tenant: the effective tenant.
+        subject, action: what the ledger is told.
+        estimate: what is reserved. `estimate_source`: how it was found.
+        actual: what a tool call really cost, where the user's map says how to tell.
+    """
+
+    id: str
+    key: str
+    run_id: str
+    draft: Draft
+    tenant: str
+    subject: Subject
+    action: Action
+    estimate: Amount
+    estimate_source: str
+    actual: ActualFunction | None = None
+    metadata: dict[str, str] = attrs.Factory(dict)
+
+    def message_key(self, verb: str) -> str:
+        """The idempotency key of one message of this call."""
+        return f"{self.key}/{verb}"
+
+
+@attrs.frozen
+class Grant:
+    """The call may begin.
+
+    Attributes:
+        reservation_id: None where policy let it through without one; `waived` says why.
+        caps: the conditions the ledger attached.
+    """
+
+    reservation_id: str | None = None
+    caps: Caps | None = None
+    waived: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Terms:
+    """Where and by which rules the calls of a run live: what their actors share."""
+
+    home: Home
+    ledger: Ledger
+    policy: Policy
+    prices: Prices
+    settling: Settling
+
+
+Answer = Grant | BaseException
+"""What the caller gets, exactly once: the grant, or the exception to raise."""

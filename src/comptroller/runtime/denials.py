@@ -1,0 +1,66 @@
+"""Refusals as people read them: whose, for what, how much, what is left (law 10)."""
+
+from runcycles import Unit
+
+from ..decide.limits import Breach
+from ..errors import BudgetExceeded, CallDenied, ComptrollerError, LimitReached, ToolDenied
+from ..money import formatted, show
+from .call import Call
+from .receipts import Receipt
+
+
+def wanted(call: Call) -> str:
+    """`$0.05 requested for gpt-4.1 by agent triage`."""
+    what = call.draft.name
+    what = what.partition(":")[2] or what if call.draft.request else f"tool {what}"
+    return f"{show(call.estimate)} requested for {what} by agent {call.draft.agent}"
+
+
+def from_breach(breach: Breach, call: Call) -> CallDenied:
+    """The refusal of a call that the ledger is not even asked about."""
+    kind = ToolDenied if breach.by_caps and call.draft.kind == "tool" else LimitReached
+    return kind(
+        f"{call.tenant}: {call.draft.kind} call {call.draft.name} by agent {call.draft.agent}"
+        f" is not allowed: {breach.text}",
+        reason_code="CAPS" if breach.by_caps else "LIMIT_REACHED",
+        call=call.id,
+        unit=breach.unit,
+        requested=breach.requested,
+        remaining=breach.remaining,
+    )
+
+
+def explained(refusal: ComptrollerError, call: Call, receipt: Receipt) -> ComptrollerError:
+    """The same refusal with its run, its call and the receipt; a ledger's denial in full."""
+    if isinstance(refusal, BudgetExceeded) and refusal.call is None:
+        refusal = _in_full(refusal, call)
+    refusal.run_id, refusal.receipt = call.run_id, receipt
+    return refusal
+
+
+def _in_full(denial: BudgetExceeded, call: Call) -> BudgetExceeded:
+    unit = Unit(call.estimate.unit)
+    full = BudgetExceeded(
+        f"{call.tenant}: {wanted(call)}{_what_is_left(denial, unit)}",
+        status=denial.status,
+        error_code=denial.error_code,
+        details=denial.details,
+        request_id=denial.request_id,
+        retry_after_ms=denial.retry_after_ms,
+        reason_code=denial.reason_code,
+        call=call.id,
+        scope=denial.scope,
+        unit=unit,
+        requested=call.estimate.amount,
+        remaining=denial.remaining,
+    )
+    full.__cause__ = denial
+    return full
+
+
+def _what_is_left(denial: BudgetExceeded, unit: Unit) -> str:
+    if denial.reason_code != "BUDGET_EXCEEDED" or denial.remaining is None:
+        return f": {denial}"
+    allocated = (denial.details or {}).get("allocated")
+    of = f" of {formatted(unit, allocated)}" if isinstance(allocated, int) else ""
+    return f", {formatted(unit, denial.remaining)} left{of} ({denial.scope})"

@@ -1,0 +1,147 @@
+"""Where actors live: one loop of one flavour (asyncio or trio). Everybody else is a guest and sends.
+
+The SDK's side may be the same loop, an asyncio loop carried by trio, or a loop of its own in a
+tool's thread. One door serves all of them: what is sent from home runs at once, what a guest sends
+is queued and run by a task at home. An actor started on a guest's loop would die with that loop,
+and an event made by a guest has the guest's flavour: so both are made here only.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.lowlevel import current_token
+
+Message = tuple[Callable[..., object], tuple[Any, ...]]
+
+
+class HomeClosed(Exception):  # noqa: N818 - a state the sender has to know, no defect
+    """Nobody lives here any more: the supervisor's scope has ended."""
+
+
+class Home:
+    """The door, and the task group behind it.
+
+    Use as an async context manager. Its body's exception never passes through the group (it would
+    come out as an `ExceptionGroup`): leaving it cancels what is left inside and waits for that.
+    """
+
+    def __init__(self) -> None:
+        self._token = current_token()
+        native: Any = self._token.native_token
+        self._later: Callable[..., object] = getattr(native, "call_soon_threadsafe", None) or (
+            native.run_sync_soon
+        )
+        self._door, self._arrivals = anyio.create_memory_object_stream[Message](math.inf)
+        self._sending = threading.Lock()  # no guest's message may slip in after the last look
+        self._closed = False
+        self._tasks: TaskGroup
+
+    async def __aenter__(self) -> "Home":
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._serve)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        with self._sending:
+            self._closed = True
+        self._drain()
+        self._tasks.cancel_scope.cancel("the scope at home has exited")
+        await self._tasks.__aexit__(None, None, None)
+        self._door.close()
+
+    def is_here(self) -> bool:
+        """Whether the caller runs on this very loop, in this flavour.
+
+        The same thread is not enough: asyncio code carried by trio shares the thread.
+        """
+        try:
+            return current_token() == self._token
+        except anyio.NoEventLoopError:  # a thread without a loop, or a loop's bare callback
+            return False
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Run `function(*args)` at home: at once if we are there, else soon and in order.
+
+        `function` is synchronous and must not raise.
+
+        Raises:
+            HomeClosed: it will never run.
+        """
+        if self.is_here():
+            if self._closed:
+                raise HomeClosed
+            function(*args)
+            return
+        with self._sending:
+            if self._closed:
+                raise HomeClosed
+            try:
+                self._later(self._door.send_nowait, (function, args))
+            except RuntimeError as gone:  # also trio.RunFinishedError: the loop itself has ended
+                raise HomeClosed from gone
+
+    def start(
+        self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str
+    ) -> None:
+        """Start a task at home. Only from home."""
+        self._tasks.start_soon(function, *args, name=name)
+
+    async def _serve(self) -> None:
+        """Gives guests' messages a task to run in: bare loop callbacks may not start tasks."""
+        with self._arrivals:
+            async for function, args in self._arrivals:
+                function(*args)
+
+    def _drain(self) -> None:
+        """What guests sent just before the door closed is still answered (with refusals)."""
+        while True:
+            try:
+                function, args = self._arrivals.receive_nowait()
+            except (anyio.WouldBlock, anyio.EndOfStream):
+                return
+            function(*args)
+
+
+class Change:
+    """Something that waiters at home are woken for. Each waiter makes its own event, at home."""
+
+    def __init__(self) -> None:
+        self._waiters: set[anyio.Event] = set()
+
+    def notify(self) -> None:
+        """Wake every waiter. Only from home."""
+        for event in tuple(self._waiters):
+            event.set()
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        """Wait until `done()`."""
+        while not done():
+            event = anyio.Event()
+            self._waiters.add(event)
+            try:
+                await event.wait()
+            finally:
+                self._waiters.discard(event)
+
+
+async def outlast(change: Change, done: Callable[[], bool], seconds: float) -> BaseException | None:
+    """Wait for `done()` at most `seconds`, whoever cancels meanwhile.
+
+    Shielded against scopes; a native `task.cancel()` of asyncio ignores shields, so it is caught,
+    remembered, and returned for the caller to raise when it has finished.
+    """
+    interrupted: BaseException | None = None
+    with anyio.move_on_after(seconds, shield=True) as scope:
+        while not done():
+            try:
+                await change.until(done)
+            except anyio.get_cancelled_exc_class() as cancelled:
+                if scope.cancel_called:  # time is up; raised on, it would mix with a native one
+                    break
+                interrupted = cancelled
+    return interrupted

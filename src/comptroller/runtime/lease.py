@@ -1,0 +1,88 @@
+"""A held lease: extended as the protocol's schedule says, for as long as its call runs.
+
+Law 5: no heartbeat outlives its call. It is a time-out of the wait for the call's end, not a task;
+an extension under way is cut off by the end, so that it cannot delay the settlement.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+
+import anyio
+from runcycles import ReservationCreateResponse, ReservationExtendRequest
+
+from ..decide.heartbeat import Beat, Lease, Stop, failure_of
+from ..errors import ComptrollerError
+from .call import Call, Terms
+from .home import Change
+
+log = logging.getLogger("comptroller")
+
+
+class HeldLease:
+    """The lease of one reservation.
+
+    Attributes:
+        stopped: why it is no longer extended though the call goes on; None while it is.
+    """
+
+    def __init__(self, call: Call, terms: Terms) -> None:
+        self._call, self._terms = call, terms
+        self._lease = Lease.first(
+            terms.policy.ttl_ms, request_timeout_ms=terms.ledger.request_timeout * 1000
+        )
+        self._next: Beat | Stop = Stop("nothing is held")
+        self._reservation_id = ""
+        self._beats = 0
+        self._beating: anyio.CancelScope | None = None
+        self.stopped: str | None = None
+
+    def granted(self, answer: ReservationCreateResponse, sent: float) -> None:
+        """The reserve was answered now; it had been sent at `sent` (anyio's clock)."""
+        self._reservation_id = answer.reservation_id or ""
+        self._lease, self._next = self._lease.answered(answer, sent, anyio.current_time())
+
+    async def keep(self, told: Change, ended: Sequence[object]) -> None:
+        """Extend it until `ended` has an entry, of which `told` notifies."""
+        while not ended:
+            pause = self._next.delay_seconds if isinstance(self._next, Beat) else math.inf
+            with anyio.move_on_after(pause):
+                await told.until(lambda: bool(ended))
+            if not ended and isinstance(self._next, Beat):
+                await self._beat(same_key=self._next.same_key)
+
+    def cut(self) -> None:
+        """The end was told: an extension under way is given up."""
+        if self._beating is not None:
+            self._beating.cancel("the call has ended")
+
+    async def _beat(self, *, same_key: bool) -> None:
+        self._beats += not same_key
+        request = ReservationExtendRequest(
+            idempotency_key=self._call.message_key(f"extend-{self._beats}"),
+            extend_by_ms=self._terms.policy.ttl_ms,
+        )
+        with anyio.CancelScope() as self._beating:
+            await self._extend(request)
+        self._beating = None
+        if isinstance(self._next, Stop):
+            self.stopped = self._next.reason
+            log.warning(
+                "reservation %s is no longer extended: %s", self._reservation_id, self.stopped
+            )
+
+    async def _extend(self, request: ReservationExtendRequest) -> None:
+        sent = anyio.current_time()
+        try:
+            answer = await self._terms.ledger.extend(
+                self._reservation_id, request, tenant=self._call.tenant
+            )
+        except ComptrollerError as error:
+            failure = failure_of(
+                getattr(error, "status", 0),
+                getattr(error, "error_code", None),
+                getattr(error, "retry_after_ms", None),
+            )
+            self._lease, self._next = self._lease.failed(failure, sent, anyio.current_time())
+        else:
+            self._lease, self._next = self._lease.answered(answer, sent, anyio.current_time())

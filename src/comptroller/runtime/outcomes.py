@@ -1,0 +1,45 @@
+"""How a started run ended: one of four values, never an exception until somebody asks for it."""
+
+from typing import Any
+
+import attrs
+
+from ..errors import CallDenied, RunCancelled
+
+
+@attrs.frozen
+class Completed:
+    """It returned `result` (an `agents.RunResult`)."""
+
+    result: Any
+
+
+@attrs.frozen
+class Denied:
+    """The budget, a limit, or a cap said no."""
+
+    error: CallDenied
+
+
+@attrs.frozen
+class Failed:
+    """Anything else: the model's, the ledger's, or the caller's own error."""
+
+    error: Exception
+
+
+@attrs.frozen
+class Cancelled:
+    """It was cancelled; `error.reason` says why."""
+
+    error: RunCancelled
+
+
+RunOutcome = Completed | Denied | Failed | Cancelled
+
+
+def outcome_of(error: Exception) -> Denied | Failed | Cancelled:
+    """The outcome of a run that raised."""
+    if isinstance(error, CallDenied):
+        return Denied(error)
+    return Cancelled(error) if isinstance(error, RunCancelled) else Failed(error)

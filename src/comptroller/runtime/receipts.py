@@ -1,0 +1,212 @@
+"""What a run reserved, was charged, released, was denied: one line per call, a tree by episode.
+
+Lines are frozen; the book replaces a line when its call moves on, so a snapshot is a tuple of the
+present lines and may be taken from any thread while the run goes on.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+from runcycles import Amount, Unit
+
+from ..decide.lifecycle import Outcome
+from ..decide.pricing import TokenCount
+from ..money import formatted, show
+
+
+@attrs.frozen(kw_only=True)
+class CallReceipt:
+    """One call.
+
+    Attributes:
+        id: unique in the run. `episode`: its `Runner.run`; `parent`: the enclosing one, or None.
+        kind: the action kind (`llm.completion`, `tool.invoke`, `agent.handoff`, ...).
+        agent: who made it. `name`: the model or the tool. Both as the user spells them.
+        attempt: 1, and more for the retries of one LLM request.
+        reserved: what was asked for. `estimate_source`: how that was found.
+        actual: what it cost. `actual_source`: `usage`, `tool`, `streamed` or `estimate`.
+        charged: what the ledger took. `shortfall`: actual minus charged, in the same unit.
+        tokens: input, cached, output and reasoning tokens, where the model reported them.
+        started: when it asked, in seconds since the epoch.
+        waited: seconds until the answer. `lasted`: seconds from the grant to the call's end.
+        outcome, reason: how it ended, and why.
+        would_deny: under `dry_run`, the reason code of the denial that was not enforced.
+        heartbeat: why the lease stopped being extended before the call's end, or None.
+        reservation_id: the ledger's, None where nothing was reserved.
+    """
+
+    id: str
+    episode: str
+    kind: str
+    agent: str
+    name: str
+    attempt: int = 1
+    reserved: Amount
+    estimate_source: str = "fixed"
+    actual: Amount | None = None
+    actual_source: str | None = None
+    charged: Amount | None = None
+    tokens: TokenCount | None = None
+    started: float = 0.0
+    waited: float | None = None
+    lasted: float | None = None
+    outcome: Outcome = Outcome.RESERVING
+    reason: str = ""
+    would_deny: str | None = None
+    heartbeat: str | None = None
+    reservation_id: str | None = None
+
+    @property
+    def parent(self) -> str | None:
+        """The episode around this one."""
+        return self.episode.rpartition(".")[0] or None
+
+    @property
+    def shortfall(self) -> int:
+        """What was spent and not charged, in the unit of `actual`."""
+        if self.actual is None or self.charged is None:
+            return 0
+        return max(0, self.actual.amount - self.charged.amount)
+
+    @property
+    def open(self) -> bool:
+        """Whether the call still holds, or may still get, a reservation."""
+        return self.outcome in (Outcome.RESERVING, Outcome.RUNNING)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: raw integers, no objects."""
+        plain = attrs.asdict(self, recurse=False)
+        for name in ("reserved", "actual", "charged"):
+            value = plain[name]
+            plain[name] = value and {"unit": Unit(value.unit).value, "amount": value.amount}
+        plain["tokens"] = self.tokens and attrs.asdict(self.tokens)
+        plain["outcome"] = self.outcome.value
+        return {**plain, "parent": self.parent, "shortfall": self.shortfall}
+
+
+@attrs.frozen(kw_only=True)
+class Receipt:
+    """A run's receipt: a snapshot. `str(receipt)` is a table for people."""
+
+    run_id: str
+    tenant: str
+    calls: tuple[CallReceipt, ...] = ()
+
+    @property
+    def charged(self) -> dict[Unit, int]:
+        """What the ledger took, by unit."""
+        return self._sum(lambda call: "", "charged").get("", {})
+
+    @property
+    def by_agent(self) -> dict[str, dict[Unit, int]]:
+        """What was charged, by agent and unit."""
+        return self._sum(lambda call: call.agent, "charged")
+
+    @property
+    def by_model(self) -> dict[str, dict[Unit, int]]:
+        """What was charged for LLM calls, by model and unit."""
+        return self._sum(lambda call: call.name, "charged", only="llm.completion")
+
+    @property
+    def shortfall(self) -> dict[Unit, int]:
+        """What was spent and not charged, by unit: charged + shortfall = actual."""
+        total: Counter[Unit] = Counter()
+        for call in self.calls:
+            if call.actual is not None and call.shortfall:
+                total[Unit(call.actual.unit)] += call.shortfall
+        return dict(total)
+
+    @property
+    def tokens(self) -> TokenCount:
+        """All tokens that models reported."""
+        seen = [call.tokens for call in self.calls if call.tokens is not None]
+        return TokenCount(
+            input=sum(t.input for t in seen),
+            cached=sum(t.cached for t in seen),
+            output=sum(t.output for t in seen),
+            reasoning=sum(t.reasoning for t in seen),
+        )
+
+    @property
+    def outcomes(self) -> dict[Outcome, int]:
+        """How many calls stand how."""
+        return dict(Counter(call.outcome for call in self.calls))
+
+    def _sum(
+        self, by: Callable[[CallReceipt], str], which: str, only: str | None = None
+    ) -> dict[str, dict[Unit, int]]:
+        sums: dict[str, Counter[Unit]] = {}
+        for call in self.calls:
+            found: Amount | None = getattr(call, which)
+            if found is not None and only in (None, call.kind):
+                sums.setdefault(by(call), Counter())[Unit(found.unit)] += found.amount
+        return {key: dict(total) for key, total in sums.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "run_id": self.run_id,
+            "tenant": self.tenant,
+            "calls": [call.to_dict() for call in self.calls],
+            "charged": {unit.value: total for unit, total in self.charged.items()},
+            "shortfall": {unit.value: total for unit, total in self.shortfall.items()},
+            "by_agent": _plain(self.by_agent),
+            "by_model": _plain(self.by_model),
+            "tokens": attrs.asdict(self.tokens),
+        }
+
+    def __str__(self) -> str:
+        head = ("call", "agent", "what", "reserved", "charged", "tokens", "outcome")
+        rows = [head, *(_row(call) for call in self.calls)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+                 for row in rows]  # fmt: skip
+        charged = ", ".join(formatted(unit, n) for unit, n in self.charged.items()) or "nothing"
+        total = f"run {self.run_id} of {self.tenant}: charged {charged}"
+        return "\n".join([total, *table])
+
+
+def _row(call: CallReceipt) -> tuple[str, ...]:
+    depth = call.episode.count(".")
+    outcome = call.outcome.value + (f" ({call.reason})" if call.reason else "")
+    short = f" short {formatted(Unit(call.actual.unit), call.shortfall)}" if (
+        call.actual and call.shortfall) else ""  # fmt: skip
+    return (
+        "  " * depth + call.id,
+        call.agent,
+        call.name + (f" #{call.attempt}" if call.attempt > 1 else ""),
+        show(call.reserved),
+        (show(call.charged) if call.charged else "-") + short,
+        f"{call.tokens.input}+{call.tokens.output}" if call.tokens else "-",
+        outcome,
+    )
+
+
+def _plain(sums: dict[str, dict[Unit, int]]) -> dict[str, dict[str, int]]:
+    return {key: {unit.value: n for unit, n in total.items()} for key, total in sums.items()}
+
+
+class ReceiptBook:
+    """The present lines of a run, in the order in which the calls began."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, CallReceipt] = {}
+
+    def put(self, line: CallReceipt) -> None:
+        """Write a line, or write it anew."""
+        self._lines[line.id] = line
+
+    def lines(self) -> tuple[CallReceipt, ...]:
+        """A snapshot."""
+        return tuple(self._lines.values())
+
+    def receipt(self, run_id: str, tenant: str) -> Receipt:
+        """The receipt as it stands."""
+        return Receipt(run_id=run_id, tenant=tenant, calls=self.lines())
+
+
+def still_open(lines: Iterable[CallReceipt]) -> list[CallReceipt]:
+    """The calls that have not ended."""
+    return [line for line in lines if line.open]

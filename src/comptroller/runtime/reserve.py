@@ -1,0 +1,83 @@
+"""Asking the ledger whether a call may begin (law 1), and what the answer means under the policy."""
+
+from collections.abc import Callable
+
+import anyio
+import attrs
+from runcycles import ReservationCreateRequest
+
+from ..errors import BudgetExceeded, ComptrollerError, LedgerUnreachable
+from .call import Call, Grant, Terms
+from .lease import HeldLease
+
+
+@attrs.define
+class Reserving:
+    """One call's way to its grant.
+
+    Args:
+        call, terms: whose, and by which rules.
+        asked_again: called when a denial is asked once more.
+
+    Attributes:
+        lease: the lease that the grant came with.
+        scopes: the scopes in which the grant holds budget, in lower case.
+        would_deny: under `dry_run`, the reason code of the denial that is not enforced.
+    """
+
+    call: Call
+    terms: Terms
+    asked_again: Callable[[], None]
+    lease: HeldLease = attrs.field(init=False)
+    scopes: frozenset[str] = frozenset()
+    would_deny: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.lease = HeldLease(self.call, self.terms)
+
+    async def grant(self) -> Grant:
+        """The grant. Raises the refusal (a `ComptrollerError`)."""
+        policy = self.terms.policy
+        if self.call.estimate.amount == 0:
+            return Grant(waived="nothing to reserve")
+        try:
+            return await self._ask_at_most_twice()
+        except ComptrollerError as refusal:
+            if policy.dry_run:
+                self.would_deny = getattr(refusal, "error_code", None) or type(refusal).__name__
+                return Grant(waived=f"dry run: {refusal}")
+            if policy.fail_open and isinstance(refusal, LedgerUnreachable):
+                return Grant(waived=f"fail-open: {refusal}")
+            raise
+
+    async def _ask_at_most_twice(self) -> Grant:
+        """A denial may be due to settlements on their way only: those are waited for, once."""
+        try:
+            return await self._ask("reserve")
+        except BudgetExceeded as denial:
+            bound = self.terms.ledger.request_timeout
+            if not await self.terms.settling.first_attempts(denial.scope, bound):
+                raise
+        self.asked_again()
+        return await self._ask("reserve-again")  # the old key may replay the denial
+
+    async def _ask(self, verb: str) -> Grant:
+        call, policy = self.call, self.terms.policy
+        request = ReservationCreateRequest(
+            idempotency_key=call.message_key(verb),
+            subject=call.subject,
+            action=call.action,
+            estimate=call.estimate,
+            ttl_ms=policy.ttl_ms,
+            overage_policy=policy.overage_policy,
+            dry_run=policy.dry_run or None,
+            metadata=call.metadata,
+        )
+        sent = anyio.current_time()
+        answer = await self.terms.ledger.reserve(request, tenant=call.tenant)
+        if policy.dry_run:  # nothing was locked, and nothing is enforced
+            self.would_deny = (answer.reason_code or "DENY") if answer.is_denied() else None
+            return Grant(waived="dry run")
+        self.scopes = frozenset(scope.lower() for scope in answer.affected_scopes)
+        self.lease.granted(answer, sent)
+        return Grant(answer.reservation_id, answer.caps)

@@ -1,0 +1,270 @@
+"""A run: the scope of its actors. It opens calls, says why no further one may begin, and ends.
+
+The laws it keeps:
+- A refusal ends the run wherever it fell: the first one is kept, further calls are refused with
+  it, the other episodes are stopped. (The SDK would turn it into a text for the outer model, which
+  invites the very loop that a budget is to stop.)
+- When its scope has exited, every actor has ended (law 4). See `Run.close` for the order.
+"""
+
+import itertools
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import anyio
+from runcycles import Action, Amount, Subject, Unit
+
+from ..decide.estimates import resolve_estimate
+from ..decide.names import fitted
+from ..decide.settlement import Abandoned, End
+from ..errors import CallDenied, ComptrollerError, LimitReached, RunCancelled
+from ..money import amount
+from ..policy import Limits
+from .actor import Actor
+from .call import Answer, Call, Draft, Grant, Terms
+from .denials import explained, from_breach
+from .event import Recorder
+from .gate import Gate
+from .home import Change, HomeClosed, outlast
+from .receipts import CallReceipt, Receipt, ReceiptBook
+
+CUT_OFF_GRACE = 1.0
+"""Seconds for cut-off actors to note it: only a ledger that ignores cancellation needs any."""
+
+
+class Episode(Protocol):
+    """One `Runner.run` of the SDK inside the run."""
+
+    id: str
+
+    def stop(self) -> None:
+        """Ask it to end. Called at home; the SDK may be in another loop."""
+
+
+class Owner(Protocol):
+    """An actor, or the recorder of an event."""
+
+    call: Call
+
+    def tell(self, end: End) -> None: ...
+    def abort(self) -> None: ...
+    async def live(self, not_before: float) -> None: ...
+
+
+class Run:
+    """One governed scope. Made, closed, and living at home; opened calls come from anywhere.
+
+    Attributes:
+        id: the run's id. Its keys also carry the execution, new each time (law 7).
+        ended: why no further call may begin, or None.
+    """
+
+    def __init__(self, run_id: str, subject: Subject, terms: Terms, limits: Limits) -> None:
+        self.id, self.tenant = run_id, subject.tenant or ""
+        self.ended: ComptrollerError | None = None
+        self.terms, self._subject, self._limits = terms, subject, limits
+        self._execution = uuid.uuid4().hex[:12]
+        self._numbers = itertools.count(1)
+        self._episode_numbers = itertools.count(1)
+        self._gate = Gate(limits)
+        self._book = ReceiptBook()
+        self._in_flight: set[str] = set()
+        self._live: set[Owner] = set()
+        self._episodes: set[Episode] = set()
+        self._change = Change()
+        self._deadline: anyio.CancelScope | None = None
+        self._llm_unit = Unit.USD_MICROCENTS
+        if limits.seconds is not None:
+            terms.home.start(self._expire, limits.seconds, name=f"comptroller deadline {run_id}")
+
+    # -- what the seam asks for: from any task, loop or thread
+
+    def open(self, draft: Draft, answer: Callable[[Answer], None]) -> Actor:
+        """Start the call's actor. `answer` gets the grant or the refusal, once, at home.
+
+        Raises:
+            RunCancelled: the run's scope is gone.
+        """
+        call = self._identify(draft)
+        actor = Actor(call, self.terms, lambda given: self._answered(call, given, answer),
+                      self._reported)  # fmt: skip
+        self._send(self._begin, actor)
+        return actor
+
+    def note(self, kind: str, draft: Draft, cost: Amount | None, **metadata: str) -> None:
+        """Record an event. `cost` None: nothing, in the unit of the run's LLM calls."""
+        if self.terms.policy.dry_run:
+            return
+        estimate = amount(self._llm_unit, 0) if cost is None else cost
+        call = self._call(draft, kind, estimate, "estimate", metadata)
+        self._send(self._start, Recorder(call, self.terms, self._reported))
+
+    def enter(self, episode: Episode) -> None:
+        """An episode begins. Raises what ended the run, where it has ended."""
+        self.check()
+        self._send(self._entered, episode)
+
+    def leave(self, episode: Episode) -> None:
+        """It is over, and none of the SDK's tasks of it is left."""
+        try:
+            self.terms.home.call(self._left, episode)
+        except HomeClosed:
+            pass  # nobody waits for it any more
+
+    def episode_id(self, parent: str | None) -> str:
+        """A new episode's id, e.g. `2`, or `1.3` under the episode `1`."""
+        number = next(self._episode_numbers)
+        return f"{parent}.{number}" if parent else str(number)
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """End the run: `run(...)` raises `RunCancelled(reason)`. From any task, loop or thread."""
+        try:
+            self.terms.home.call(self._stop, RunCancelled(reason))
+        except HomeClosed:
+            pass  # it has ended
+
+    def check(self) -> None:
+        """Raise what ended the run, if anything did."""
+        if self.ended is not None:
+            raise self.ended
+
+    @property
+    def receipt(self) -> Receipt:
+        """The receipt as it stands."""
+        return self._book.receipt(self.id, self.tenant)
+
+    def _send(self, function: Callable[..., object], *args: Any) -> None:
+        try:
+            self.terms.home.call(function, *args)
+        except HomeClosed:
+            raise self.ended or RunCancelled(f"run {self.id}: its scope has exited") from None
+
+    # -- calls
+
+    def _identify(self, draft: Draft) -> Call:
+        """The call with its estimate, as policy has it."""
+        policy, metadata = self.terms.policy, {"attempt": str(draft.attempt)}
+        if draft.request is not None:
+            found = resolve_estimate(policy.llm_estimate, draft.request, self.terms.prices)
+            return self._call(draft, "llm.completion", found.amount, found.source, metadata)
+        cost = policy.tools.cost(draft.name)
+        return self._call(draft, cost.action_kind, cost.estimate, "fixed", metadata)
+
+    def _call(
+        self, draft: Draft, kind: str, estimate: Amount, source: str, metadata: dict[str, str]
+    ) -> Call:
+        call_id = f"{draft.kind}-{next(self._numbers)}"
+        subject = self._subject.model_copy(
+            update={
+                "agent": fitted(draft.agent),
+                "toolset": fitted(draft.name) if draft.kind == "tool" else None,
+            }
+        )
+        told = {"run": self.id, "call": call_id, "agent": draft.agent, "name": draft.name}
+        return Call(
+            id=call_id,
+            key=f"{self.id}/{self._execution}/{call_id}",
+            run_id=self.id,
+            draft=draft,
+            tenant=self.tenant,
+            subject=subject,
+            action=Action(kind=kind, name=draft.name[:256]),
+            estimate=estimate,
+            estimate_source=source,
+            metadata={**told, **metadata},
+        )
+
+    def _begin(self, actor: Actor) -> None:
+        call = actor.call
+        if self.ended is not None:
+            actor.turn_away(self.ended)
+            return
+        if (reached := self._gate.breach(call)) is not None:
+            actor.refuse(from_breach(reached, call))
+            return
+        if call.draft.kind == "llm":
+            self._llm_unit = Unit(call.estimate.unit)
+        self._gate.began(call)
+        self._in_flight.add(call.id)
+        self._book.put(actor.line)
+        self._start(actor)
+
+    def _start(self, owner: Owner) -> None:
+        self._live.add(owner)
+        self.terms.home.start(self._live_out, owner, name=f"comptroller call {owner.call.key}")
+
+    async def _live_out(self, owner: Owner) -> None:
+        try:
+            await owner.live(self._gate.not_before)
+        finally:
+            self._live.discard(owner)
+            self._change.notify()
+
+    def _answered(self, call: Call, given: Answer, answer: Callable[[Answer], None]) -> None:
+        if isinstance(given, Grant):
+            self._gate.granted(call, given)
+        elif isinstance(given, ComptrollerError) and given is not self.ended:
+            given = explained(given, call, self.receipt)
+            if not (call.draft.tells_model and isinstance(given, CallDenied)):
+                self._stop(given, but=call.draft.episode)
+        answer(given)
+
+    def _reported(self, line: CallReceipt) -> None:
+        if not line.open and line.id in self._in_flight:
+            self._in_flight.discard(line.id)
+            self._gate.ended(line)
+        self._book.put(line)
+
+    # -- how it ends
+
+    def _entered(self, episode: Episode) -> None:
+        self._episodes.add(episode)
+        if self.ended is not None:
+            episode.stop()
+
+    def _left(self, episode: Episode) -> None:
+        self._episodes.discard(episode)
+        self._change.notify()
+
+    def _stop(self, why: ComptrollerError, but: str | None = None) -> None:
+        """No further call begins. `but`: the episode in which `why` is raised anyway."""
+        if self.ended is not None:
+            return
+        self.ended = why
+        for episode in tuple(self._episodes):
+            if episode.id != but:
+                episode.stop()
+
+    async def _expire(self, seconds: float) -> None:
+        with anyio.CancelScope() as self._deadline:
+            await anyio.sleep(seconds)
+            self._stop(LimitReached(
+                f"{self.tenant}: the run's limit of {seconds:g} seconds is over",
+                run_id=self.id, reason_code="LIMIT_REACHED",
+            ))  # fmt: skip
+
+    async def close(self, why: str) -> BaseException | None:
+        """Leave nothing behind (law 4); returns a native cancellation that came meanwhile.
+
+        1. New calls are refused.
+        2. The episodes are stopped, and waited for: calls that finish while the SDK tears down
+           still report their usage.
+        3. What is still open is told that it is abandoned.
+        4. The actors are waited for.
+        5. The rest is cut off; its lines say so.
+        """
+        policy = self.terms.policy
+        if self._deadline is not None:
+            self._deadline.cancel("the run has ended")
+        self._stop(RunCancelled(why))
+        for episode in tuple(self._episodes):
+            episode.stop()
+        waits = [await outlast(self._change, lambda: not self._episodes, policy.teardown_timeout)]
+        for owner in tuple(self._live):
+            owner.tell(Abandoned(why))
+        waits += [await outlast(self._change, lambda: not self._live, policy.settle_timeout)]
+        for owner in tuple(self._live):
+            owner.abort()
+        waits += [await outlast(self._change, lambda: not self._live, CUT_OFF_GRACE)]
+        return next((interrupted for interrupted in waits if interrupted is not None), None)

@@ -1,0 +1,300 @@
+"""`open_supervisor`: many governed runs under one scope, started, watched and cancelled."""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any
+
+import anyio
+from agents import Agent
+from agents.result import RunResult
+
+from .errors import RunCancelled
+from .governed import RunScope, filled, open_hub
+from .host import Host, open_host
+from .ledger.interface import Ledger
+from .openai_agents.active import ACTIVE
+from .openai_agents.episode import EPISODE
+from .policy import Limits, Policy
+from .runtime.home import Change, HomeClosed
+from .runtime.hub import Handle, Hub, Statistics, Status
+from .runtime.outcomes import Cancelled, Completed, Denied, Failed, RunOutcome, outcome_of
+from .runtime.receipts import Receipt
+from .scope import GovernedRun, RunRequest
+
+
+class SupervisedRun(RunScope):
+    """A run scope on a supervisor's hub, within its `max_concurrency`."""
+
+    def __init__(
+        self,
+        agent: Agent[Any],
+        terms: RunRequest,
+        hub: Hub,
+        host: Host,
+        slots: anyio.CapacityLimiter,
+    ) -> None:
+        super().__init__(agent, terms)
+        self._hub, self._host, self._slots = hub, host, slots
+        self._needs_slot = ACTIVE.get() is None  # inside a governed run it would wait for itself
+        self._queue: anyio.CancelScope | None = None
+        self._given_up: str | None = None
+
+    async def __aenter__(self) -> GovernedRun:
+        await self._take_slot()
+        try:
+            return self.enter(self._hub, self._host)
+        except BaseException:
+            self._give_back_slot()
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            interrupted = await self.leave(error)
+        finally:
+            self._give_back_slot()
+        if interrupted is not None and not isinstance(error, type(interrupted)):
+            raise interrupted
+
+    async def _take_slot(self) -> None:
+        """Wait until the supervisor has room. Raises RunCancelled when given up meanwhile."""
+        if self._needs_slot and self._given_up is None:
+            with anyio.CancelScope() as self._queue:
+                await self._slots.acquire_on_behalf_of(self)
+        if self._given_up is not None:
+            self._give_back_slot()
+            raise RunCancelled(self._given_up)
+
+    def give_up(self, reason: str) -> None:
+        """Do not wait any longer. Only at home."""
+        self._given_up = reason
+        if self._queue is not None:
+            self._queue.cancel(reason)
+
+    def _give_back_slot(self) -> None:
+        try:
+            self._slots.release_on_behalf_of(self)
+        except RuntimeError:
+            pass  # it had none
+
+
+class StartedRun:
+    """A run that its supervisor carries. Await it for its result, or its `outcome()`."""
+
+    def __init__(self, scope: SupervisedRun, hub: Hub) -> None:
+        self._scope, self._hub = scope, hub
+        self._change = Change()
+        self._run: GovernedRun | None = None
+        self._outcome: RunOutcome | None = None
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self._scope.terms.run_id
+
+    @property
+    def status(self) -> Status:
+        """`waiting` for a slot, `running`, or how it ended."""
+        if self._outcome is not None:
+            return _STATUS[type(self._outcome)]
+        return "running" if self._run is not None else "waiting"
+
+    @property
+    def receipt(self) -> Receipt:
+        """What it used so far."""
+        if self._run is not None:
+            return self._run.receipt
+        return Receipt(run_id=self.id, tenant=self._scope.terms.tenant)
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """End it, whether it waits or runs. From any task, loop or thread."""
+        try:
+            self._hub.home.call(self._cancel, reason)
+        except HomeClosed:
+            pass  # it has ended
+
+    def _cancel(self, reason: str) -> None:
+        self._scope.give_up(reason)
+        if self._run is not None:
+            self._run.cancel(reason)
+
+    async def outcome(self) -> RunOutcome:
+        """Wait for its end; what it raised is part of the answer."""
+        await self._change.until(lambda: self._outcome is not None)
+        assert self._outcome is not None
+        return self._outcome
+
+    async def result(self) -> RunResult:
+        """Wait for its end: the SDK's result, or the error raised."""
+        outcome = await self.outcome()
+        if not isinstance(outcome, Completed):
+            raise outcome.error
+        result: RunResult = outcome.result
+        return result
+
+    def __await__(self) -> Generator[Any, Any, RunResult]:
+        return self.result().__await__()
+
+    async def carry(self, given: Any, options: dict[str, Any]) -> None:
+        """Its whole life, in a task at home."""
+        ACTIVE.set(None)  # started inside a governed run, it is no part of that
+        EPISODE.set(None)
+        outcome: RunOutcome = Cancelled(RunCancelled("its supervisor was left"))
+        try:
+            async with self._scope as self._run:
+                outcome = Completed(await self._run(given, **options))
+        except Exception as error:  # noqa: BLE001 - it is the outcome; `await handle` raises it
+            outcome = outcome_of(error)
+        finally:
+            self._outcome = outcome
+            self._change.notify()
+            self._hub.settled(None if self._run else self.status)
+
+
+_STATUS: Mapping[type, Status] = {
+    Completed: "completed",
+    Denied: "denied",
+    Failed: "failed",
+    Cancelled: "cancelled",
+}
+
+
+class Supervisor:
+    """What `async with open_supervisor(...) as supervisor` gives. Used in that loop."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        host: Host,
+        ledger: Ledger | None,
+        policy: Policy | Callable[[str], Policy],
+        max_concurrency: int,
+    ) -> None:
+        self._hub, self._host, self._given_ledger = hub, host, ledger
+        self._policy = policy
+        self._slots = anyio.CapacityLimiter(max_concurrency)
+
+    @property
+    def runs(self) -> Mapping[str, Handle]:
+        """Run id to handle (`id`, `status`, `receipt`, `cancel`): all that wait or run, and the
+        latest that have ended.
+        """
+        return self._hub.runs
+
+    def statistics(self) -> Statistics:
+        """A frozen snapshot: runs, calls, and spend by unit."""
+        return self._hub.statistics()
+
+    def run(
+        self,
+        agent: Agent[Any],
+        tenant: str,
+        *,
+        policy: Policy | None = None,
+        limits: Limits | None = None,
+        run_id: str | None = None,
+        workspace: str | None = None,
+        app: str | None = None,
+        workflow: str | None = None,
+        dimensions: Mapping[str, str] | None = None,
+    ) -> SupervisedRun:
+        """As `governed_run`, with this supervisor's ledger, policy and concurrency."""
+        terms = RunRequest(
+            tenant=tenant,
+            policy=policy or self._policy_of(tenant),
+            limits=limits or Limits(),
+            run_id=run_id,
+            workspace=workspace,
+            app=app,
+            workflow=workflow,
+            dimensions=dimensions,
+        )
+        terms = filled(terms, self._given_ledger)
+        return SupervisedRun(agent, terms, self._hub, self._host, self._slots)
+
+    def start(
+        self,
+        agent: Agent[Any],
+        input: Any,  # noqa: A002 - the SDK's name
+        *,
+        tenant: str,
+        policy: Policy | None = None,
+        limits: Limits | None = None,
+        run_id: str | None = None,
+        workspace: str | None = None,
+        app: str | None = None,
+        workflow: str | None = None,
+        dimensions: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> StartedRun:
+        """Start a run here and now. `options` are `Runner.run`'s keyword arguments.
+
+        Raises:
+            ValueError: the run id is in use, or an argument cannot stand in a subject.
+        """
+        scope = self.run(
+            agent, tenant, policy=policy, limits=limits, run_id=run_id, workspace=workspace,
+            app=app, workflow=workflow, dimensions=dimensions,
+        )  # fmt: skip
+        started = StartedRun(scope, self._hub)
+        self._hub.register(started)
+        self._hub.home.start(started.carry, input, options, name=f"comptroller run {started.id}")
+        return started
+
+    def _policy_of(self, tenant: str) -> Policy:
+        return self._policy if isinstance(self._policy, Policy) else self._policy(tenant)
+
+
+class open_supervisor:  # noqa: N801 - used like a function
+    """Many governed runs under one scope: `async with open_supervisor(ledger=ledger) as supervisor`.
+
+    Left normally, it waits for its runs; left by an exception or a cancellation, it cancels them.
+
+    Args:
+        ledger: from `open_ledger`; None: the one that the environment names.
+        policy: of every run, or a function from a tenant to its policy.
+        max_concurrency: how many runs go on at once; further ones wait.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger | None = None,
+        policy: Policy | Callable[[str], Policy] | None = None,
+        max_concurrency: int = 100,
+    ) -> None:
+        if isinstance(max_concurrency, bool) or max_concurrency < 1:
+            raise ValueError(f"max_concurrency={max_concurrency!r}: at least 1 run must fit")
+        self._ledger, self._policy = ledger, policy or Policy()
+        self._max_concurrency = max_concurrency
+        self._frame = AsyncExitStack()
+        self._hub: Hub
+
+    async def __aenter__(self) -> Supervisor:
+        async with AsyncExitStack() as frame:
+            host = await frame.enter_async_context(open_host())
+            self._hub = await frame.enter_async_context(open_hub(self._ledger))
+            self._frame = frame.pop_all()
+        return Supervisor(self._hub, host, self._ledger, self._policy, self._max_concurrency)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        interrupted: BaseException | None = None
+        try:
+            if error is None:
+                await self._hub.all_ended()
+        finally:
+            why = "its supervisor was left" + (f" by {kind.__name__}" if kind else "")
+            interrupted = await self._hub.cancel_all(why)
+            await self._frame.__aexit__(None, None, None)
+        if interrupted is not None and not isinstance(error, type(interrupted)):
+            raise interrupted
