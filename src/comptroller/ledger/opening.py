@@ -1,0 +1,188 @@
+"""Which ledger an address names, and which one is used when none is named."""
+
+import logging
+import os
+import re
+from contextlib import AbstractAsyncContextManager
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import attrs
+import platformdirs
+from runcycles import CyclesConfig
+
+from comptroller.errors import ComptrollerError
+from comptroller.ledger.connections import ApiKeys
+from comptroller.ledger.cycles import open_cycles
+from comptroller.ledger.interface import EmbeddedLedger
+from comptroller.ledger.memory import open_memory
+from comptroller.ledger.sqlite import open_sqlite
+
+_MEMORY, _FILE = "memory:", "sqlite:"
+_SERVER = re.compile("https?(:|//)|(?!sqlite:)[a-z+]*://", re.IGNORECASE)
+"""What is meant as a server's address, rightly written or not."""
+_PLACE = re.compile(r"[\w.-]+:\d+")
+"""`host:port`, which would be a fine name of a file, and never is meant as one."""
+_logger = logging.getLogger("comptroller.ledger")
+
+
+@overload
+def open_ledger(
+    url: Literal["memory:"] | os.PathLike[str], *, synchronous: Literal["NORMAL", "FULL"] = ...
+) -> AbstractAsyncContextManager[EmbeddedLedger]: ...
+
+
+@overload
+def open_ledger(
+    url: str,
+    *,
+    api_key: ApiKeys | None = ...,
+    request_timeout: float = ...,
+    connect_timeout: float = ...,
+    in_flight: int | None = ...,
+    synchronous: Literal["NORMAL", "FULL"] = ...,
+) -> AbstractAsyncContextManager[Any]: ...
+
+
+def open_ledger(
+    url: str | os.PathLike[str],
+    *,
+    api_key: ApiKeys | None = None,
+    request_timeout: float = 5.0,
+    connect_timeout: float = 2.0,
+    in_flight: int | None = None,
+    synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
+) -> AbstractAsyncContextManager[Any]:
+    """The ledger at `url`, open for the length of an `async with`.
+
+    Args:
+        url: the path of a file: an embedded ledger, made where there is none (`sqlite:` may stand
+            before it); `memory:`: one that is gone afterwards; `http://...` or `https://...`: a
+            Cycles server.
+        api_key: for a server: one key, a mapping tenant -> key, or an async callable
+            tenant -> key.
+        request_timeout: for a server: seconds one request may take in all.
+        connect_timeout: for a server: seconds of these that connecting may take.
+        in_flight: for a server: requests under way at once (100 on asyncio, 16 on trio).
+        synchronous: for a file: "FULL" survives a power cut too, at the price of waiting for the
+            disk.
+
+    Raises:
+        ValueError: `url` names no ledger, or an embedded one is given a key.
+    """
+    address = os.fspath(url)
+    if isinstance(url, str) and _SERVER.match(url):
+        return open_cycles(
+            url,
+            api_key=api_key,
+            request_timeout=request_timeout,
+            connect_timeout=connect_timeout,
+            in_flight=in_flight,
+        )
+    if api_key is not None:
+        raise ValueError(f"{address!r} is an embedded ledger: it takes no api_key")
+    if url == _MEMORY:
+        return open_memory()
+    return open_sqlite(_file(url), synchronous=synchronous)
+
+
+def _file(url: str | os.PathLike[str]) -> Path:
+    """The file that `url` names."""
+    name = url.removeprefix(_FILE) if isinstance(url, str) else os.fspath(url)
+    if not name or name.startswith("//"):
+        raise ValueError(f"{str(url)!r} names no ledger: write a path such as ledger.db")
+    if isinstance(url, str) and _PLACE.fullmatch(url):
+        raise ValueError(f"{url!r}: write http://{url} for a server, {_FILE}{url} for a file")
+    return Path(name).expanduser()
+
+
+@attrs.frozen
+class DefaultLedger:
+    """The ledger that is used when none is given, and what it fills into subjects.
+
+    Attributes:
+        url: as `open_ledger` takes it.
+        api_key: the Cycles server's, one tenant's.
+        request_timeout: seconds, for a Cycles server.
+        connect_timeout: seconds, for a Cycles server.
+        workspace: fills a subject that names none; so do `app` and `workflow`.
+        app: see `workspace`.
+        workflow: see `workspace`.
+    """
+
+    url: str
+    api_key: str | None = attrs.field(default=None, repr=False)
+    request_timeout: float = 5.0
+    connect_timeout: float = 2.0
+    workspace: str | None = None
+    app: str | None = None
+    workflow: str | None = None
+
+    def open(self) -> AbstractAsyncContextManager[Any]:
+        """As `open_ledger`."""
+        return open_ledger(
+            self.url,
+            api_key=self.api_key,
+            request_timeout=self.request_timeout,
+            connect_timeout=self.connect_timeout,
+        )
+
+
+def default_settings() -> DefaultLedger:
+    """What the environment names.
+
+    `CYCLES_BASE_URL`, with what else `runcycles.CyclesConfig.from_env` reads, is a Cycles server;
+    else `COMPTROLLER_LEDGER` is an embedded ledger; else it is `ledger.db` in the user's data
+    directory, which is made, for the user alone, and logged once.
+
+    Raises:
+        ValueError: a setting that is not what it should be.
+        ComptrollerError: the data directory cannot be made.
+    """
+    server = os.environ.get("CYCLES_BASE_URL")
+    if server:
+        return _cycles_server(server)
+    named = os.environ.get("COMPTROLLER_LEDGER")
+    return DefaultLedger(named or f"{_FILE}{_file_of_the_user()}")
+
+
+def default_ledger() -> AbstractAsyncContextManager[Any]:
+    """The ledger of `default_settings`, open for the length of an `async with`."""
+    return default_settings().open()
+
+
+def _cycles_server(url: str) -> DefaultLedger:
+    if not os.environ.get("CYCLES_API_KEY"):
+        return DefaultLedger(url)  # the first request says which tenant's key is missing
+    try:
+        config = CyclesConfig.from_env()
+    except ValueError as error:
+        raise ValueError(f"a CYCLES_ variable of the environment: {error}") from None
+    return DefaultLedger(
+        url,
+        api_key=config.api_key,
+        request_timeout=config.read_timeout,
+        connect_timeout=config.connect_timeout,
+        workspace=config.workspace or None,
+        app=config.app or None,
+        workflow=config.workflow or None,
+    )
+
+
+def _file_of_the_user() -> Path:
+    directory = platformdirs.user_data_path("comptroller", appauthor=False)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ComptrollerError(
+            f"no directory for the ledger: {error}: name a file in COMPTROLLER_LEDGER"
+        ) from None
+    _tell(directory / "ledger.db")
+    return directory / "ledger.db"
+
+
+@cache
+def _tell(path: Path) -> None:
+    """Once for each path."""
+    _logger.info("the ledger is %s", path)
