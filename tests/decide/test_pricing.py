@@ -132,6 +132,9 @@ def test_every_model_costs_what_the_data_say(then):
         ("litellm:anthropic/claude-sonnet-4-20250514", "anthropic:claude-sonnet-4-0"),
         ("openai:litellm/anthropic/claude-sonnet-4-20250514", "anthropic:claude-sonnet-4-0"),
         ("any-llm/anthropic/claude-sonnet-4-20250514", "anthropic:claude-sonnet-4-0"),
+        ("some-gateway/gpt-4.1", "openai:gpt-4.1"),
+        ("some-gateway/openai/gpt-4.1", "openai:gpt-4.1"),
+        ("openrouter/anthropic/claude-sonnet-4", "openrouter:anthropic/claude-sonnet-4"),
         ("litellm/gemini/gemini-2.5-pro", "google:gemini-2.5-pro"),
         (
             "litellm/bedrock/us.anthropic.claude-sonnet-4-20250514-v1:0",
@@ -160,7 +163,9 @@ def test_an_unknown_model_has_no_price(book, name):
     assert book.price(name, SOME) is None
 
 
-def test_a_model_priced_by_the_second_or_listed_without_a_price_is_unknown(book):
+def test_a_model_whose_output_has_no_price_is_unknown(book):
+    """An embedding, a transcription by the second, a model that is listed without a price."""
+    assert book.price("openai:text-embedding-3-small", SOME) is None
     assert book.price("groq:whisper-large-v3", SOME) is None
     assert book.price("github-copilot:gpt-4o", SOME) is None
 

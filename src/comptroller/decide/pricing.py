@@ -26,7 +26,6 @@ _EXACT = Context(prec=80, rounding=ROUND_CEILING)  # not the thread's, which a p
 _MICROCENTS_PER_TOKEN = Decimal(MICROCENTS_PER_USD) / 10**6  # of a price per million tokens
 _LAST_DAY = datetime(9999, 1, 1, tzinfo=UTC)
 _REMEMBERED = 1024  # model names per book; a name costs a search of the data when it is forgotten
-_ROUTERS = ("litellm/", "any-llm/")  # prefixes by which the Agents SDK chooses a client library
 _DATE = re.compile(r"[-@]20\d\d-?\d\d-?\d\d$")
 
 
@@ -216,12 +215,13 @@ def _readings(name: str) -> Iterator[tuple[str | None, str]]:
     provider, colon, ref = name.partition(":")
     if not colon or "/" in provider:  # no provider: the colon is part of the model's own name
         provider, ref = "", name
-    for router in _ROUTERS:
-        ref = ref.removeprefix(router)
-    vendor, slash, rest = ref.partition("/")
-    readings = [(provider or None, ref)]
-    readings += [(vendor, rest), (None, rest)] if slash else []
-    readings += [(None, ref), (None, name)]
+    by_vendor: list[tuple[str | None, str]] = [(provider, ref)] if provider else []
+    by_name: list[tuple[str | None, str]] = [(None, ref)]
+    while "/" in ref:  # the outermost is who sells it: router, gateway, provider, then maker
+        vendor, _, ref = ref.partition("/")
+        by_vendor.append((vendor, ref))
+        by_name.append((None, ref))
+    readings = by_vendor + by_name
     yield from readings
     yield from ((by, undated) for by, ref in readings if (undated := _DATE.sub("", ref)) != ref)
 
