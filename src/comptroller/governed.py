@@ -44,7 +44,12 @@ def filled(terms: RunRequest, ledger: Ledger | None) -> RunRequest:
 class RunScope(AbstractAsyncContextManager[GovernedRun]):
     """The scope of a run on a hub. No task group or cancel scope is held across its body, so it
     may be left in another task than the one that entered it.
+
+    Attributes:
+        shown: whether its hub shows it; a started run is shown by its own handle.
     """
+
+    shown = True
 
     def __init__(self, agent: Agent[Any], terms: RunRequest) -> None:
         self.agent, self.terms = agent, terms
@@ -52,14 +57,14 @@ class RunScope(AbstractAsyncContextManager[GovernedRun]):
         self._handle: GovernedRun
         self._outer: Run | None = None
 
-    def enter(self, hub: Hub, host: Host, *, shown: bool = True) -> GovernedRun:
+    def enter(self, hub: Hub, host: Host) -> GovernedRun:
         """Open it at the hub's home, and make it the run that governs this context."""
         install()
         terms = self.terms
         self._hub = hub
         self._run = hub.begin(terms.run_id, terms.subject(), terms.policy, terms.limits)
         self._handle = GovernedRun(self.agent, self._run, host)
-        if shown:
+        if self.shown:
             hub.register(self._handle)
         self._outer = ACTIVE.get()
         ACTIVE.set(self._run)

@@ -88,6 +88,7 @@ class StartedRun:
 
     def __init__(self, scope: SupervisedRun, hub: Hub) -> None:
         self._scope, self._hub = scope, hub
+        scope.shown = False  # this handle is
         self._change = Change()
         self._run: GovernedRun | None = None
         self._outcome: RunOutcome | None = None
