@@ -158,6 +158,7 @@ class Actor:
         )
         if isinstance(decision, Commit):
             self._write(actual=decision.actual, actual_source=decision.source)
+            self._teach(decision)
         if grant.waived is None:
             await self._settle_reserved(decision, grant)
         else:
@@ -171,6 +172,13 @@ class Actor:
             streamed=self.streamed,
         )
         return settlement(end, self.call.estimate, spent, terms.prices, terms.policy.on_abandoned)
+
+    def _teach(self, decision: Commit) -> None:
+        """A strategy that learns is told what was really used; an estimate would confirm itself."""
+        learn = getattr(self._terms.policy.llm_estimate, "learn", None)
+        request = self.call.draft.request
+        if learn is not None and request is not None and decision.source == "usage":
+            learn(request.agent, request.model, decision.actual)
 
     async def _settle_reserved(self, decision: Commit | Release, grant: Grant) -> None:
         self._terms.settling.begin(self, self._reserving.scopes)

@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 from runcycles import Subject, Unit
 
 from ..decide.lifecycle import Outcome
-from ..decide.pricing import price_book
+from ..decide.pricing import Prices, price_book
 from ..ledger.interface import Ledger
 from ..policy import Limits, Policy
 from .call import Terms
@@ -62,6 +62,9 @@ _RUNNING: set[str] = set()
 """The ids of all runs of this process: a run's id names it in its ledger, too."""
 
 
+_BUNDLED = price_book(None)
+
+
 class Hub:
     """Lives at home, in the frame of the scope that opened it."""
 
@@ -70,6 +73,7 @@ class Hub:
         self._handles: dict[str, Handle] = {}
         self._live: dict[str, Run] = {}
         self._change = Change()
+        self._books: dict[int, tuple[Any, Prices]] = {}
         self._past_runs: Counter[Status] = Counter()
         self._past_calls: Counter[Outcome] = Counter()
         self._past_spend: Counter[Unit] = Counter()
@@ -107,12 +111,20 @@ class Hub:
             home=self.home,
             ledger=self.ledger,
             policy=policy,
-            prices=price_book(policy.prices),
+            prices=self._book(policy.prices),
             settling=settling(self.ledger),
         )
         run = self._live[run_id] = Run(run_id, subject, terms, limits)
         _RUNNING.add(run_id)
         return run
+
+    def _book(self, given: Any) -> Prices:
+        """One book for all runs with the same `prices`: a model's first look-up is dear."""
+        if given is None:
+            return _BUNDLED
+        if id(given) not in self._books:
+            self._books[id(given)] = (given, price_book(given))  # kept, so its id stays its own
+        return self._books[id(given)][1]
 
     def ended(self, run: Run, status: Status) -> None:
         """A run's scope has exited: its figures go into the totals."""

@@ -19,6 +19,10 @@ from .home import Change
 log = logging.getLogger("comptroller")
 
 
+NOTICED_LATE_MS = 500
+"""A time-out is noticed late on a busy loop; taken literally, it would leave no room to retry."""
+
+
 class HeldLease:
     """The lease of one reservation.
 
@@ -29,9 +33,11 @@ class HeldLease:
     def __init__(self, call: Call, terms: Terms) -> None:
         self._call, self._terms = call, terms
         self._lease = Lease.first(
-            terms.policy.ttl_ms, request_timeout_ms=terms.ledger.request_timeout * 1000
+            terms.policy.ttl_ms,
+            request_timeout_ms=terms.ledger.request_timeout * 1000 + NOTICED_LATE_MS,
         )
         self._next: Beat | Stop = Stop("nothing is held")
+        self._since = 0.0  # from when the next step's delay counts
         self._reservation_id = ""
         self._beats = 0
         self._beating: anyio.CancelScope | None = None
@@ -40,13 +46,14 @@ class HeldLease:
     def granted(self, answer: ReservationCreateResponse, sent: float) -> None:
         """The reserve was answered now; it had been sent at `sent` (anyio's clock)."""
         self._reservation_id = answer.reservation_id or ""
-        self._lease, self._next = self._lease.answered(answer, sent, anyio.current_time())
+        self._since = anyio.current_time()
+        self._lease, self._next = self._lease.answered(answer, sent, self._since)
 
     async def keep(self, told: Change, ended: Sequence[object]) -> None:
         """Extend it until `ended` has an entry, of which `told` notifies."""
         while not ended:
             pause = self._next.delay_seconds if isinstance(self._next, Beat) else math.inf
-            with anyio.move_on_after(pause):
+            with anyio.CancelScope(deadline=self._since + pause):
                 await told.until(lambda: bool(ended))
             if not ended and isinstance(self._next, Beat):
                 await self._beat(same_key=self._next.same_key)
@@ -83,6 +90,8 @@ class HeldLease:
                 getattr(error, "error_code", None),
                 getattr(error, "retry_after_ms", None),
             )
-            self._lease, self._next = self._lease.failed(failure, sent, anyio.current_time())
+            self._since = anyio.current_time()
+            self._lease, self._next = self._lease.failed(failure, sent, self._since)
         else:
-            self._lease, self._next = self._lease.answered(answer, sent, anyio.current_time())
+            self._since = anyio.current_time()
+            self._lease, self._next = self._lease.answered(answer, sent, self._since)
