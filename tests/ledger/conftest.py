@@ -1,29 +1,17 @@
 """Ledgers to test, on a clock that tests move.
 
 A suite that asks for `ledger` runs against every implementation. To add one, write an async context
-manager `(clock, tmp_path, **options) -> ledger` and put it into `LEDGERS`.
+manager `(clock, tmp_path)` that gives an `EmbeddedLedger`, or a ledger whose budgets are set in the
+same way, and put it into `LEDGERS`. Ledgers of `DURABLE` find again what they were told.
 """
 
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import attrs
 import pytest
 
 from comptroller.ledger.memory import open_memory
-
-
-@attrs.define
-class Clock:
-    """Epoch milliseconds that stand still until a test advances them."""
-
-    start: int = 1_750_000_000_000
-    now: int = attrs.Factory(lambda self: self.start, takes_self=True)
-
-    def __call__(self):
-        return self.now
-
-    def advance(self, milliseconds):
-        self.now += milliseconds
+from comptroller.ledger.sqlite import open_sqlite
+from ledger.clocks import Clock
 
 
 @asynccontextmanager
@@ -32,7 +20,15 @@ async def memory(clock, tmp_path):
         yield ledger
 
 
-LEDGERS = {"memory": memory}
+@asynccontextmanager
+async def sqlite(clock, tmp_path):
+    async with open_sqlite(tmp_path / "ledger.db", now=clock) as ledger:
+        yield ledger
+
+
+from ledger.over_http import over_http
+LEDGERS = {"memory": memory, "sqlite": sqlite, "cycles": over_http}
+DURABLE = {"sqlite": sqlite}
 
 
 @pytest.fixture
@@ -45,3 +41,9 @@ async def ledger(request, clock, tmp_path):
     """One embedded ledger of each kind, empty, on `clock`."""
     async with AsyncExitStack() as stack:
         yield await stack.enter_async_context(LEDGERS[request.param](clock, tmp_path))
+
+
+@pytest.fixture(params=sorted(DURABLE))
+def reopened(request, clock, tmp_path):
+    """Opens the same durable ledger each time it is called."""
+    return lambda: DURABLE[request.param](clock, tmp_path)

@@ -1,9 +1,9 @@
 """Checkpoints: the log's content moves into the ledger file, off every caller's path.
 
 A checkpoint is what makes one transaction in a few hundred slow, so a thread of its own does it, on
-its own connection. First without the turn, while others write: the long part. Then the little that
-came since in a turn of its own: only when nothing is left does SQLite begin the log anew, which is
-what bounds its size.
+its own connection, while others write. SQLite begins the log anew only when a checkpoint left
+nothing in it: where the log has grown too long, the little that came since is moved in a turn of
+the thread's own, which is what bounds the log's size.
 """
 
 import sqlite3
@@ -17,7 +17,10 @@ from comptroller.ledger.sqlite.turns import Turns
 _ENOUGH = 2_000
 """Pages written between two checkpoints, about (8 MB)."""
 _PAGES_PER_BATCH, _PAGES_PER_ACT = 6, 2
+_TOO_LONG = 16_000
+"""Pages in the log (64 MB) that are worth a pause of all writers."""
 _PATIENCE = 5.0  # seconds for a turn
+_CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
 
 
 class Upkeep:
@@ -63,10 +66,12 @@ class Upkeep:
 
     def _checkpoint(self) -> None:
         with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            _, pages, _ = connection.execute(_CHECKPOINT).fetchone()
+            if pages < _TOO_LONG:
+                return
             turns = Turns(self._path)
             try:
                 if turns.take(time.monotonic() + _PATIENCE):
-                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                    connection.execute(_CHECKPOINT)
             finally:
                 turns.close()
