@@ -2,6 +2,7 @@
 
 import json
 import re
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from runcycles import Amount, Caps
@@ -16,7 +17,7 @@ CASES = {
 }
 
 
-class Steps:
+class Steps(ABC):
     """Performs the steps of one case on a ledger and compares what comes back.
 
     A subclass says how a request is made (`request`).
@@ -49,8 +50,9 @@ class Steps:
         else:
             await self.request(step)
 
+    @abstractmethod
     async def request(self, step):
-        raise NotImplementedError
+        """Make a recorded request, keep what is to be saved, and compare the answer."""
 
     def filled(self, text):
         return re.sub(r"\{(\w+)\}", lambda found: self.saved[found[1]], text)

@@ -363,7 +363,7 @@ class TestApplication:
         assert await untouched(memory)
 
     async def test_anything_but_http_is_refused(self, memory):
-        with pytest.raises(NotImplementedError, match="websocket"):
+        with pytest.raises(ValueError, match="websocket"):
             await serve_ledger(memory, KEYS)({"type": "websocket"}, None, None)
 
 

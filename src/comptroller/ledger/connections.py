@@ -20,7 +20,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 from runcycles import AsyncCyclesClient, CyclesConfig
 
-from comptroller.errors import CredentialsMissing
+from comptroller.errors import CredentialsMissing, LedgerRefused
 from comptroller.ledger.wire import API_KEY, IDEMPOTENCY_KEY
 
 ApiKeys: TypeAlias = str | Mapping[str, str] | Callable[[str], Awaitable[str | None]]
@@ -118,11 +118,18 @@ class QuietHttp(httpx.AsyncClient):
         """As `httpx.AsyncClient.build_request`, without an idempotency key no header can carry.
 
         The protocol makes that header optional and wants it equal to the body's key.
+
+        Raises:
+            LedgerRefused: the body cannot be written as JSON (INVALID_REQUEST).
         """
         key = (headers or {}).get(IDEMPOTENCY_KEY, "")
         if not (key.isascii() and key.isprintable() and key == key.strip()):
             headers = {name: headers[name] for name in headers if name != IDEMPOTENCY_KEY}
-        return super().build_request(method, url, headers=headers, **content)
+        try:
+            return super().build_request(method, url, headers=headers, **content)
+        except (TypeError, ValueError, RecursionError) as error:
+            text = f"the request cannot be written as JSON: {error}"
+            raise LedgerRefused(text, status=400, error_code="INVALID_REQUEST") from None
 
 
 class KeyedClient(AsyncCyclesClient):

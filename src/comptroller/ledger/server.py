@@ -196,7 +196,7 @@ class _Server:
                 exchange = _exchange(scope)
                 await _write(send, exchange, await self._reply(exchange, body))
         else:
-            raise NotImplementedError(f"a ledger is served over HTTP, not {scope['type']}")
+            raise ValueError(f"a ledger is served over HTTP, not {scope['type']}")
 
     async def _reply(self, exchange: _Exchange, body: bytes) -> _Reply:
         """The answer, or the error: whatever fails has one."""
