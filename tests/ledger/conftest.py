@@ -5,13 +5,14 @@ manager `(clock, tmp_path)` that gives an `EmbeddedLedger`, or a ledger whose bu
 same way, and put it into `LEDGERS`. Ledgers of `DURABLE` find again what they were told.
 """
 
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import pytest
 
 from comptroller.ledger.memory import open_memory
 from comptroller.ledger.sqlite import open_sqlite
 from ledger.clocks import Clock
+from ledger.over_http import over_http
 
 
 @asynccontextmanager
@@ -26,8 +27,8 @@ async def sqlite(clock, tmp_path):
         yield ledger
 
 
-from ledger.over_http import over_http
-LEDGERS = {"memory": memory, "sqlite": sqlite, "cycles": over_http}
+EMBEDDED = {"memory": memory, "sqlite": sqlite}
+LEDGERS = {**EMBEDDED, "cycles": over_http}
 DURABLE = {"sqlite": sqlite}
 
 
@@ -38,9 +39,16 @@ def clock():
 
 @pytest.fixture(params=sorted(LEDGERS))
 async def ledger(request, clock, tmp_path):
-    """One embedded ledger of each kind, empty, on `clock`."""
-    async with AsyncExitStack() as stack:
-        yield await stack.enter_async_context(LEDGERS[request.param](clock, tmp_path))
+    """One ledger of each kind, empty, on `clock`."""
+    async with LEDGERS[request.param](clock, tmp_path) as ledger:
+        yield ledger
+
+
+@pytest.fixture(params=sorted(EMBEDDED))
+async def embedded(request, clock, tmp_path):
+    """The same, of those that are their own operator and whose answers cannot get lost."""
+    async with EMBEDDED[request.param](clock, tmp_path) as ledger:
+        yield ledger
 
 
 @pytest.fixture(params=sorted(DURABLE))

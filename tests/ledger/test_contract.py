@@ -75,11 +75,11 @@ async def test_a_denial_carries_what_a_message_needs(ledger):
     assert "$0.05 requested, $0.02 left of $0.02" in str(denial)
 
 
-async def test_no_budget_says_how_to_set_one(ledger):
+async def test_no_budget_says_how_to_set_one(embedded):
     with pytest.raises(BudgetNotFound) as caught:
-        await granted(ledger, "k", 1)
+        await granted(embedded, "k", 1)
     text = str(caught.value)
-    assert text.startswith(f"no budget for tenant acme in {ledger.name}; set one with: ")
+    assert text.startswith(f"no budget for tenant acme in {embedded.name}; set one with: ")
     assert "\n" not in text
     assert (caught.value.status, caught.value.error_code) == (404, "NOT_FOUND")
 
@@ -167,17 +167,17 @@ async def test_a_cancelled_request_is_done_whole_or_not_at_all(ledger):
     assert reserved == len(listed) >= len(answered)
 
 
-async def test_a_replay_repeats_the_first_answer_but_for_the_time_left(ledger, clock):
-    await ledger.set_budget("tenant:acme", amount(100), caps=Caps(max_tokens=5))
-    first = await granted(ledger, "k", 10, ttl_ms=10_000)
-    await granted(ledger, "other", 20)
+async def test_a_replay_repeats_the_first_answer_but_for_the_time_left(embedded, clock):
+    await embedded.set_budget("tenant:acme", amount(100), caps=Caps(max_tokens=5))
+    first = await granted(embedded, "k", 10, ttl_ms=10_000)
+    await granted(embedded, "other", 20)
     clock.advance(4_000)
-    again = await granted(ledger, "k", 10, ttl_ms=10_000)
+    again = await granted(embedded, "k", 10, ttl_ms=10_000)
     assert again.remaining_ttl_ms == 6_000
     unchanged = {"remaining_ttl_ms": None}
     assert again.model_copy(update=unchanged) == first.model_copy(update=unchanged)
-    await ledger.commit(first.reservation_id, committing("c", 10))
-    assert (await granted(ledger, "k", 10, ttl_ms=10_000)).remaining_ttl_ms == 0
+    await embedded.commit(first.reservation_id, committing("c", 10))
+    assert (await granted(embedded, "k", 10, ttl_ms=10_000)).remaining_ttl_ms == 0
 
 
 async def test_a_commit_is_replayed_with_its_own_balances(ledger):
