@@ -1,6 +1,7 @@
 """Amounts: whole numbers of a unit. 1 USD is 10^8 microcents (protocol, UnitEnum)."""
 
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import MAX_EMAX, MIN_EMIN, ROUND_CEILING, Context, Decimal, InvalidOperation
+from math import isfinite
 
 from runcycles import Amount, Unit
 
@@ -9,6 +10,7 @@ MOST = 2**63 - 1
 """The largest amount the protocol carries (int64)."""
 
 _MOST_DIGITS = 40  # far beyond any int64; keeps `usd("1e999999")` from building a huge integer
+_MOST_SHOWN = 60  # characters of a wrong value in an error
 
 
 def usd(dollars: str | int | Decimal) -> Amount:
@@ -18,18 +20,36 @@ def usd(dollars: str | int | Decimal) -> Amount:
         TypeError: a float (or a bool) was given: it cannot hold money exactly.
         ValueError: not a number, negative, or more than the protocol's 64 bits.
     """
-    if isinstance(dollars, bool | float):
+    if isinstance(dollars, float) and isfinite(dollars):
         raise TypeError(f'usd({dollars!r}): money must be exact: write usd("{dollars}")')
-    if not isinstance(dollars, str | int | Decimal):
-        raise TypeError(f'usd({dollars!r}): give a string such as usd("0.05"), an int or a Decimal')
+    if isinstance(dollars, bool) or not isinstance(dollars, str | int | Decimal):
+        given = _shown(dollars)
+        raise TypeError(f'usd({given}): give a string such as usd("0.05"), an int or a Decimal')
+    return amount(Unit.USD_MICROCENTS, _microcents(dollars), shown=f"usd({_shown(dollars)})")
+
+
+def _microcents(dollars: str | int | Decimal) -> int:
+    shown = f"usd({_shown(dollars)})"
     try:
         exact = Decimal(dollars)
     except InvalidOperation:
-        raise ValueError(f'usd({dollars!r}): not an amount: write it like usd("0.05")') from None
-    if not exact.is_finite() or exact.adjusted() > _MOST_DIGITS:
-        raise ValueError(f"usd({dollars!r}): not an amount that the protocol can carry")
-    microcents = int((exact * MICROCENTS_PER_USD).to_integral_value(ROUND_CEILING))
-    return amount(Unit.USD_MICROCENTS, microcents, shown=f"usd({dollars!r})")
+        raise ValueError(f'{shown}: not an amount: write it like usd("0.05")') from None
+    if not exact.is_finite() or (exact and exact.adjusted() > _MOST_DIGITS):
+        raise ValueError(f"{shown}: not an amount that the protocol can carry")
+    if exact < 0:
+        raise ValueError(f"{shown}: an amount is at least 0")
+    # exact whatever the caller's own decimal context says, and however many digits were given
+    digits = len(exact.as_tuple().digits) + _MOST_DIGITS
+    ample = Context(prec=digits, rounding=ROUND_CEILING, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
+    return int(ample.multiply(exact, Decimal(MICROCENTS_PER_USD)).to_integral_value(ROUND_CEILING))
+
+
+def _shown(given: object) -> str:
+    """A wrong value for an error's one line: as written, unless it is long."""
+    if isinstance(given, int) and abs(given) > 10**_MOST_DIGITS:
+        return f"an int of {given.bit_length()} bits"  # repr refuses the longest ones
+    text = repr(given)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def tokens(count: int) -> Amount:
@@ -49,21 +69,22 @@ def amount(unit: Unit, count: int, *, shown: str | None = None) -> Amount:
         TypeError: not an int (a bool and a float are not).
         ValueError: negative, or more than the protocol's 64 bits.
     """
-    shown = shown or f"{unit.value.lower()}({count!r})"
+    shown = shown or f"{unit.value.lower()}({_shown(count)})"
     if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"{shown}: amounts are whole numbers: write an int")
     if not 0 <= count <= MOST:
-        raise ValueError(f"{shown}: an amount is at least 0 and at most {MOST}")
+        raise ValueError(f"{shown}: an amount is at least 0 and at most {formatted(unit, MOST)}")
     return Amount(unit=unit, amount=count)
 
 
 def formatted(unit: Unit, count: int) -> str:
     """How people read `count` of `unit`: `$0.05`, `5,000 tokens`. A negative count is a debt."""
     if unit is Unit.USD_MICROCENTS:
-        sign, dollars = "-" if count < 0 else "", Decimal(abs(count)) / MICROCENTS_PER_USD
-        cents = dollars.quantize(Decimal("0.01"))
-        return f"{sign}${cents if cents == dollars else dollars.normalize():,f}"
-    return f"{count:,} {unit.value.lower().replace('_', ' ')}"
+        dollars, rest = divmod(abs(count), MICROCENTS_PER_USD)
+        cents = f"{rest:08d}".rstrip("0").ljust(2, "0")
+        return f"{'-' if count < 0 else ''}${dollars:,}.{cents}"
+    name = unit.value.lower().replace("_", " ")
+    return f"{count:,} {name.removesuffix('s') if abs(count) == 1 else name}"
 
 
 def show(given: Amount) -> str:

@@ -1,20 +1,27 @@
 """What a run may spend and what happens when it may not: `Policy`, `Limits`, tool estimates.
 
-All of them are values, checked when they are made: a wrong setting fails where it is written.
+All of them are values, checked when they are made: a wrong setting fails where it is written, with
+one line that says what to write. (The validators of attrs would raise tuples of four.)
 """
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import attrs
-from attrs import field, validators
+from attrs import field
 from runcycles import Amount, CommitOveragePolicy, Unit
 
 from .money import amount
 
 ActualFunction = Callable[[Any, Any], Amount]
 """`(arguments, result) -> Amount`: what a tool call really cost."""
+
+Field: TypeAlias = "attrs.Attribute[Any]"
+
+_MOST_SECONDS = 10**9  # some thirty years: timers cannot hold everything that a number can
+_LEAST_LEASE_MS, _MOST_LEASE_MS = 1_000, 86_400_000  # protocol, ReservationCreateRequest.ttl_ms
+_MOST_KIND = 64  # characters; protocol, Action.kind
 
 
 class LlmEstimate(Protocol):
@@ -32,6 +39,47 @@ def _whole(what: str, given: object) -> int:
     return given
 
 
+def _flag(_: object, attribute: Field, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{attribute.name}: {value!r} is neither True nor False")
+
+
+def _word(*words: str) -> Callable[[object, Field, object], None]:
+    def check(_: object, attribute: Field, value: Any) -> None:
+        if value not in words:
+            raise ValueError(f"{attribute.name}: {value!r}: write {' or '.join(map(repr, words))}")
+
+    return check
+
+
+def _seconds_long(_: object, attribute: Field, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{attribute.name}: {value!r} is not a number of seconds")
+    if not 0 < value <= _MOST_SECONDS:
+        most = f"at most {_MOST_SECONDS}"
+        raise ValueError(f"{attribute.name}: {value!r}: give more than 0 seconds, {most}")
+
+
+def _lease(_: object, attribute: Field, value: Any) -> None:
+    if not _LEAST_LEASE_MS <= _whole(attribute.name, value) <= _MOST_LEASE_MS:
+        span = f"{_LEAST_LEASE_MS} to {_MOST_LEASE_MS}"
+        raise ValueError(f"{attribute.name}: {value!r}: a lease lasts {span} milliseconds")
+
+
+def _unit(_: object, attribute: Field, value: Any) -> None:
+    if not isinstance(value, Unit):
+        raise TypeError(
+            f"{attribute.name}: {value!r} is no unit: write Unit.RISK_POINTS or the like"
+        )
+
+
+def _kind(_: object, attribute: Field, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name}: {value!r} is not a string")
+    if not 1 <= len(value) <= _MOST_KIND:
+        raise ValueError(f"{attribute.name}: {value!r}: write 1 to {_MOST_KIND} characters")
+
+
 @attrs.frozen
 class ToolEstimateConfig:
     """What one tool costs.
@@ -44,13 +92,15 @@ class ToolEstimateConfig:
     """
 
     estimate: int | Amount
-    action_kind: str | None = None
-    unit: Unit | None = None
+    action_kind: str | None = field(default=None, validator=attrs.validators.optional(_kind))
+    unit: Unit | None = field(default=None, validator=attrs.validators.optional(_unit))
     actual: ActualFunction | None = None
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.estimate, Amount):
             _whole("a tool's estimate", self.estimate)
+        if self.actual is not None and not callable(self.actual):
+            raise TypeError(f"actual: {self.actual!r} is no function (arguments, result) -> Amount")
 
 
 @attrs.frozen
@@ -62,6 +112,28 @@ class ToolCost:
     actual: ActualFunction | None = None
 
 
+ToolEstimate = int | Amount | ToolEstimateConfig
+
+
+def _estimates(given: Mapping[str, ToolEstimate] | None) -> dict[str, ToolEstimate]:
+    found = _by_tool("tools", {} if given is None else given)
+    for name, estimate in found.items():
+        if not isinstance(estimate, Amount | ToolEstimateConfig):
+            _whole(f"tools[{name!r}]", estimate)
+    return found
+
+
+def _by_tool(what: str, given: Any) -> dict[str, Any]:
+    """Our own copy: what the caller does to theirs afterwards changes no run."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f'{what}: {given!r} is no mapping: write {{"tool name": 5}}')
+    for name in given:
+        if not isinstance(name, str):
+            raise TypeError(f"{what}: {name!r} is no tool's name: write a string")
+    return dict(given)
+
+
+@attrs.frozen(eq=False)
 class ToolEstimateMap:
     """Tool name to estimate. A tool that is not in the map costs the default.
 
@@ -75,52 +147,59 @@ class ToolEstimateMap:
         ValueError: an estimate is negative.
     """
 
-    def __init__(
-        self,
-        mapping: Mapping[str, int | Amount | ToolEstimateConfig] | None = None,
-        default_estimate: int = 1,
-        default_unit: Unit = Unit.RISK_POINTS,
-    ) -> None:
-        self.default_unit = default_unit
-        self.default_estimate = _whole("default_estimate", default_estimate)
-        self._costs = {name: self._cost(given) for name, given in (mapping or {}).items()}
-        self._default = self._cost(default_estimate)
+    mapping: Mapping[str, ToolEstimate] = field(default=None, converter=_estimates)
+    default_estimate: int = 1
+    default_unit: Unit = field(default=Unit.RISK_POINTS, validator=_unit)
 
-    def _cost(self, given: int | Amount | ToolEstimateConfig) -> ToolCost:
+    def __attrs_post_init__(self) -> None:
+        _whole("default_estimate", self.default_estimate)
+        for given in (self.default_estimate, *self.mapping.values()):
+            self._cost(given)
+
+    def cost(self, tool: str) -> ToolCost:
+        """What one call of `tool` costs."""
+        return self._cost(self.mapping.get(tool, self.default_estimate))
+
+    def _cost(self, given: ToolEstimate) -> ToolCost:
         config = given if isinstance(given, ToolEstimateConfig) else ToolEstimateConfig(given)
         estimate = config.estimate
         if not isinstance(estimate, Amount):
             estimate = amount(config.unit or self.default_unit, estimate)
         return ToolCost(estimate, config.action_kind or "tool.invoke", config.actual)
 
-    def cost(self, tool: str) -> ToolCost:
-        """What one call of `tool` costs."""
-        return self._costs.get(tool, self._default)
-
 
 UNPRICED_TOOLS = ToolEstimateMap(default_estimate=0)
 """No map given: tool calls are counted and limited, and reserve nothing."""
 
 
-def _tools(given: ToolEstimateMap | Mapping[str, Any] | None) -> ToolEstimateMap:
+def _tools(given: ToolEstimateMap | Mapping[str, ToolEstimate] | None) -> ToolEstimateMap:
     if given is None:
         return UNPRICED_TOOLS
     return given if isinstance(given, ToolEstimateMap) else ToolEstimateMap(given)
 
 
-def _llm_estimate(given: Any) -> Any:
+def _llm_estimate(given: Amount | LlmEstimate | None) -> Amount | LlmEstimate | None:
+    if isinstance(given, type):
+        raise TypeError(f"llm_estimate: {given.__name__} is a class: write {given.__name__}()")
     if given is None or isinstance(given, Amount) or callable(getattr(given, "estimate", None)):
         return given
-    hint = f'usd("{given}")' if isinstance(given, float) else 'usd("0.05") or tokens(4000)'
-    raise TypeError(f"llm_estimate: {given!r} is not an amount or a strategy: write {hint}")
+    raise TypeError(
+        f"llm_estimate: {given!r} is not an amount or a strategy: {_amount_hint(given)}"
+    )
 
 
-def _positive(instance: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
-    del instance
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{attribute.name}: {value!r} is not a number of seconds")
-    if not value > 0:
-        raise ValueError(f"{attribute.name}: {value!r}: give more than 0 seconds")
+def _amount_hint(given: object) -> str:
+    return (
+        f'write usd("{given}")' if isinstance(given, float) else 'write usd("0.05"), tokens(4000)'
+    )
+
+
+def _overage_policy(given: CommitOveragePolicy | str) -> CommitOveragePolicy:
+    try:
+        return CommitOveragePolicy(given)
+    except ValueError:
+        names = " or ".join(repr(policy.value) for policy in CommitOveragePolicy)
+        raise ValueError(f"overage_policy: {given!r}: write {names}") from None
 
 
 @attrs.frozen(kw_only=True)
@@ -149,39 +228,42 @@ class Policy:
     prices: Any = None
     tools: ToolEstimateMap = field(default=None, converter=_tools)
     on_tool_denied: Literal["stop", "tell_model"] = field(
-        default="stop", validator=validators.in_(("stop", "tell_model"))
+        default="stop", validator=_word("stop", "tell_model")
     )
-    fail_open: bool = field(default=False, validator=validators.instance_of(bool))
+    fail_open: bool = field(default=False, validator=_flag)
     on_abandoned: Literal["charge", "release"] = field(
-        default="charge", validator=validators.in_(("charge", "release"))
+        default="charge", validator=_word("charge", "release")
     )
-    ttl_ms: int = field(
-        default=60_000,
-        validator=[
-            validators.instance_of(int),
-            validators.ge(1_000),
-            validators.le(86_400_000),
-        ],
-    )
+    ttl_ms: int = field(default=60_000, validator=_lease)
     overage_policy: CommitOveragePolicy = field(
-        default=CommitOveragePolicy.ALLOW_IF_AVAILABLE, converter=CommitOveragePolicy
+        default=CommitOveragePolicy.ALLOW_IF_AVAILABLE, converter=_overage_policy
     )
-    dry_run: bool = field(default=False, validator=validators.instance_of(bool))
-    teardown_timeout: float = field(default=5.0, validator=_positive)
-    settle_timeout: float = field(default=5.0, validator=_positive)
+    dry_run: bool = field(default=False, validator=_flag)
+    teardown_timeout: float = field(default=5.0, validator=_seconds_long)
+    settle_timeout: float = field(default=5.0, validator=_seconds_long)
 
 
 def _seconds(given: float | timedelta | None) -> float | None:
     return given.total_seconds() if isinstance(given, timedelta) else given
 
 
-def _count(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:
-    del instance
-    if isinstance(value, Mapping):
-        for name, most in value.items():
-            _whole(f"{attribute.name}[{name!r}]", most)
-    elif value is not None:
+def _count(_: object, attribute: Field, value: Any) -> None:
+    if value is not None:
         _whole(attribute.name, value)
+
+
+def _counts(given: int | Mapping[str, int] | None) -> int | dict[str, int] | None:
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        return _whole("tool_calls", given)
+    found = _by_tool("tool_calls", given)
+    return {name: _whole(f"tool_calls[{name!r}]", most) for name, most in found.items()}
+
+
+def _spend(_: object, attribute: Field, value: Any) -> None:
+    if value is not None and not isinstance(value, Amount):
+        raise TypeError(f"{attribute.name}: {value!r} is not an amount: {_amount_hint(value)}")
 
 
 @attrs.frozen(kw_only=True)
@@ -197,11 +279,9 @@ class Limits:
     """
 
     llm_calls: int | None = field(default=None, validator=_count)
-    tool_calls: int | Mapping[str, int] | None = field(default=None, validator=_count)
+    tool_calls: int | Mapping[str, int] | None = field(default=None, converter=_counts)
     tokens: int | None = field(default=None, validator=_count)
-    spend: Amount | None = field(
-        default=None, validator=validators.optional(validators.instance_of(Amount))
-    )
+    spend: Amount | None = field(default=None, validator=_spend)
     seconds: float | None = field(
-        default=None, converter=_seconds, validator=validators.optional(_positive)
+        default=None, converter=_seconds, validator=attrs.validators.optional(_seconds_long)
     )
