@@ -136,8 +136,8 @@ def explained(path: Path, error: Exception) -> str:
     """One line: what is wrong with the file at `path`, and what to do."""
     shown, said = shlex.quote(str(path)), str(error)
     if isinstance(error, PermissionError) or "readonly" in said or "unable to open" in said:
-        if path.exists() and not os.access(path, os.W_OK, effective_ids=True):
-            return f"{path} cannot be written: allow it with: chmod u+w {shown}"
+        if path.exists() and not _writable(path):
+            return _read_only(path)
         parent = shlex.quote(str(path.parent))
         return (
             f"{path.parent} cannot be written, and SQLite keeps its log beside {path.name}:"
@@ -155,7 +155,6 @@ def explained(path: Path, error: Exception) -> str:
 
 
 def _must_be_possible(path: Path) -> None:
-    shown = shlex.quote(str(path))
     if path.is_dir():
         raise ComptrollerError(
             f"{path} is a directory: name a file in it, such as {path / 'ledger.db'}"
@@ -166,7 +165,17 @@ def _must_be_possible(path: Path) -> None:
             f" {shlex.quote(str(path.parent))}"
         )
     if path.exists() and not path.is_file():
-        raise ComptrollerError(f"{shown} is no regular file: name another one")
+        raise ComptrollerError(f"{path} is no regular file: name another one")
+    if path.exists() and not _writable(path):  # SQLite would open it to be read
+        raise ComptrollerError(_read_only(path))
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _read_only(path: Path) -> str:
+    return f"{path} cannot be written: allow it with: chmod u+w {shlex.quote(str(path))}"
 
 
 def _must_be_ours(path: Path, connection: sqlite3.Connection) -> None:

@@ -1,0 +1,367 @@
+"""What the ledger in a file promises beyond the contract: it lasts, and it waits for nobody."""
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing, contextmanager
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerUnreachable
+from comptroller.ledger.sqlite import open_sqlite
+from comptroller.ledger.sqlite.turns import Turns
+from ledger.asking import amount, asking, balance_of, committing, event, extending, releasing
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_what_was_acknowledged_is_there_when_opened_again(reopened, clock):
+    async with reopened() as ledger:
+        await ledger.set_budget("tenant:acme", amount(100), overdraft_limit=5, per="month")
+        await ledger.freeze("tenant:acme")
+        await ledger.unfreeze("tenant:acme")
+        done = await ledger.reserve(asking("k1", 10, metadata={"a": 1}))
+        first = await ledger.commit(done.reservation_id, committing("c1", 4))
+        held = await ledger.reserve(asking("k2", 20))
+        later = await ledger.extend(held.reservation_id, extending("x", 5))
+        spent = await ledger.record(event("e", 7))
+        before = await ledger.budgets()
+    async with reopened() as ledger:
+        assert await ledger.budgets() == before
+        assert await ledger.commit(done.reservation_id, committing("c1", 4)) == first
+        assert await ledger.extend(held.reservation_id, extending("x", 5)) == later
+        assert await ledger.record(event("e", 7)) == spent
+        assert (await ledger.reserve(asking("k2", 20))).reservation_id == held.reservation_id
+        assert (await ledger.reservation(done.reservation_id)).metadata == {"a": 1}
+        await ledger.release(held.reservation_id, releasing("l"))
+        assert (await balance_of(ledger, "tenant:acme"))["remaining"] == 89
+
+
+async def test_two_ledgers_on_one_file_see_each_other(tmp_path, clock):
+    path = tmp_path / "ledger.db"
+    async with open_sqlite(path, now=clock) as one, open_sqlite(path, now=clock) as other:
+        await one.set_budget("tenant:acme", amount(100))
+        for number in range(5):
+            made = await one.reserve(asking(f"a{number}", 10))
+            await other.reserve(asking(f"b{number}", 10))
+            await other.release(made.reservation_id, releasing(f"l{number}"))
+        assert (await balance_of(one, "tenant:acme"))["reserved"] == 50
+        assert (await balance_of(other, "tenant:acme"))["reserved"] == 50
+
+
+@pytest.mark.parametrize("synchronous", ["NORMAL", "FULL"])
+async def test_many_callers_share_a_transaction_and_each_gets_its_own_answer(tmp_path, synchronous):
+    answers = {}
+    async with open_sqlite(tmp_path / "ledger.db", synchronous=synchronous) as ledger:
+        await ledger.set_budget("tenant:acme", amount(50_000))
+
+        async def ask(number):
+            answers[number] = await ledger.reserve(asking(f"k{number}", number))
+
+        async with anyio.create_task_group() as callers:
+            for number in range(300):
+                callers.start_soon(ask, number)
+    assert {number: one.reserved.amount for number, one in answers.items()} == {
+        number: number for number in range(300)
+    }
+
+
+async def test_a_refused_request_does_not_disturb_its_batch(tmp_path):
+    outcomes = []
+    async with open_sqlite(tmp_path / "ledger.db") as ledger:
+        await ledger.set_budget("tenant:acme", amount(10))
+
+        async def ask(count):
+            try:
+                await ledger.reserve(asking(f"k{count}", count))
+            except BudgetExceeded:
+                outcomes.append((count, False))
+            else:
+                outcomes.append((count, True))
+
+        async with anyio.create_task_group() as callers:
+            for count in (4, 100, 5, 1000, 1):
+                callers.start_soon(ask, count)
+    assert sorted(outcomes) == [(1, True), (4, True), (5, True), (100, False), (1000, False)]
+
+
+async def test_a_fault_of_the_file_undoes_the_batch_and_every_caller_is_told(tmp_path):
+    """And the next batch finds what was there before."""
+    told = []
+    async with open_sqlite(tmp_path / "ledger.db") as ledger:
+        await ledger.set_budget("tenant:acme", amount(100))
+        with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as vandal:
+            vandal.execute(
+                "CREATE TRIGGER t BEFORE INSERT ON reservations"
+                " BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+            )
+
+        async def ask(number):
+            with pytest.raises(LedgerUnreachable, match="make room on the disk"):
+                await ledger.reserve(asking(f"k{number}", 1))
+            told.append(number)
+
+        async with anyio.create_task_group() as callers:
+            for number in range(5):
+                callers.start_soon(ask, number)
+        assert sorted(told) == [0, 1, 2, 3, 4]
+        with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as vandal:
+            vandal.execute("DROP TRIGGER t")
+        assert (await balance_of(ledger, "tenant:acme"))["reserved"] == 0
+        await ledger.reserve(asking("k0", 1))
+
+
+@contextmanager
+def another_process_has_the_turn(path):
+    turns = Turns(path)
+    try:
+        assert turns.take_now()
+        yield turns
+    finally:
+        turns.close()
+
+
+async def test_while_another_process_has_the_turn_the_loop_goes_on(tmp_path):
+    path, answered = tmp_path / "ledger.db", anyio.Event()
+    async with open_sqlite(path) as ledger:
+        await ledger.set_budget("tenant:acme", amount(100))
+
+        async def ask():
+            await ledger.reserve(asking("k", 1))
+            answered.set()
+
+        async with anyio.create_task_group() as callers:
+            with another_process_has_the_turn(path) as turns:
+                callers.start_soon(ask)
+                for _ in range(100):
+                    await anyio.lowlevel.checkpoint()
+                assert not answered.is_set()
+                turns.give_back()
+                await answered.wait()
+
+
+async def test_a_turn_that_never_comes_is_an_unanswered_request(tmp_path, monkeypatch):
+    path = tmp_path / "ledger.db"
+    async with open_sqlite(path) as ledger:
+        await ledger.set_budget("tenant:acme", amount(100))
+        monkeypatch.setattr(type(ledger), "request_timeout", 0.01)
+        with another_process_has_the_turn(path):
+            with pytest.raises(LedgerUnreachable, match="another process has held it") as caught:
+                await ledger.reserve(asking("k", 1))
+        assert caught.value.status == -1
+        await ledger.reserve(asking("k", 1))
+        assert (await balance_of(ledger, "tenant:acme"))["reserved"] == 1
+
+
+async def test_a_lock_of_another_program_is_waited_for_too(tmp_path, monkeypatch):
+    path = tmp_path / "ledger.db"
+    async with open_sqlite(path) as ledger:
+        await ledger.set_budget("tenant:acme", amount(100))
+        monkeypatch.setattr(type(ledger), "request_timeout", 0.01)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(LedgerUnreachable, match="another process has held it"):
+                await ledger.reserve(asking("k", 1))
+            other.execute("ROLLBACK")
+        await ledger.reserve(asking("k", 1))
+
+
+async def test_callers_cancelled_while_a_batch_waits_break_nothing(tmp_path):
+    """The batch that has begun ends; who is not cancelled is answered."""
+    path, answered = tmp_path / "ledger.db", []
+    async with open_sqlite(path) as ledger:
+        await ledger.set_budget("tenant:acme", amount(100))
+
+        async def ask(number):
+            await ledger.reserve(asking(f"k{number}", 1))
+            answered.append(number)
+
+        with another_process_has_the_turn(path) as turns:
+            async with anyio.create_task_group() as callers:
+                async with anyio.create_task_group() as doomed:
+                    for number in range(10):
+                        (doomed if number % 2 else callers).start_soon(ask, number)
+                    for _ in range(10):
+                        await anyio.lowlevel.checkpoint()
+                    doomed.cancel_scope.cancel()
+                    turns.give_back()
+        assert set(answered) >= {0, 2, 4, 6, 8}
+        assert len(answered) <= (await balance_of(ledger, "tenant:acme"))["reserved"] <= 10
+
+
+async def test_the_log_does_not_grow_without_bound(tmp_path, monkeypatch):
+    from comptroller.ledger.sqlite import upkeep
+
+    monkeypatch.setattr(upkeep, "_ENOUGH", 100)
+    monkeypatch.setattr(upkeep, "_TOO_LONG", 0)
+    path = tmp_path / "ledger.db"
+    async with open_sqlite(path) as ledger:
+        await ledger.set_budget("tenant:acme", amount(10_000))
+        for number in range(500):
+            await ledger.reserve(asking(f"k{number}", 1))
+        log = path.with_name("ledger.db-wal")
+        assert log.stat().st_size < 500 * 4 * 4096
+
+
+# Bad files
+
+
+async def refusal_to_open(path):
+    with pytest.raises(ComptrollerError) as caught:
+        async with open_sqlite(path):
+            pass
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(path) in text or str(path.parent) in text
+    return text
+
+
+async def test_a_directory_is_no_ledger(tmp_path):
+    assert "is a directory: name a file in it" in await refusal_to_open(tmp_path)
+
+
+async def test_a_missing_directory_is_named_with_the_command_that_makes_it(tmp_path):
+    assert f"mkdir -p {tmp_path / 'no'}" in await refusal_to_open(tmp_path / "no" / "ledger.db")
+
+
+@pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" * 300])
+async def test_a_damaged_file_is_left_as_it_is(tmp_path, content):
+    path = tmp_path / "ledger.db"
+    path.write_bytes(content)
+    assert re.search(r"damaged|cannot be used", await refusal_to_open(path))
+    assert path.read_bytes() == content
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["ledger.db"]
+
+
+async def test_a_file_damaged_in_the_middle_says_so_when_it_is_met(tmp_path):
+    path = tmp_path / "ledger.db"
+    async with open_sqlite(path) as ledger:
+        await ledger.set_budget("tenant:acme", amount(10_000))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    async with open_sqlite(path) as ledger:
+        with pytest.raises(LedgerUnreachable, match=r"damaged.*\.recover"):
+            await ledger.reserve(asking("k", 1))
+
+
+async def test_another_programs_database_is_left_as_it_is(tmp_path):
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE accounts (id)")
+    content = path.read_bytes()
+    assert "another program" in await refusal_to_open(path)
+    assert path.read_bytes() == content
+
+
+async def test_a_newer_schema_asks_for_an_upgrade(tmp_path):
+    path = tmp_path / "ledger.db"
+    async with open_sqlite(path):
+        pass
+    with closing(sqlite3.connect(path)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    assert "schema 99" in await refusal_to_open(path)
+
+
+@contextmanager
+def without_privileges(path):
+    """As somebody whom file modes bind: root is bound by none."""
+    if os.geteuid():
+        yield
+        return
+    passed = [one for one in path.parents if one.stat().st_uid == 0 and one.name]
+    modes = {one: one.stat().st_mode for one in passed}
+    os.chown(path, 65534, -1)
+    for one in path.iterdir():
+        os.chown(one, 65534, -1)
+    for one, mode in modes.items():
+        one.chmod(mode | 0o011)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for one, mode in modes.items():
+            one.chmod(mode)
+
+
+async def test_a_read_only_file_says_how_to_allow_writing(tmp_path):
+    path = tmp_path / "ledger.db"
+    async with open_sqlite(path) as ledger:
+        await ledger.set_budget("tenant:acme", amount(1))
+    path.chmod(0o444)
+    with without_privileges(tmp_path):
+        assert f"chmod u+w {path}" in await refusal_to_open(path)
+
+
+async def test_a_read_only_directory_says_how_to_allow_writing(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o555)
+    with without_privileges(home):
+        try:
+            assert f"chmod u+wx {home}" in await refusal_to_open(home / "ledger.db")
+        finally:
+            home.chmod(0o755)
+
+
+@pytest.mark.parametrize("wrong", ["OFF", "full", None])
+async def test_synchronous_is_normal_or_full(tmp_path, wrong):
+    with pytest.raises(ValueError, match="NORMAL"):
+        async with open_sqlite(tmp_path / "ledger.db", synchronous=wrong):
+            pass
+
+
+# Use where it cannot be used
+
+
+async def test_a_closed_ledger_says_so(tmp_path):
+    async with open_sqlite(tmp_path / "ledger.db") as ledger:
+        pass
+    with pytest.raises(ComptrollerError, match="is closed"):
+        await ledger.budgets()
+    assert not [one for one in threading.enumerate() if "checkpoints" in one.name]
+
+
+FORKED = """
+import anyio, os, sys
+from comptroller.errors import ComptrollerError
+from comptroller.ledger.sqlite import open_sqlite
+from comptroller.ledger.memory import open_memory
+
+async def main():
+    async with open_sqlite(sys.argv[1]) as ledger, open_memory() as memory:
+        if child := os.fork():
+            _, status = os.waitpid(child, 0)
+            print("child", os.waitstatus_to_exitcode(status), flush=True)
+            await ledger.budgets()
+            return
+        for one in (ledger, memory):
+            try:
+                await one.budgets()
+            except ComptrollerError as error:
+                print(error, flush=True)
+        os._exit(0)
+
+anyio.run(main)
+"""
+
+
+def test_a_forked_child_is_told_to_open_the_ledger_again(tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path / "ledger.db")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    told = ran.stdout.splitlines()
+    assert [line.endswith("open the ledger again in this process") for line in told] == [
+        True,
+        True,
+        False,
+    ]
+    assert told[-1] == "child 0"
