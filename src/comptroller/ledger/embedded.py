@@ -33,11 +33,12 @@ from runcycles.models import BalanceResponse
 from comptroller.decide.funding import Funding, Period
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.book import admit, operate, read, settle
+from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.records import Book
 
 T = TypeVar("T")
-Act = Callable[[Book, int], T]
-"""What a request does to a book at a time (epoch milliseconds)."""
+Act = Callable[[Book, int], Answer[T]]
+"""What a request does to a book at a time (epoch milliseconds), in the ledger's turn."""
 
 
 def wall_clock() -> int:

@@ -105,7 +105,7 @@ class MemoryLedger(Embedded):
         await anyio.lowlevel.checkpoint()
         now_ms = self._now()
         settle.sweep(self._book, now_ms)
-        return act(self._book, now_ms)
+        return act(self._book, now_ms)()
 
 
 @asynccontextmanager

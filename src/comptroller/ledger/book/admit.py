@@ -5,11 +5,11 @@ a budget exists (404, or 400 for another unit), what the budget says (409).
 """
 
 import secrets
+from functools import partial
 
 from runcycles import (
     Amount,
     CommitOveragePolicy,
-    Decision,
     DecisionRequest,
     DecisionResponse,
     EventCreateRequest,
@@ -23,6 +23,7 @@ from comptroller.decide.admission import Accounts, Denial, Grant, admit, budgete
 from comptroller.decide.funding import renewed
 from comptroller.decide.scopes import scopes_of
 from comptroller.ledger.book import answers
+from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.idempotency import Key, key_of
 from comptroller.ledger.book.records import Book, Event, Remembered, Reservation
 from comptroller.ledger.book.refusals import denied, forbidden, invalid
@@ -40,7 +41,7 @@ _TOKEN_BYTES = 8
 
 def reserve(
     book: Book, request: ReservationCreateRequest, now_ms: int, *, tenant: str | None = None
-) -> ReservationCreateResponse:
+) -> Answer[ReservationCreateResponse]:
     """Lock the estimate in every budgeted scope of the subject (protocol, createReservation).
 
     Raises:
@@ -52,22 +53,21 @@ def reserve(
     known = key.recalled()
     if request.dry_run:
         known = known or key.remember(_evaluated(book, scopes, request.estimate, key, now_ms))
-        return answers.evaluated(scopes, request.estimate, known)
+        return partial(answers.evaluated, scopes, request.estimate, known)
     if known is not None:
-        return answers.granted(
-            scopes, request.estimate, known, left(book, known.row, known.moment_ms, now_ms)
-        )
+        ttl_ms = left(book, known.row, known.moment_ms, now_ms)
+        return partial(answers.granted, scopes, request.estimate, known, ttl_ms)
     found = _accounts(book, scopes, request.estimate, now_ms)
     grant = found if isinstance(found, Denial) else admit(found, request.estimate.amount)
     if isinstance(grant, Denial):
         raise denied(grant, book.name)
     answer = _reserved(book, request, scopes, owner, grant, now_ms, ttl_ms, grace_ms, key)
-    return answers.granted(scopes, request.estimate, answer, ttl_ms)
+    return partial(answers.granted, scopes, request.estimate, answer, ttl_ms)
 
 
 def decide(
     book: Book, request: DecisionRequest, now_ms: int, *, tenant: str | None = None
-) -> DecisionResponse:
+) -> Answer[DecisionResponse]:
     """What a reserve would answer now; a denial by the budget is an answer (protocol, decide).
 
     Raises:
@@ -78,18 +78,12 @@ def decide(
     answer = key.recalled()
     if answer is None:
         answer = key.remember(_evaluated(book, scopes, request.estimate, key, now_ms))
-    allowed = Decision.ALLOW_WITH_CAPS if answer.caps else Decision.ALLOW
-    return DecisionResponse(
-        decision=Decision.DENY if answer.reason else allowed,
-        caps=answer.caps,
-        reason_code=answer.reason,
-        affected_scopes=list(scopes),
-    )
+    return partial(answers.decided, scopes, answer)
 
 
 def record(
     book: Book, request: EventCreateRequest, now_ms: int, *, tenant: str | None = None
-) -> EventCreateResponse:
+) -> Answer[EventCreateResponse]:
     """Charge spend that has no reservation (protocol, createEvent).
 
     Raises:
@@ -126,7 +120,7 @@ def record(
                 accounts=charged.accounts,
             )
         )
-    return answers.applied(request.actual, answer)
+    return partial(answers.applied, request.actual, answer)
 
 
 def left(book: Book, row: int, expires_ms: int, now_ms: int) -> int:

@@ -1,12 +1,16 @@
 """Records as the protocol's answers.
 
+What a request does ends with an `Answer`: it makes the answer when called, after the ledger's turn,
+which is short for it. It depends on values only.
+
 Nested values are given to pydantic as plain mappings and validated at once: building each `Amount`
 by itself costs several times as much. Debt, overdraft limit and `is_over_limit` are left out where
 there is none, as the reference server does.
 """
 
 import json
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar
 
 from pydantic import SerializeAsAny
 from runcycles import (
@@ -15,6 +19,7 @@ from runcycles import (
     Caps,
     CommitResponse,
     Decision,
+    DecisionResponse,
     EventCreateResponse,
     ReleaseResponse,
     ReservationCreateResponse,
@@ -24,11 +29,20 @@ from runcycles import (
     ReservationStatus,
     Unit,
 )
-from runcycles.models import ReservationSummary
+from runcycles.models import BalanceResponse, ReservationSummary
 
 from comptroller.decide.admission import Account, Accounts
 from comptroller.decide.scopes import innermost, within
 from comptroller.ledger.book.records import Remembered, Reservation
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Answer(Protocol[T_co]):
+    """Makes one answer."""
+
+    def __call__(self) -> T_co:
+        """The answer."""
 
 
 class Listed(ReservationSummary):
@@ -82,6 +96,20 @@ def balance(account: Account) -> Balance:
     return Balance.model_validate(_balance(account))
 
 
+def every(accounts: Iterable[Account]) -> list[Balance]:
+    """Accounts as the protocol shows them."""
+    return [balance(account) for account in accounts]
+
+
+def balances(accounts: Iterable[Account]) -> BalanceResponse:
+    """All the balances that were asked for, on one page."""
+    return BalanceResponse(balances=every(accounts), has_more=False)
+
+
+def nothing() -> None:
+    """Where there is nothing to say."""
+
+
 def granted(
     scopes: tuple[str, ...], reserved: Amount, answer: Remembered, remaining_ttl_ms: int
 ) -> ReservationCreateResponse:
@@ -125,6 +153,16 @@ def _decision(caps: Caps | None, reason: str | None = None) -> Decision:
     if reason:
         return Decision.DENY
     return Decision.ALLOW_WITH_CAPS if caps else Decision.ALLOW
+
+
+def decided(scopes: tuple[str, ...], answer: Remembered) -> DecisionResponse:
+    """What a reserve would be answered."""
+    return DecisionResponse(
+        decision=_decision(answer.caps, answer.reason),
+        caps=answer.caps,
+        reason_code=answer.reason,
+        affected_scopes=list(scopes),
+    )
 
 
 def committed(reservation: Reservation, actual: int, answer: Remembered) -> CommitResponse:
@@ -184,9 +222,16 @@ def detail(reservation: Reservation) -> Detail:
     return Detail.model_validate(_row(reservation, asked) | more)
 
 
-def listed(reservation: Reservation) -> Listed:
-    """A row of a listing."""
-    return Listed.model_validate(_row(reservation, json.loads(reservation.request)))
+def page(found: list[Reservation], limit: int) -> Listing:
+    """A page of at most `limit` reservations; one more among those found says that more follow."""
+    more = len(found) > limit
+    return Listing(
+        reservations=[
+            Listed.model_validate(_row(one, json.loads(one.request))) for one in found[:limit]
+        ],
+        has_more=more,
+        next_cursor=str(found[limit - 1].row) if more else None,
+    )
 
 
 def _row(reservation: Reservation, asked: dict[str, Any]) -> dict[str, Any]:

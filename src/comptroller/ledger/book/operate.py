@@ -1,5 +1,7 @@
 """What the operator of an embedded ledger does: set, fund, freeze and unfreeze budgets."""
 
+from functools import partial
+
 import attrs
 from runcycles import Amount, Balance, Caps, Unit
 
@@ -9,6 +11,7 @@ from comptroller.decide.funding import Funding, Period
 from comptroller.decide.scopes import parse_scope
 from comptroller.errors import refusal
 from comptroller.ledger.book import answers
+from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.records import Book
 from comptroller.ledger.book.refusals import denied, unknown
 from comptroller.money import amount as checked
@@ -23,7 +26,7 @@ def set_budget(
     overdraft_limit: int = 0,
     caps: Caps | None = None,
     per: Period | None = None,
-) -> Balance:
+) -> Answer[Balance]:
     """Set what `scope` may spend in all, or per day or month (UTC).
 
     Raises:
@@ -56,7 +59,7 @@ def fund(
     now_ms: int,
     *,
     operation: Funding = Funding.CREDIT,
-) -> Balance:
+) -> Answer[Balance]:
     """Move money to, from or for a budget: see `Funding`.
 
     Raises:
@@ -74,7 +77,7 @@ def fund(
     return _saved(book, funded)
 
 
-def freeze(book: Book, scope: str, *, frozen: bool) -> None:
+def freeze(book: Book, scope: str, *, frozen: bool) -> Answer[None]:
     """Freeze a scope, in every unit it has a budget in, or end that.
 
     Raises:
@@ -87,6 +90,7 @@ def freeze(book: Book, scope: str, *, frozen: bool) -> None:
         raise _unknown(book, path, Unit.USD_MICROCENTS)
     for account in accounts:
         book.store.save(attrs.evolve(account, frozen=frozen))
+    return answers.nothing
 
 
 def _amount(given: Amount) -> Amount:
@@ -107,6 +111,6 @@ def _unknown(book: Book, path: str, unit: Unit) -> Exception:
     )
 
 
-def _saved(book: Book, account: Account) -> Balance:
+def _saved(book: Book, account: Account) -> Answer[Balance]:
     book.store.save(account)
-    return answers.balance(account)
+    return partial(answers.balance, account)

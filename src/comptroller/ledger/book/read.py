@@ -1,7 +1,7 @@
 """Balances and reservations: requests that change nothing."""
 
 import re
-from collections.abc import Callable
+from functools import partial
 
 from runcycles import Balance, ReservationStatus
 from runcycles.models import BalanceResponse
@@ -10,6 +10,7 @@ from comptroller.decide.admission import Account
 from comptroller.decide.funding import renewed
 from comptroller.decide.scopes import LEVELS
 from comptroller.ledger.book import answers
+from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.records import Book, Wanted
 from comptroller.ledger.book.refusals import invalid
 from comptroller.ledger.book.settle import expired, find
@@ -17,7 +18,7 @@ from comptroller.ledger.book.settle import expired, find
 LIMIT = range(1, 200 + 1)
 
 
-def balances(book: Book, now_ms: int, **levels: str | None) -> BalanceResponse:
+def balances(book: Book, now_ms: int, **levels: str | None) -> Answer[BalanceResponse]:
     """The balances of the scopes that have the given levels (protocol, getBalances).
 
     Raises:
@@ -26,13 +27,13 @@ def balances(book: Book, now_ms: int, **levels: str | None) -> BalanceResponse:
     wanted = set(_segments(levels))
     if not wanted:
         raise invalid(f"which balances? give at least one of {', '.join(LEVELS)}")
-    shown = _shown(book, now_ms, lambda account: wanted <= set(account.scope.split("/")))
-    return BalanceResponse(balances=shown, has_more=False)
+    found = [one for one in _accounts(book, now_ms) if wanted <= set(one.scope.split("/"))]
+    return partial(answers.balances, found)
 
 
-def budgets(book: Book, now_ms: int) -> list[Balance]:
+def budgets(book: Book, now_ms: int) -> Answer[list[Balance]]:
     """Every budget of every tenant."""
-    return _shown(book, now_ms, lambda _: True)
+    return partial(answers.every, _accounts(book, now_ms))
 
 
 def reservations(
@@ -44,7 +45,7 @@ def reservations(
     limit: int = 50,
     cursor: str | None = None,
     **levels: str | None,
-) -> answers.Listing:
+) -> Answer[answers.Listing]:
     """One page of reservations, newest first (protocol, listReservations).
 
     Raises:
@@ -64,17 +65,12 @@ def reservations(
         key=idempotency_key,
         segments=tuple(_segments(levels)),
     )
-    found = book.store.listed(wanted)
-    page = found[:limit]
-    more = len(found) > limit
-    return answers.Listing(
-        reservations=[answers.listed(one) for one in page],
-        has_more=more,
-        next_cursor=str(page[-1].row) if more else None,
-    )
+    return partial(answers.page, book.store.listed(wanted), limit)
 
 
-def reservation(book: Book, reservation_id: str, *, tenant: str | None = None) -> answers.Detail:
+def reservation(
+    book: Book, reservation_id: str, *, tenant: str | None = None
+) -> Answer[answers.Detail]:
     """One reservation, whole (protocol, getReservation).
 
     Raises:
@@ -83,13 +79,12 @@ def reservation(book: Book, reservation_id: str, *, tenant: str | None = None) -
     found = find(book, reservation_id, tenant)
     if found.status is ReservationStatus.EXPIRED:
         raise expired(found)
-    return answers.detail(found)
+    return partial(answers.detail, found)
 
 
 def _segments(levels: dict[str, str | None]) -> list[str]:
     return [f"{level}:{value.lower()}" for level, value in levels.items() if value]
 
 
-def _shown(book: Book, now_ms: int, shows: Callable[[Account], bool]) -> list[Balance]:
-    accounts = filter(shows, book.store.accounts())
-    return [answers.balance(renewed(account, now_ms)) for account in accounts]
+def _accounts(book: Book, now_ms: int) -> list[Account]:
+    return [renewed(account, now_ms) for account in book.store.accounts()]

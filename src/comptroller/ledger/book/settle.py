@@ -6,6 +6,7 @@ before, whether it is settled (409) or expired (410), then what the request asks
 
 import json
 import re
+from functools import partial
 
 import attrs
 from runcycles import (
@@ -24,6 +25,7 @@ from comptroller.decide.funding import renewed
 from comptroller.errors import ComptrollerError, refusal
 from comptroller.ledger.book import answers
 from comptroller.ledger.book.admit import left
+from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.idempotency import Key, key_of
 from comptroller.ledger.book.records import Book, Remembered, Reservation
 from comptroller.ledger.book.refusals import denied, forbidden
@@ -38,7 +40,7 @@ def commit(
     now_ms: int,
     *,
     tenant: str | None = None,
-) -> CommitResponse:
+) -> Answer[CommitResponse]:
     """Charge the actual, give back the rest (protocol, commitReservation).
 
     Raises:
@@ -64,7 +66,7 @@ def commit(
         answer = key.remember(
             Remembered(key.fingerprint, amount=charge.charged, accounts=charge.accounts)
         )
-    return answers.committed(reservation, request.actual.amount, answer)
+    return partial(answers.committed, reservation, request.actual.amount, answer)
 
 
 def release(
@@ -74,7 +76,7 @@ def release(
     now_ms: int,
     *,
     tenant: str | None = None,
-) -> ReleaseResponse:
+) -> Answer[ReleaseResponse]:
     """Give everything back (protocol, releaseReservation).
 
     Raises:
@@ -97,7 +99,7 @@ def release(
             )
         )
         answer = key.remember(Remembered(key.fingerprint, accounts=accounts))
-    return answers.released(reservation, answer)
+    return partial(answers.released, reservation, answer)
 
 
 def extend(
@@ -107,7 +109,7 @@ def extend(
     now_ms: int,
     *,
     tenant: str | None = None,
-) -> ReservationExtendResponse:
+) -> Answer[ReservationExtendResponse]:
     """Move the lease's end outward, from where it is now (protocol, extendReservation).
 
     Raises:
@@ -128,7 +130,7 @@ def extend(
             )
         )
     remaining_ttl_ms = left(book, reservation.row, answer.moment_ms, now_ms)
-    return answers.extended(answer, remaining_ttl_ms)
+    return partial(answers.extended, answer, remaining_ttl_ms)
 
 
 def sweep(book: Book, now_ms: int) -> None:

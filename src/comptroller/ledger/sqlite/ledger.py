@@ -27,6 +27,7 @@ from anyio import to_thread
 
 from comptroller.errors import ComptrollerError, refusal
 from comptroller.ledger.book import settle
+from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.records import Book
 from comptroller.ledger.embedded import Act, Embedded, T, wall_clock
 from comptroller.ledger.sqlite import files
@@ -44,7 +45,7 @@ class _Request(Generic[T]):
     def __init__(self, act: Act[T], *, scans: bool) -> None:
         self._act, self.scans = act, scans
         self.done = False
-        self._answer: T
+        self._answer: Answer[T]
         self._error: Exception | None = None
 
     def perform(self, book: Book, store: SqliteStore, now_ms: int) -> None:
@@ -67,7 +68,7 @@ class _Request(Generic[T]):
         """The answer, or raise the refusal."""
         if self._error is not None:
             raise self._error
-        return self._answer
+        return self._answer()
 
 
 class SqliteLedger(Embedded):
