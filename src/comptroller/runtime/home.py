@@ -61,8 +61,8 @@ class Home:
         """
         try:
             return current_token() == self._token
-        except anyio.NoEventLoopError:  # a thread without a loop, or a loop's bare callback
-            return False
+        except RuntimeError:  # a thread without a loop, a loop's bare callback, or a carried loop
+            return False  # (anyio does not find that one if it was imported before trio-asyncio)
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run `function(*args)` at home: at once if we are there, else soon and in order.
