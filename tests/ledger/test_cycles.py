@@ -348,6 +348,13 @@ class TestRefusals:
         error, _ = await asked(CALLS["commit"][0], answer)
         assert (type(error), error.status, error.error_code) == (kind, status, code)
 
+    @pytest.mark.parametrize("verb", ASKED_TWICE)
+    @pytest.mark.parametrize("status", [302, 409])
+    async def test_what_was_understood_is_not_asked_again(self, verb, status):
+        """Also a refusal that the protocol does not know: nothing was lost."""
+        _, script = await asked(CALLS[verb][0], refused(status, "SOMETHING_NEW"))
+        assert len(script.requests) == 1
+
     @pytest.mark.parametrize(
         ("status", "code"),
         [

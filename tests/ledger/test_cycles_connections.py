@@ -30,6 +30,7 @@ from comptroller.money import tokens
 pytestmark = pytest.mark.anyio
 
 SERVER = Path(__file__).parents[2] / "benchmarks" / "cycles_server.py"
+SERVERS_KEEP_ALIVE = 5  # seconds; uvicorn's and Node's default
 COMMIT = CommitRequest(idempotency_key="c", actual=tokens(1))
 COMMITTED = {"status": "COMMITTED", "charged": {"unit": "TOKENS", "amount": 1}}
 
@@ -153,9 +154,11 @@ class TestThePool:
         if anyio_backend == "asyncio":
             assert isinstance(transport, AiohttpTransport)
             assert transport.limits.max_connections == 7
+            assert transport.limits.keepalive_expiry < SERVERS_KEEP_ALIVE
         else:
             assert transport._pool._max_connections == 7
             assert transport._pool._max_keepalive_connections == 7
+            assert transport._pool._keepalive_expiry < SERVERS_KEEP_ALIVE
         await transport.aclose()
 
     async def test_is_shared_by_the_clients_of_all_keys(self):

@@ -266,8 +266,10 @@ class TestKeys:
     async def test_a_key_sees_its_own_tenant_only(self, memory, client):
         await memory.set_budget("tenant:globex", usd("7"))
         await client.post("/v1/reservations", json=asked())
+        await memory.set_budget("tenant:acme/agent:triage", usd("1"))
         async with served(memory, **{"X-Cycles-API-Key": "key-of-globex"}) as other:
             assert (await other.get("/v1/reservations")).json()["reservations"] == []
+            assert (await other.get("/v1/balances?agent=triage")).json()["balances"] == []
             (shown,) = (await other.get("/v1/balances?tenant=globex")).json()["balances"]
         assert shown["scope"] == "tenant:globex"
 
