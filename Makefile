@@ -48,7 +48,7 @@ help:
 environments: $(VERSIONS:%=.venv/%/ready)
 
 lint: .venv/$(MAIN)/ready
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check .
 
 types: .venv/$(MAIN)/ready
@@ -87,7 +87,7 @@ e2e: .venv/$(MAIN)/ready-e2e
 demo: .venv/$(MAIN)/ready
 	$(BIN)/comptroller demo
 
-examples: .venv/$(MAIN)/ready
+examples: .venv/$(MAIN)/ready-e2e
 	@set -e; for example in examples/*.py; do \
 	    echo "-- $$example"; $(BIN)/python $$example < /dev/null; \
 	done

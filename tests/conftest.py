@@ -13,11 +13,13 @@ Then the clock of either backend jumps to the next timer when nothing is ready, 
 with real time while a worker thread or a socket is awaited (`comptroller.testing.clock`).
 
 The world. No test reaches beyond loopback, sees settings of the person who runs it, or writes
-outside pytest's temporary directories; the SDK's tracing, which would send, is off.
+outside pytest's temporary directories; the SDK's tracing, which would send, is off. The tests of
+`tests/e2e` drive a real language model: they are collected only where they are asked for.
 """
 
 import os
 import sys
+from pathlib import Path
 
 import agents
 import hypothesis
@@ -25,9 +27,17 @@ import pytest
 
 from comptroller.testing import virtual_backend
 
+END_TO_END = Path(__file__).parent / "e2e"
+
 hypothesis.settings.register_profile("comptroller", deadline=None)
 hypothesis.settings.load_profile("comptroller")
 agents.set_tracing_disabled(True)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`tests/e2e` needs `-m e2e` or to be named."""
+    asked_for = "e2e" in config.option.markexpr or any("e2e" in name for name in config.args)
+    return True if collection_path == END_TO_END and not asked_for else None
 
 
 @pytest.fixture(params=["asyncio", "trio"])

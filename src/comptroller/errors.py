@@ -29,7 +29,7 @@ class ComptrollerError(AgentsException):
 
 
 class RunCancelled(ComptrollerError):
-    """The run was cancelled: by `run.cancel`, its handle, or the end of its scope. `reason` says why."""
+    """The run was cancelled, for `reason`: by `run.cancel`, its handle, or its scope's end."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
