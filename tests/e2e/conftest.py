@@ -1,16 +1,18 @@
-"""A real model, and the SDK's two ways to talk to it."""
+"""A real model, the SDK's two ways to talk to it, and a ledger kept in tokens."""
 
 import pytest
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel
+from agents import Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel
 from openai import AsyncOpenAI
 
+from comptroller import open_ledger
 from e2e.language_model import LocalModel, missing
+from e2e.shared import exactly
 
 
 @pytest.fixture
-def anyio_backend(request):
-    """asyncio, unless a test asks for trio: the model is slow, its protocol the same on both."""
-    return getattr(request, "param", "asyncio")
+def anyio_backend():
+    """asyncio: the model is slow. One test here runs a program on trio."""
+    return "asyncio"
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +47,14 @@ async def speaker(request, server):
         model = request.param(model="smollm2", openai_client=client)
 
         def agent(tokens, name="Speaker", **settings):
-            exactly = ModelSettings(max_tokens=tokens, extra_body={"ignore_eos": True}, **settings)
-            return Agent(name, instructions="Be brief.", model=model, model_settings=exactly)
+            settings = exactly(tokens, **settings)
+            return Agent(name, instructions="Be brief.", model=model, model_settings=settings)
 
         yield agent
+
+
+@pytest.fixture
+async def ledger(tmp_path):
+    """An embedded ledger on disk."""
+    async with open_ledger(str(tmp_path / "ledger.db")) as ledger:
+        yield ledger
