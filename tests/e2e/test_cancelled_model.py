@@ -20,7 +20,7 @@ PIECES = 20
 
 @pytest.fixture
 async def abandoned(count, ledger):
-    """Checks what a run left behind; answers its receipt's one line, and what the server counted."""
+    """Checks what a run left behind; answers its receipt's one line and the server's count."""
     await ledger.set_budget("tenant:acme", tokens(10_000))
 
     async def check(receipt):

@@ -85,8 +85,9 @@ async def test_eight_tenants_at_once_are_each_charged_their_own(speaker, count, 
 
 
 async def test_a_tenants_budget_holds_when_eight_of_its_runs_start_at_once(speaker, count, ledger):
-    """Two estimates fit the budget: the others are denied, and the model never hears of them."""
-    await ledger.set_budget("tenant:acme", tokens(2 * ESTIMATE + 500))
+    """Two estimates fit at a time: the others are denied, and the model never hears of them."""
+    budget = 2 * ESTIMATE + 500
+    await ledger.set_budget("tenant:acme", tokens(budget))
     with anyio.fail_after(60):
         async with open_supervisor(ledger=ledger, policy=POLICY) as supervisor:
             handles = [
@@ -94,9 +95,11 @@ async def test_a_tenants_budget_holds_when_eight_of_its_runs_start_at_once(speak
             ]
             outcomes = [type(await handle.outcome()).__name__ for handle in handles]
         counted = await count()
-    assert sorted(outcomes) == ["Completed"] * 2 + ["Denied"] * 6
-    assert counted.generated == 2 * 100
-    assert await spent(ledger) == counted.total
+    completed = outcomes.count("Completed")
+    assert 2 <= completed < 8
+    assert outcomes.count("Denied") == 8 - completed
+    assert counted.generated == 100 * completed
+    assert await spent(ledger) == counted.total <= budget
 
 
 async def test_a_budget_too_small_denies_before_the_first_token(speaker, count, ledger):
