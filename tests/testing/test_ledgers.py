@@ -1,5 +1,6 @@
 """Ledgers that fail on demand, and the checks that find what was left open."""
 
+import copy
 import itertools
 
 import anyio
@@ -110,6 +111,7 @@ async def test_what_is_no_verb_goes_to_the_inner_ledger(memory):
     assert ledger.requests == []
     with pytest.raises(AttributeError):
         ledger.no_such_thing  # noqa: B018
+    assert copy.copy(ledger).inner is memory
 
 
 async def test_a_local_ledger_can_pose_as_a_remote_one(memory):
@@ -129,7 +131,10 @@ async def test_a_stalled_request_is_made_when_it_is_resumed(memory):
     ledger = StalledLedger(memory, {"reserve"})
     async with anyio.create_task_group() as group:
         group.start_soon(reserve, ledger, "r1")
+        group.start_soon(ledger.reached, 2)
+        await ledger.reached(1)
         group.start_soon(reserve, ledger, "r2")
+        await ledger.reached(2)
         await ledger.reached(2)
         await anyio.sleep(3600)
         assert (ledger.stalled, await settled(memory)) == (2, True)
@@ -152,6 +157,20 @@ async def test_a_stalled_answer_comes_late_to_what_was_done_at_once(memory):
     with anyio.move_on_after(5):
         await reserve(ledger)
     assert len(await open_reservations(memory)) == 1
+
+
+async def test_a_stalled_answer_is_the_answer(memory):
+    ledger = StalledLedger(memory, "reserve", answers_only=True)
+    answers = []
+
+    async def ask():
+        answers.append(await reserve(ledger))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await ledger.reached()
+        ledger.resume()
+    assert answers[0].is_allowed()
 
 
 async def test_other_verbs_pass_a_stalled_ledger_until_they_are_named(memory):

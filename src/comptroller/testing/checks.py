@@ -67,11 +67,12 @@ def trio_tasks_left() -> set[Any]:
     import trio
 
     found: set[Any] = set()
-    above = [trio.lowlevel.current_root_task()]
+    root = trio.lowlevel.current_root_task()
+    above = [root] if root else []
     while above:
-        if task := above.pop():
-            found.add(task)
-            above += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+        task = above.pop()
+        found.add(task)
+        above += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
     if carried := sys.modules.get("trio_asyncio"):
         loop = carried.current_loop.get()
         found |= asyncio.all_tasks(loop) if loop else set()
