@@ -27,11 +27,13 @@ from comptroller.ledger.server import serve_ledger
 from comptroller.testing import no_task_left, open_reservations
 from openai_agents.voices import Attempt, Trace, call
 
-RATES = {"quick": (100, 400), "clever": (250, 1000), "deep": (1000, 4000)}
+RATES = {
+    "quick": (100, 400), "clever": (250, 1000), "deep": (1000, 4000), "gpt-4.1": (200, 800),
+}  # fmt: skip
 """Microcents of an input and an output token of each model in the scenarios."""
 PRICES = {
     model: Price(str(given), str(made)) for model, (given, made) in
-    {"quick": (1, 4), "clever": ("2.50", 10), "deep": (10, 40)}.items()
+    {"quick": (1, 4), "clever": ("2.50", 10), "deep": (10, 40), "gpt-4.1": (2, 8)}.items()
 }  # fmt: skip
 ESTIMATES = {Unit.TOKENS: tokens(40_000), Unit.USD_MICROCENTS: usd("0.4")}
 TOOL_COSTS = {"weather": 3, "clock": 5}
@@ -251,7 +253,7 @@ def charge(attempt: Attempt, unit: Unit) -> int | None:
     if unit is Unit.TOKENS:
         cost = given + made
     else:
-        rate = RATES[attempt.model.removeprefix("openai/")]
+        rate = RATES[attempt.model]
         cost = given * rate[0] + made * rate[1]
     return cost if attempt.ended == "answered" else min(cost, estimate)
 
@@ -295,6 +297,7 @@ def compare(alone: Outcome, other: Governed, way: Way) -> None:
     in_order: Any = (lambda things: sorted(things, key=repr)) if play.unordered else list
     for of in (asked, lambda each: each.tools, lambda each: each.heard):
         assert in_order(of(trace)) == in_order(of(alone.trace))
+    assert len(trace.compacted) == len(alone.trace.compacted)
     lines, events = shown_calls(other.receipt)
     assert lines == expected_calls(trace, way.unit)
     assert sorted(events) == sorted(play.events)

@@ -255,12 +255,14 @@ class Trace:
         return self.watched(function_tool(body or _done, **options))
 
     def watched(self, tool: FunctionTool) -> FunctionTool:
-        """Any function tool, written down whenever it is invoked."""
-        inner = tool.on_invoke_tool
+        """Any function tool, written down when it is invoked; resumed, it is still one call."""
+        inner, begun = tool.on_invoke_tool, set()
 
         @functools.wraps(inner)
         async def invoked(context: Any, given: str) -> Any:
-            self.tools.append(tool.name)
+            if context.tool_call_id not in begun:
+                begun.add(context.tool_call_id)
+                self.tools.append(tool.name)
             return await inner(context, given)
 
         tool.on_invoke_tool = invoked

@@ -25,9 +25,71 @@ def a_session(trace):
     async def script(stage):
         try:
             results = [await stage.run("go"), await stage.run("go on")]
-            trace.heard.append(str(await session.get_items()) if stage.can_wait else "")
         finally:
             session.close()
         return results
 
     return Play(agent, script, options={"session": session})
+
+
+class Client:
+    """An OpenAI client that can only compact; `failing` with an error before it answers."""
+
+    def __init__(self, trace, error=None, *, usage=True):
+        self.trace, self.error, self.usage = trace, error, usage
+        self.responses = self
+
+    async def compact(self, **request):
+        items = request.get("input") or []
+        size = sum(len(str(item)) for item in items)
+        attempt = Attempt("gpt-4.1", (), size, None, streamed=False)
+        self.trace.compacted.append(attempt)
+        if self.error is not None:
+            attempt.ended = "abandoned"
+            raise self.error
+        attempt.ended = "answered"
+        output = [{"type": "compaction", "encrypted_content": "short"}]
+        if not self.usage:
+            return SimpleNamespace(output=output)
+        attempt.used = TokenCount(input=70, output=7)
+        return SimpleNamespace(output=output, usage=ResponseUsage(
+            input_tokens=70, output_tokens=7, total_tokens=77,
+            input_tokens_details=InputTokensDetails(cached_tokens=0, cache_write_tokens=0),
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=0),
+        ))  # fmt: skip
+
+
+def compacting(trace, client, **fields):
+    """Two runs of one session, which is compacted after each."""
+    store = SQLiteSession("s")
+    session = OpenAIResponsesCompactionSession(
+        "s", store, client=client, should_trigger_compaction=lambda context: True,
+        compaction_mode="input",
+    )  # fmt: skip
+    agent = trace.agent("Triage agent", "quick", "One.", [call("weather")], "Two.",
+                        tools=[trace.tool()])  # fmt: skip
+
+    async def script(stage):
+        try:
+            return [await stage.run("go"), await stage.run("go on")]
+        finally:
+            assert session.client is client
+            assert trace.compacted
+            store.close()
+
+    return Play(agent, script, options={"session": session}, **fields)
+
+
+@scenario(nested=False)
+def a_session_that_is_compacted(trace):
+    return compacting(trace, Client(trace))
+
+
+@scenario(nested=False)
+def a_compaction_without_usage(trace):
+    return compacting(trace, Client(trace, usage=False))
+
+
+@scenario(nested=False)
+def a_compaction_that_fails(trace):
+    return compacting(trace, Client(trace, ValueError("no compaction today")))
