@@ -35,7 +35,7 @@ _CLOSING = 1.0
 """Seconds that closing the pool may take, also while the surrounding scope is being cancelled."""
 
 
-class NoAnswer(Exception):  # noqa: N818 - it is caught one layer up, no user ever sees it
+class NoAnswer(Exception):
     """Nothing, or nothing whole, came back. The text says why."""
 
 

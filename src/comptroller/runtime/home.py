@@ -7,6 +7,7 @@ and an event made by a guest has the guest's flavour: so both are made here only
 """
 
 import math
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -15,10 +16,12 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
+from ..errors import ComptrollerError
+
 Message = tuple[Callable[..., object], tuple[Any, ...]]
 
 
-class HomeClosed(Exception):  # noqa: N818 - a state the sender has to know, no defect
+class HomeClosed(Exception):
     """Nobody lives here any more: the supervisor's scope has ended."""
 
 
@@ -30,13 +33,13 @@ class Home:
     """
 
     def __init__(self) -> None:
-        self._token = current_token()
+        self._token, self._process = current_token(), os.getpid()
         native: Any = self._token.native_token
         self._later: Callable[..., object] = getattr(native, "call_soon_threadsafe", None) or (
             native.run_sync_soon
         )
         self._door, self._arrivals = anyio.create_memory_object_stream[Message](math.inf)
-        self._sending = threading.Lock()  # no guest's message may slip in after the last look
+        self._sending = threading.Lock()  # nothing is sent by a guest once the door has closed
         self._closed = False
         self._tasks: TaskGroup
 
@@ -47,12 +50,9 @@ class Home:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        with self._sending:
-            self._closed = True
-        self._drain()
+        self._close()
         self._tasks.cancel_scope.cancel("the scope at home has exited")
         await self._tasks.__aexit__(None, None, None)
-        self._door.close()
 
     def is_here(self) -> bool:
         """Whether the caller runs on this very loop, in this flavour.
@@ -64,6 +64,14 @@ class Home:
         except RuntimeError:  # a thread without a loop, a loop's bare callback, or a carried loop
             return False  # (anyio does not find that one if it was imported before trio-asyncio)
 
+    def check_process(self) -> None:
+        """Raise a ComptrollerError in a fork: the tasks of the home are its parent's."""
+        if os.getpid() != self._process:
+            raise ComptrollerError(
+                f"this scope was opened in process {self._process} and cannot be used in its fork"
+                f" {os.getpid()}: open a scope, and a ledger, in each process"
+            )
+
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Run `function(*args)` at home: at once if we are there, else soon and in order.
 
@@ -71,17 +79,17 @@ class Home:
 
         Raises:
             HomeClosed: it will never run.
+            ComptrollerError: this process is a fork.
         """
+        self.check_process()
         if self.is_here():
-            if self._closed:
-                raise HomeClosed
             function(*args)
             return
         with self._sending:
             if self._closed:
                 raise HomeClosed
             try:
-                self._later(self._door.send_nowait, (function, args))
+                self._later(self._arrive, (function, args))
             except RuntimeError as gone:  # also trio.RunFinishedError: the loop itself has ended
                 raise HomeClosed from gone
 
@@ -89,22 +97,34 @@ class Home:
         self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str
     ) -> None:
         """Start a task at home. Only from home."""
+        self.check_process()
         self._tasks.start_soon(function, *args, name=name)
 
     async def _serve(self) -> None:
-        """Gives guests' messages a task to run in: bare loop callbacks may not start tasks."""
-        with self._arrivals:
-            async for function, args in self._arrivals:
-                function(*args)
+        """Gives guests' messages a task to run in: bare loop callbacks may not start tasks.
 
-    def _drain(self) -> None:
-        """What guests sent just before the door closed is still answered (with refusals)."""
-        while True:
-            try:
-                function, args = self._arrivals.receive_nowait()
-            except (anyio.WouldBlock, anyio.EndOfStream):
-                return
+        Shielded: while a cancelled scope is being left, the SDK still reports. It ends when the
+        door has closed and everything that came in was handed on.
+        """
+        try:
+            with anyio.CancelScope(shield=True), self._arrivals:
+                async for function, args in self._arrivals:
+                    function(*args)
+        finally:
+            self._close()  # an asyncio loop that ends cancels tasks natively, shields or not
+
+    def _arrive(self, message: Message) -> None:
+        """In a bare callback of the home's loop."""
+        try:
+            self._door.send_nowait(message)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            function, args = message  # sent just before the door closed: it is answered (refused)
             function(*args)
+
+    def _close(self) -> None:
+        with self._sending:
+            self._closed = True
+        self._door.close()
 
 
 class Change:
@@ -136,12 +156,15 @@ async def outlast(change: Change, done: Callable[[], bool], seconds: float) -> B
     remembered, and returned for the caller to raise when it has finished.
     """
     interrupted: BaseException | None = None
-    with anyio.move_on_after(seconds, shield=True) as scope:
-        while not done():
-            try:
-                await change.until(done)
-            except anyio.get_cancelled_exc_class() as cancelled:
-                if scope.cancel_called:  # time is up; raised on, it would mix with a native one
-                    break
-                interrupted = cancelled
+    try:
+        with anyio.move_on_after(seconds, shield=True) as scope:
+            while not done():
+                try:
+                    await change.until(done)
+                except anyio.get_cancelled_exc_class() as cancelled:
+                    if scope.cancel_called:
+                        raise  # time is up
+                    interrupted = cancelled
+    except anyio.get_cancelled_exc_class() as cancelled:  # a native one, at that very moment
+        interrupted = interrupted or cancelled
     return interrupted
