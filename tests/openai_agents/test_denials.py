@@ -1,0 +1,245 @@
+"""A refusal ends the run wherever in the tree it fell: one denial, unwrapped, and no further call."""
+
+import asyncio
+import itertools
+from functools import partial
+
+import pytest
+from agents import (
+    GuardrailFunctionOutput,
+    InputGuardrail,
+    OutputGuardrail,
+    Runner,
+    ToolGuardrailFunctionOutput,
+    ToolInputGuardrail,
+)
+
+from comptroller import BudgetExceeded, LedgerUnreachable, Limits, LimitReached, tokens
+from comptroller.host import open_host
+from comptroller.testing import ScriptedLedger, lost_request, server_error
+from openai_agents.books import open_books
+from openai_agents.scenarios.agents import own_loop
+from openai_agents.voices import Trace, call
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
+
+POOR = {"tenant:acme/agent:Expert": (tokens(1),)}
+
+
+def expert(trace):
+    return trace.agent("Expert", "clever", "I must not be asked.")
+
+
+def outer(trace, *tools, turns=None, **fields):
+    turns = ([call("weather")], "I must not be asked again.") if turns is None else turns
+    return trace.agent("Outer", "quick", *turns, tools=list(tools), **fields)
+
+
+def as_a_tool(trace, **options):
+    return outer(trace, expert(trace).as_tool("weather", "asks", **options),
+                 turns=([call("weather", input="?")], "I must not be asked again."))  # fmt: skip
+
+
+def as_a_tool_of_a_tool(trace):
+    turns = ([call("ask", input="?")], "I must not be asked again.")
+    middle = trace.agent("Middle", "deep", *turns, tools=[expert(trace).as_tool("ask", "asks")])
+    return outer(trace, middle.as_tool("weather", "asks"),
+                 turns=([call("weather", input="?")], "I must not be asked again."))  # fmt: skip
+
+
+def in_a_tool(trace):
+    agent = expert(trace)
+
+    async def consult() -> str:
+        return (await Runner.run(agent, "?")).final_output
+
+    return outer(trace, trace.tool(consult))
+
+
+def in_a_tool_that_hides_errors(trace):
+    agent = expert(trace)
+
+    async def consult() -> str:
+        try:
+            return (await Runner.run(agent, "?")).final_output
+        except Exception as error:  # noqa: BLE001 - that is what it does
+            return f"never mind: {error}"
+
+    return outer(trace, trace.tool(consult))
+
+
+def in_a_stream_in_a_tool(trace):
+    agent = expert(trace)
+
+    async def consult() -> str:
+        result = Runner.run_streamed(agent, "?")
+        return str([event async for event in result.stream_events()])
+
+    return outer(trace, trace.tool(consult))
+
+
+def in_a_synchronous_tool(trace):
+    agent = expert(trace)
+
+    def consult() -> str:
+        with own_loop():
+            return Runner.run_sync(agent, "?").final_output
+
+    return outer(trace, trace.tool(consult))
+
+
+def in_a_thread_of_a_tool(trace):
+    agent = expert(trace)
+
+    async def consult() -> str:
+        work = asyncio.to_thread(lambda: asyncio.run(Runner.run(agent, "?")))
+        return (await work).final_output
+
+    return outer(trace, trace.tool(consult))
+
+
+def judged(trace):
+    agent = expert(trace)
+
+    async def judge(context, agent_, given):
+        await Runner.run(agent, "?")
+        return GuardrailFunctionOutput(None, tripwire_triggered=False)
+
+    return judge
+
+
+def in_an_input_guardrail(trace):
+    guard = InputGuardrail(judged(trace), run_in_parallel=False)
+    return outer(trace, turns=("I must not be asked.",), input_guardrails=[guard])
+
+
+def in_an_input_guardrail_beside(trace):
+    guard = InputGuardrail(judged(trace))
+    return outer(trace, turns=("I may be asked.",), input_guardrails=[guard])
+
+
+def in_an_output_guardrail(trace):
+    return outer(trace, turns=("Done.",), output_guardrails=[OutputGuardrail(judged(trace))])
+
+
+def in_a_tool_guardrail(trace):
+    agent = expert(trace)
+
+    async def judge(data):
+        await Runner.run(agent, "?")
+        return ToolGuardrailFunctionOutput.allow()
+
+    tool = trace.tool()
+    tool.tool_input_guardrails = [ToolInputGuardrail(judge)]
+    return outer(trace, tool)
+
+
+def after_a_handoff(trace):
+    return outer(trace, turns=([call("transfer_to_expert")],), handoffs=[expert(trace)])
+
+
+PLACES = {
+    place.__name__: place
+    for place in (
+        as_a_tool, as_a_tool_of_a_tool, in_a_tool, in_a_tool_that_hides_errors,
+        in_a_stream_in_a_tool, in_a_synchronous_tool, in_a_thread_of_a_tool,
+        in_an_input_guardrail, in_an_input_guardrail_beside, in_an_output_guardrail,
+        in_a_tool_guardrail, after_a_handoff,
+    )
+}  # fmt: skip
+PLACES["as_a_tool_that_raises"] = partial(as_a_tool, failure_error_function=None)
+PLACES["as_a_streamed_tool"] = partial(as_a_tool, on_stream=lambda event: None)
+
+
+async def by_run(agent, run):
+    await run("go")
+
+
+async def by_stream(agent, run):
+    async for _ in run.stream("go"):
+        pass
+
+
+async def by_runner(agent, run):
+    async with open_host() as host:
+        await host.aio(Runner.run)(agent, "go")
+
+
+async def by_runners_stream(agent, run):
+    async def consume():
+        async for _ in Runner.run_streamed(agent, "go").stream_events():
+            pass
+
+    async with open_host() as host:
+        await host.aio(consume)()
+
+
+WAYS = [by_run, by_stream, by_runner, by_runners_stream]
+
+
+async def refused(books, way, agent, kind):
+    """The run is refused once, and says so to everyone who asks."""
+    with pytest.raises(kind) as caught:
+        await way(agent, books.run)
+    assert type(caught.value) is kind
+    with pytest.raises(kind) as again:
+        await books.run("once more")
+    assert again.value is caught.value
+    return caught.value
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_denial_ends_the_whole_run(place, way):
+    """Wherever the denied agent stands, the outer model is not asked again."""
+    trace = Trace()
+    agent = PLACES[place](trace)
+    async with open_books(agent, POOR) as books:
+        denial = await refused(books, way, agent, BudgetExceeded)
+    voices = {voice.model: voice.asked for voice in trace.voices}
+    assert voices["clever"] == 0
+    assert voices["quick"] <= 1
+    assert voices.get("deep", 0) <= 1
+    [line] = books.refused
+    assert (line.agent, line.id) == ("Expert", denial.call)
+    assert denial.scope == "tenant:acme/agent:expert"
+    assert "agent Expert" in str(denial)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("fault", [lost_request, server_error])
+@pytest.mark.parametrize("place", ["as_a_tool", "in_a_tool_that_hides_errors"])
+async def test_an_unreachable_ledger_ends_the_whole_run(place, fault, way):
+    """The outer call was granted; then the ledger is gone."""
+    trace = Trace()
+    agent = PLACES[place](trace)
+
+    def around(ledger):
+        script = itertools.chain([None, None], itertools.repeat(fault()))
+        return ScriptedLedger(ledger, {"reserve": script})
+
+    async with open_books(agent, around=around) as books:
+        await refused(books, way, agent, LedgerUnreachable)
+    assert {voice.model: voice.asked for voice in trace.voices} == {"quick": 1, "clever": 0}
+    assert len(books.refused) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("limits", "place"),
+    [
+        (Limits(llm_calls=1), "as_a_tool"),
+        (Limits(llm_calls=1), "in_a_tool_that_hides_errors"),
+        (Limits(llm_calls=1), "in_a_thread_of_a_tool"),
+        (Limits(tokens=50), "as_a_tool"),
+        (Limits(spend=tokens(40_100)), "as_a_tool"),
+    ],
+)
+async def test_a_reached_limit_ends_the_whole_run(place, limits, way):
+    """It is checked before the ledger is asked, and leaves one line all the same."""
+    trace = Trace()
+    agent = PLACES[place](trace)
+    async with open_books(agent, limits=limits) as books:
+        await refused(books, way, agent, LimitReached)
+    assert sum(voice.asked for voice in trace.voices) == 1
+    assert [line.agent for line in books.refused] == ["Expert"]
