@@ -61,7 +61,7 @@ class _Client:
         try:
             answer = await self._real.responses.compact(**request)
         except BaseException as error:
-            actor.tell(end_of(error))
+            actor.tell(end_of(error, self._run.ended))
             raise
         actor.tell(Finished(usage.token_count(getattr(answer, "usage", None))))
         return answer

@@ -106,7 +106,7 @@ class Dispatcher(Model):
                 system_instructions, input, settings, *args, **kwargs
             )
         except BaseException as error:
-            actor.tell(end_of(error))
+            actor.tell(end_of(error, self._run.ended))
             raise
         self._finished(actor, response)
         return response
@@ -135,7 +135,7 @@ class Dispatcher(Model):
                     self._streamed(actor, event)
                     yield event
         except BaseException as error:
-            actor.tell(end_of(error))
+            actor.tell(end_of(error, self._run.ended))
             raise
         actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
 
@@ -220,11 +220,11 @@ def _capped(settings: ModelSettings, caps: Caps | None) -> ModelSettings:
     return dataclasses.replace(settings, max_tokens=min(most, caps.max_tokens))
 
 
-def end_of(error: BaseException) -> NeverBegan | Abandoned:
-    """How a model call ended that raised `error`."""
+def end_of(error: BaseException, why: BaseException | None) -> NeverBegan | Abandoned:
+    """How a model call ended that raised `error`. `why`: what ended its run, if anything did."""
     if isinstance(error, asyncio.CancelledError):
-        return Abandoned("cancelled in flight")
+        return Abandoned(str(why or "cancelled in flight"))
     if isinstance(error, GeneratorExit):
-        return Abandoned("the stream was closed")
+        return Abandoned(str(why or "the stream was closed"))
     status, unsent = usage.why_failed(error)
     return failed(f"{type(error).__name__}: {error}"[:200], status, unsent=unsent)
