@@ -75,7 +75,12 @@ class EpisodeHooks(RunHooks[Any]):
                 if isinstance(item, ResponseFunctionToolCall)
                 and item.name in self._dispatcher.tools
             ]
-            await asyncio.gather(*(self._reserve_ahead(context, agent, call) for call in calls))
+            answers = await asyncio.gather(
+                *(self._reserve_ahead(context, agent, call) for call in calls),
+                return_exceptions=True,  # a grant that came later would be nobody's
+            )
+            for refusal in filter(None, answers):
+                raise refusal
         await self.own.on_llm_end(context, agent, response)
 
     # -- tools
@@ -148,7 +153,7 @@ def _cost(actor: Actor, context: Any, result: Any) -> Amount | None:
         return None
     try:
         cost = actor.call.actual(_arguments(context), result)
-    except Exception:  # noqa: BLE001 - the user's code; the call ran and must be charged
+    except Exception:
         log.exception("actual() of tool %s failed: its estimate is charged", actor.call.draft.name)
         return None
     reserved = actor.call.estimate
