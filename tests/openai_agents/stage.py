@@ -55,7 +55,9 @@ class Way:
 
     def __str__(self) -> str:
         words = ["usd" if self.unit is Unit.USD_MICROCENTS else "tokens"]
-        words += [name for name in ("streamed", "nested", "remote", "hooked") if getattr(self, name)]
+        words += [
+            name for name in ("streamed", "nested", "remote", "hooked") if getattr(self, name)
+        ]
         return "-".join(words)
 
 
@@ -195,7 +197,7 @@ class Governed:
     spent: dict[Unit, int]
 
 
-async def governed(scenario: Callable[[Trace], Play], way: Way) -> Governed:
+async def governed(scenario: Callable[[Trace], Play], way: Way, **policy: Any) -> Governed:
     trace, play, stage = cast_for(scenario, way)
     async with open_ledgers(remote=way.remote) as (ledger, behind):
         for budget in (ESTIMATES[way.unit].model_copy(update={"amount": 10**12}),
@@ -204,7 +206,7 @@ async def governed(scenario: Callable[[Trace], Play], way: Way) -> Governed:
         before = snapshot(trace, play)
         async with no_task_left():
             async with governed_run(
-                stage.agent, "acme", ledger=ledger, policy=policy_for(way)
+                stage.agent, "acme", ledger=ledger, policy=policy_for(way, **policy)
             ) as stage.governed:
                 with anyio.fail_after(600):
                     outcome = await perform(trace, play, stage)
@@ -278,6 +280,8 @@ def shown_calls(receipt: Any) -> tuple[Counter[Any], list[Any]]:
     events = []
     for line in receipt.calls:
         charged = line.charged and line.charged.amount
+        if line.kind == "tool.invoke" and line.outcome == "released":
+            continue  # reserved when the model asked for it, and not run
         if line.kind in ("llm.completion", "tool.invoke"):
             outcome = line.outcome.value
             if line.kind == "tool.invoke" and outcome in ("committed", "abandoned"):

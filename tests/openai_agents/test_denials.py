@@ -14,7 +14,7 @@ from agents import (
     ToolInputGuardrail,
 )
 
-from comptroller import BudgetExceeded, LedgerUnreachable, Limits, LimitReached, tokens
+from comptroller import BudgetExceeded, LedgerUnreachable, LimitReached, Limits, tokens
 from comptroller.host import open_host
 from comptroller.testing import ScriptedLedger, lost_request, server_error
 from openai_agents.books import open_books

@@ -7,7 +7,7 @@ from agents import RunConfig, Runner, handoff
 
 from openai_agents.scenarios.register import Scenario, register
 from openai_agents.stage import Play
-from openai_agents.voices import Trace, call
+from openai_agents.voices import call
 
 SCENARIOS: list[Scenario] = []
 scenario = register(SCENARIOS)
@@ -213,12 +213,16 @@ def three_runs_at_once(trace):
 
 
 class own_loop:  # noqa: N801 - used like a function
-    """A loop for `run_sync` in this thread, closed afterwards (the SDK leaves its own open)."""
+    """A loop for `run_sync` in this thread, closed afterwards (the SDK leaves its own open).
+
+    Made where the SDK looks for it: trio-asyncio gives asyncio's own functions another policy.
+    """
 
     def __enter__(self):
-        self.loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(self.loop)
+        self.policy = asyncio.get_event_loop_policy()
+        self.loop = self.policy.new_event_loop()
+        self.policy.set_event_loop(self.loop)
 
     def __exit__(self, *exc):
-        asyncio.set_event_loop(None)
+        self.policy.set_event_loop(None)
         self.loop.close()
