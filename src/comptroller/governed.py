@@ -5,10 +5,11 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from types import TracebackType
 from typing import Any
 
+import anyio
 import attrs
 from agents import Agent
 
-from .host import Host, Kept, open_host
+from .host import Framed, Host, kept, open_host
 from .ledger.interface import Ledger
 from .ledger.opening import default_settings
 from .openai_agents.active import ACTIVE
@@ -20,12 +21,39 @@ from .runtime.run import Run
 from .scope import GovernedRun, RunRequest, status_of
 
 
+@attrs.frozen
+class Ground:
+    """What runs stand on.
+
+    Attributes:
+        hub: the home, and who is there.
+        host: how the SDK is called from there.
+    """
+
+    hub: Hub
+    host: Host
+
+
 @asynccontextmanager
-async def open_hub(ledger: Ledger | None) -> AsyncIterator[Hub]:
-    """A home with its ledger: the given one, or the one that the environment names."""
+async def open_ground(ledger: Ledger | None) -> AsyncIterator[Ground]:
+    """A home with its ledger: the given one, or the one that the environment names.
+
+    It is left in peace: an outer cancellation waits until it is closed. A run that is still
+    there, because an asyncio loop ends under it, is closed here.
+    """
     async with AsyncExitStack() as stack:
-        used: Ledger = ledger or await stack.enter_async_context(default_settings().open())
-        yield Hub(await stack.enter_async_context(Home()), used)
+        host = await stack.enter_async_context(open_host())
+        shelter = stack.enter_context(anyio.CancelScope())
+        if ledger is None:
+            named: Ledger = await stack.enter_async_context(default_settings().open())
+        else:
+            named = ledger
+        hub = Hub(await stack.enter_async_context(Home()), named)
+        try:
+            yield Ground(hub, host)
+        finally:
+            shelter.shield = True
+            await hub.cancel_all("its event loop has ended")
 
 
 def filled(terms: RunRequest, ledger: Ledger | None) -> RunRequest:
@@ -57,15 +85,16 @@ class RunScope(AbstractAsyncContextManager[GovernedRun]):
         self._handle: GovernedRun
         self._outer: Run | None = None
 
-    def enter(self, hub: Hub, host: Host) -> GovernedRun:
+    def enter(self, ground: Ground) -> GovernedRun:
         """Open it at the hub's home, and make it the run that governs this context."""
         install()
-        terms = self.terms
+        terms, hub = self.terms, ground.hub
         self._hub = hub
-        self._run = hub.begin(terms.run_id, terms.subject(), terms.policy, terms.limits)
-        self._handle = GovernedRun(self.agent, self._run, host)
+        self._run = hub.new_run(terms.run_id, terms.subject(), terms.policy, terms.limits)
+        self._handle = GovernedRun(self.agent, self._run, ground.host)
         if self.shown:
             hub.register(self._handle)
+        hub.begin(self._run)
         self._outer = ACTIVE.get()
         ACTIVE.set(self._run)
         return self._handle
@@ -83,7 +112,7 @@ class RunScope(AbstractAsyncContextManager[GovernedRun]):
 
 
 class governed_run(RunScope):  # noqa: N801 - used like a function
-    """Govern everything the SDK runs in this scope: `async with governed_run(agent, "acme") as run`.
+    """Govern what the SDK runs in this scope: `async with governed_run(agent, "acme") as run`.
 
     Args:
         agent: what `run(...)` starts. Any other `Runner.run` inside the scope is governed too.
@@ -123,16 +152,16 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
             dimensions=dimensions,
         )
         super().__init__(agent, filled(terms, ledger))
-        self._frame = AsyncExitStack()
-        self._kept = Kept(open_hub(ledger))
+        self._ledger = ledger
+        self._ground: Framed[Ground]
 
     async def __aenter__(self) -> GovernedRun:
-        self._frame = AsyncExitStack()
-        host = await self._frame.enter_async_context(open_host())
+        self._ground = kept(open_ground(self._ledger))
+        ground = await self._ground.open()
         try:
-            return self.enter(await self._kept.open(), host)
+            return self.enter(ground)
         except BaseException:
-            await self._close()
+            await self._ground.close()
             raise
 
     async def __aexit__(
@@ -142,13 +171,6 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
         trace: TracebackType | None,
     ) -> None:
         interrupted = await self.leave(error)
-        interrupted = await self._close() or interrupted
+        interrupted = await self._ground.close() or interrupted
         if interrupted is not None and not isinstance(error, type(interrupted)):
             raise interrupted
-
-    async def _close(self) -> BaseException | None:
-        """The body's exception never passes through a task group: it goes on by itself."""
-        try:
-            return await self._kept.close()
-        finally:
-            await self._frame.__aexit__(None, None, None)

@@ -6,7 +6,7 @@ trio-asyncio is imported only there: importing it changes the event loop policy.
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -47,37 +47,55 @@ async def open_host() -> AsyncIterator[Host]:
         yield Host(trio_asyncio.aio_as_trio, carries=True)
         return
     failure: Exception | None = None
-    async with trio_asyncio.open_loop():
-        try:
-            yield Host(trio_asyncio.aio_as_trio, carries=True)
-        except Exception as error:  # its nurseries would make a group of it
-            failure = error
+    with anyio.CancelScope() as shelter:
+        async with trio_asyncio.open_loop():
+            try:
+                yield Host(trio_asyncio.aio_as_trio, carries=True)
+            except Exception as error:  # noqa: BLE001 - its nurseries would make a group of it
+                failure = error
+            finally:
+                shelter.shield = True  # an outer cancellation would come out of closing the loop
     if failure is not None:
         raise failure
 
 
-class Kept(Generic[T]):
-    """A scope held open by nobody's frame, so that it may be left in another task than entered.
+class Framed(Generic[T]):
+    """A scope that stands in its user's frame, but does not see how that frame is left.
 
-    Frameworks finalise an async generator in another task than the one that ran it (a streaming
-    response whose client left), where a task group in that frame would raise. On asyncio a task of
-    its own enters and leaves the scope: the one detached task of this package, awaited by `close`.
-    Under trio the frame does, as trio has it.
+    The body's exception never passes through a task group: it goes on by itself, unchanged.
     """
 
     def __init__(self, scope: AbstractAsyncContextManager[T]) -> None:
         self._scope = scope
+
+    async def open(self) -> T:
+        """Enter the scope. Raises what entering it raised."""
+        return await self._scope.__aenter__()
+
+    async def close(self) -> BaseException | None:
+        """Leave it as if nothing had happened. Raises what leaving it raised."""
+        await self._scope.__aexit__(None, None, None)
+        return None
+
+
+class Kept(Framed[T]):
+    """A scope held open by nobody's frame, so that it may be left in another task than entered.
+
+    Frameworks finalise an async generator in another task than the one that ran it (a streaming
+    response whose client left), where a task group in that frame would raise. So a task of its own
+    enters and leaves the scope: the one detached task of this package, awaited by `close`. Only on
+    asyncio: under trio the frame does it, as trio has it.
+    """
+
+    def __init__(self, scope: AbstractAsyncContextManager[T]) -> None:
+        super().__init__(scope)
         self._value: T
         self._failure: BaseException | None = None
         self._opened, self._closing, self._closed = anyio.Event(), anyio.Event(), anyio.Event()
         self._opened_well = False
-        self._frame: AsyncExitStack | None = None
 
     async def open(self) -> T:
         """Enter the scope. Raises what entering it raised."""
-        if under_trio():
-            self._frame = AsyncExitStack()
-            return await self._frame.enter_async_context(self._scope)
         # An empty context: what it starts must not inherit the caller's governed run.
         self._task = asyncio.create_task(
             self._keep(), name="comptroller keeper", context=contextvars.Context()
@@ -96,9 +114,6 @@ class Kept(Generic[T]):
 
         Raises what leaving it raised.
         """
-        if self._frame is not None:
-            await self._frame.__aexit__(None, None, None)
-            return None
         self._closing.set()
         interrupted: BaseException | None = None
         with anyio.CancelScope(shield=True):
@@ -117,8 +132,13 @@ class Kept(Generic[T]):
                 self._opened_well = True
                 self._opened.set()
                 await self._closing.wait()
-        except Exception as error:  # noqa: BLE001 - raised by `open`, in the task that waits
+        except Exception as error:  # noqa: BLE001 - `open` or `close` raise it
             self._failure = error
         finally:
             self._opened.set()
             self._closed.set()
+
+
+def kept(scope: AbstractAsyncContextManager[T]) -> Framed[T]:
+    """`scope`, to be opened here and closed in whatever task the running flavour allows."""
+    return Framed(scope) if under_trio() else Kept(scope)

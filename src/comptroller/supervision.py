@@ -1,7 +1,7 @@
 """`open_supervisor`: many governed runs under one scope, started, watched and cancelled."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -10,8 +10,8 @@ from agents import Agent
 from agents.result import RunResult
 
 from .errors import RunCancelled
-from .governed import RunScope, filled, open_hub
-from .host import Host, open_host
+from .governed import Ground, RunScope, filled, open_ground
+from .host import Framed
 from .ledger.interface import Ledger
 from .openai_agents.active import ACTIVE
 from .openai_agents.episode import EPISODE
@@ -30,12 +30,11 @@ class SupervisedRun(RunScope):
         self,
         agent: Agent[Any],
         terms: RunRequest,
-        hub: Hub,
-        host: Host,
+        ground: Ground,
         slots: anyio.CapacityLimiter,
     ) -> None:
         super().__init__(agent, terms)
-        self._hub, self._host, self._slots = hub, host, slots
+        self._ground, self._slots = ground, slots
         self._needs_slot = ACTIVE.get() is None  # inside a governed run it would wait for itself
         self._queue: anyio.CancelScope | None = None
         self._given_up: str | None = None
@@ -43,7 +42,7 @@ class SupervisedRun(RunScope):
     async def __aenter__(self) -> GovernedRun:
         await self._take_slot()
         try:
-            return self.enter(self._hub, self._host)
+            return self.enter(self._ground)
         except BaseException:
             self._give_back_slot()
             raise
@@ -77,10 +76,8 @@ class SupervisedRun(RunScope):
             self._queue.cancel(reason)
 
     def _give_back_slot(self) -> None:
-        try:
+        with suppress(RuntimeError):  # it had none
             self._slots.release_on_behalf_of(self)
-        except RuntimeError:
-            pass  # it had none
 
 
 class StartedRun:
@@ -114,10 +111,8 @@ class StartedRun:
 
     def cancel(self, reason: str = "cancelled") -> None:
         """End it, whether it waits or runs. From any task, loop or thread."""
-        try:
+        with suppress(HomeClosed):  # it has ended
             self._hub.home.call(self._cancel, reason)
-        except HomeClosed:
-            pass  # it has ended
 
     def _cancel(self, reason: str) -> None:
         self._scope.give_up(reason)
@@ -154,7 +149,8 @@ class StartedRun:
         finally:
             self._outcome = outcome
             self._change.notify()
-            self._hub.settled(None if self._run else self.status)
+            if self._run is None:
+                self._hub.forget(self.id, self.status)
 
 
 _STATUS: Mapping[type, Status] = {
@@ -170,13 +166,12 @@ class Supervisor:
 
     def __init__(
         self,
-        hub: Hub,
-        host: Host,
+        ground: Ground,
         ledger: Ledger | None,
         policy: Policy | Callable[[str], Policy],
         max_concurrency: int,
     ) -> None:
-        self._hub, self._host, self._given_ledger = hub, host, ledger
+        self._ground, self._hub, self._given_ledger = ground, ground.hub, ledger
         self._policy = policy
         self._slots = anyio.CapacityLimiter(max_concurrency)
 
@@ -216,7 +211,7 @@ class Supervisor:
             dimensions=dimensions,
         )
         terms = filled(terms, self._given_ledger)
-        return SupervisedRun(agent, terms, self._hub, self._host, self._slots)
+        return SupervisedRun(agent, terms, self._ground, self._slots)
 
     def start(
         self,
@@ -252,7 +247,7 @@ class Supervisor:
 
 
 class open_supervisor:  # noqa: N801 - used like a function
-    """Many governed runs under one scope: `async with open_supervisor(ledger=ledger) as supervisor`.
+    """Many governed runs under one scope: `async with open_supervisor(ledger=ledger) as s`.
 
     Left normally, it waits for its runs; left by an exception or a cancellation, it cancels them.
 
@@ -273,15 +268,14 @@ class open_supervisor:  # noqa: N801 - used like a function
             raise ValueError(f"max_concurrency={max_concurrency!r}: at least 1 run must fit")
         self._ledger, self._policy = ledger, policy or Policy()
         self._max_concurrency = max_concurrency
-        self._frame = AsyncExitStack()
+        self._frame: Framed[Ground]
         self._hub: Hub
 
     async def __aenter__(self) -> Supervisor:
-        async with AsyncExitStack() as frame:
-            host = await frame.enter_async_context(open_host())
-            self._hub = await frame.enter_async_context(open_hub(self._ledger))
-            self._frame = frame.pop_all()
-        return Supervisor(self._hub, host, self._ledger, self._policy, self._max_concurrency)
+        self._frame = Framed(open_ground(self._ledger))
+        ground = await self._frame.open()
+        self._hub = ground.hub
+        return Supervisor(ground, self._ledger, self._policy, self._max_concurrency)
 
     async def __aexit__(
         self,
@@ -296,6 +290,6 @@ class open_supervisor:  # noqa: N801 - used like a function
         finally:
             why = "its supervisor was left" + (f" by {kind.__name__}" if kind else "")
             interrupted = await self._hub.cancel_all(why)
-            await self._frame.__aexit__(None, None, None)
+            await self._frame.close()
         if interrupted is not None and not isinstance(error, type(interrupted)):
             raise interrupted

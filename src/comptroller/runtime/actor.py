@@ -14,25 +14,46 @@ It moves only along `decide.lifecycle.TRANSITIONS`.
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from functools import partial
 
 import anyio
 import attrs
 from runcycles import CyclesMetrics
 
-from ..decide.lifecycle import Event, Outcome, State, step
-from ..decide.settlement import Commit, End, Finished, Next, Release, Spent, settlement
-from ..errors import CallDenied, ComptrollerError, LedgerUnreachable
+from comptroller.decide.lifecycle import Event, Outcome, State, step
+from comptroller.decide.settlement import (
+    Abandoned,
+    Commit,
+    End,
+    Finished,
+    NeverBegan,
+    Next,
+    Release,
+    Spent,
+    settlement,
+)
+from comptroller.errors import (
+    CallDenied,
+    ComptrollerError,
+    LedgerMisbehaved,
+    LedgerUnreachable,
+    RunCancelled,
+)
+
 from .call import Answer, Call, Grant, Terms
 from .home import Change, HomeClosed
+from .owner import LATE, Owner
 from .receipts import CallReceipt
 from .reserve import Reserving
 from .settle import Settled, Settlement
 
 log = logging.getLogger("comptroller")
 
+_SUCCESSES = range(200, 300)
 
-class Actor:
+
+class Actor(Owner):
     """The owner of one call.
 
     Args:
@@ -52,16 +73,20 @@ class Actor:
         answer: Callable[[Answer], None],
         report: Callable[[CallReceipt], None],
     ) -> None:
-        self.call, self._terms = call, terms
+        super().__init__(call, terms, first_line(call), report)
         self._answer: Callable[[Answer], None] | None = answer
-        self._report = report
         self.streamed: int | None = None
-        self.line = first_line(call)
         self._state = State.RESERVING
+        self._grant = Grant()
         self._ended: list[End] = []  # at most one
         self._told = Change()
-        self._reserving = Reserving(call, terms, lambda: self._move(Event.ASKED_AGAIN))
-        self._scope: anyio.CancelScope | None = None
+        self._reserving = Reserving(
+            call,
+            terms,
+            asked_again=partial(self._move, Event.ASKED_AGAIN),
+            beaten=self._beaten,
+        )
+        self._decision: Commit | Release
         self._asked = self._began = 0.0
 
     # -- messages, from anywhere
@@ -69,17 +94,17 @@ class Actor:
     def tell(self, end: End) -> None:
         """How the call ended. The first end counts, later ones are ignored."""
         if not self._ended:
-            try:
+            with suppress(HomeClosed):  # its run's scope has exited, and settled it
                 self._terms.home.call(self._hear, end)
-            except HomeClosed:
-                pass  # its run's scope has exited, and settled it
 
     def _hear(self, end: End) -> None:
         if self._ended or self._state is State.ENDED:
             return
+        if self._state is State.RESERVING and isinstance(end, Abandoned):
+            end = NeverBegan(end.reason)  # who has no grant has not begun (law 3)
         self._ended.append(end)
-        if self._state is State.HOLDING:  # from now on a denial elsewhere may be due to it
-            self._terms.settling.begin(self, self._reserving.scopes)
+        if self._state is not State.RESERVING:
+            self._conclude(end)
         self._told.notify()
         self._reserving.lease.cut()
 
@@ -95,38 +120,42 @@ class Actor:
         self._move(Event.REFUSED)
         self._reply(refusal)
 
-    def abort(self) -> None:
-        """The bounded wait is over: whatever the ledger is asked now is given up."""
-        if self._scope is not None:
-            self._scope.cancel("the bound for settling is over")
-
     async def live(self, not_before: float) -> None:
-        """The whole life. `not_before`: a cool-down that the ledger imposed, on anyio's clock."""
-        late = "the ledger did not answer in time"
+        """The whole life. It raises nothing, and whoever asked has an answer when it is over."""
+        gave_up: ComptrollerError = LedgerUnreachable(LATE, status=-1)
         try:
-            with anyio.CancelScope(shield=True) as self._scope:
-                await self._live(not_before)
+            await self._shielded(
+                partial(self._step, not_before), lambda: self._state is State.ENDED
+            )
         except Exception as defect:
-            log.exception("call %s: a defect in its actor", self.call.key)
-            late = f"a defect: {defect!r}"
-            self._reply(defect)
+            log.exception("call %s: a defect in its actor or its ledger", self.call.key)
+            gave_up = LedgerMisbehaved(f"a defect: {defect!r}")
+            gave_up.__cause__ = defect
         finally:
             if self._state is not State.ENDED:
-                self._cut_off(late)
-            self._reply(LedgerUnreachable(late, status=-1))
+                self._cut_off(gave_up)
+            self._reply(gave_up)
             self._terms.settling.answered(self)
 
-    # -- its life
+    # -- its life: what it does in each state
 
-    async def _live(self, not_before: float) -> None:
-        self._asked = anyio.current_time()
+    async def _step(self, not_before: float) -> None:
+        if self._state is State.RESERVING:
+            await self._reserve(not_before)
+        elif self._state is State.SETTLING:
+            await self._settle()
+        else:
+            await self._reserving.lease.keep(self._told, self._ended)
+
+    async def _reserve(self, not_before: float) -> None:
+        self._asked = self._asked or anyio.current_time()
         try:
-            grant = await self._grant(not_before)
+            grant = await self._granted(not_before)
         except ComptrollerError as refusal:
             self._move(Event.REFUSED)
             self._refused(refusal)
             return
-        self._began = anyio.current_time()
+        self._grant, self._began = grant, anyio.current_time()
         self._move(Event.WAIVED if grant.waived else Event.GRANTED)
         self._write(
             outcome=Outcome.RUNNING,
@@ -135,54 +164,72 @@ class Actor:
             reservation_id=grant.reservation_id,
             would_deny=self._reserving.would_deny,
         )
-        self._reply(grant)
-        await self._reserving.lease.keep(self._told, self._ended)
-        self._move(Event.TOLD)
-        await self._settle(self._ended[0], grant)
+        if self._ended:  # told before it was granted, it never begins, whoever may still wait
+            self._conclude(self._ended[0])
+            self._reply(RunCancelled("it was given up before it was granted"))
+        else:
+            self._reply(grant)
 
-    async def _grant(self, not_before: float) -> Grant:
-        cooldown = not_before - self._asked
+    async def _granted(self, not_before: float) -> Grant:
+        cooldown = not_before - anyio.current_time()
         if cooldown > 0:
             with anyio.move_on_after(cooldown):
                 await self._told.until(lambda: bool(self._ended))
                 return Grant(waived="given up before it was asked for")
         return await self._reserving.grant()
 
-    async def _settle(self, end: End, grant: Grant) -> None:
-        lasted = anyio.current_time() - self._began
-        decision = self._decide(end)
+    def _conclude(self, end: End) -> None:
+        """What the end means for the ledger: from here on it is only carried there.
+
+        At once, so that the run's limits and its receipt know of it before the next call asks.
+        """
+        self._move(Event.TOLD)
+        decision = self._decision = self._decide(end)
+        charge = decision if isinstance(decision, Commit) else None
         self._write(
-            lasted=lasted,
+            lasted=anyio.current_time() - self._began,
             tokens=end.usage if isinstance(end, Finished) else None,
             heartbeat=self._reserving.lease.stopped,
+            actual=charge and charge.actual,
+            actual_source=charge and charge.source,
         )
-        if isinstance(decision, Commit):
-            self._write(actual=decision.actual, actual_source=decision.source)
-            self._teach(decision)
-        if grant.waived is None:
-            await self._settle_reserved(decision, grant)
-        else:
-            await self._settle_waived(decision, grant.waived)
+        if self._grant.waived is None:  # from now on a denial elsewhere may be due to it
+            self._terms.settling.begin(self, self._reserving.scopes)
 
     def _decide(self, end: End) -> Commit | Release:
-        request, terms = self.call.draft.request, self._terms
+        request, terms, estimate = self.call.draft.request, self._terms, self.call.estimate
         spent = Spent(
             model=request.model if request else None,
             input_tokens=request.input_tokens if request else 0,
             streamed=self.streamed,
         )
-        return settlement(end, self.call.estimate, spent, terms.prices, terms.policy.on_abandoned)
+        try:
+            decision = settlement(end, estimate, spent, terms.prices, terms.policy.on_abandoned)
+            self._teach(decision)
+        except Exception:  # the user's price book or strategy: the call ran and must be charged
+            log.exception("call %s: its price is not to be had, its estimate is charged",
+                          self.call.key)  # fmt: skip
+            abandoned = end.reason if isinstance(end, Abandoned) else None
+            return Commit(estimate, "estimate", abandoned)
+        return decision
 
-    def _teach(self, decision: Commit) -> None:
+    def _teach(self, decision: Commit | Release) -> None:
         """A strategy that learns is told what was really used; an estimate would confirm itself."""
         learn = getattr(self._terms.policy.llm_estimate, "learn", None)
         request = self.call.draft.request
-        if learn is not None and request is not None and decision.source == "usage":
+        if learn is None or request is None or not isinstance(decision, Commit):
+            return
+        if decision.source == "usage":
             learn(request.agent, request.model, decision.actual)
 
-    async def _settle_reserved(self, decision: Commit | Release, grant: Grant) -> None:
-        self._terms.settling.begin(self, self._reserving.scopes)
-        settle = self._settlement(grant)
+    async def _settle(self) -> None:
+        if self._grant.waived is None:
+            await self._settle_reserved(self._decision)
+        else:
+            await self._settle_waived(self._decision, self._grant.waived)
+
+    async def _settle_reserved(self, decision: Commit | Release) -> None:
+        settle = self._settlement(self._grant)
         if isinstance(decision, Release):
             done = await settle.release(decision.reason)
             given_up = decision.abandoned and done.outcome is Outcome.RELEASED
@@ -226,21 +273,20 @@ class Actor:
         self._write(outcome=done.outcome, charged=done.charged, reason=done.reason)
 
     def _refused(self, refusal: ComptrollerError) -> None:
-        denied = isinstance(refusal, CallDenied)
         self._write(
-            outcome=Outcome.DENIED if denied else Outcome.FAILED,
+            outcome=_outcome_of(refusal),
             reason=str(refusal),
             waited=anyio.current_time() - self._asked if self._asked else 0.0,
         )
         self._reply(refusal)
 
-    def _cut_off(self, why: str) -> None:
-        """The wait is bounded, and the receipt says what is left."""
+    def _cut_off(self, why: ComptrollerError) -> None:
+        """The wait is bounded, or the ledger failed: the receipt says what is left."""
         if self._state in (State.HOLDING, State.WAIVED):
             self._move(Event.TOLD)
         self._move(Event.CUT_OFF)
-        owed = self.line.actual is not None
-        self._write(outcome=Outcome.UNSETTLED if owed else Outcome.LAPSING, reason=why)
+        owed = self.line.actual is not None or isinstance(why, LedgerMisbehaved)
+        self._write(outcome=Outcome.UNSETTLED if owed else Outcome.LAPSING, reason=str(why))
 
     # -- bookkeeping
 
@@ -253,12 +299,12 @@ class Actor:
             model_version=self.call.draft.name[:128] if self.call.draft.request else None,
         )
 
+    def _beaten(self) -> None:
+        if self._state is State.HOLDING:  # its end may have been told in the same moment
+            self._move(Event.BEAT)
+
     def _move(self, event: Event) -> None:
         self._state = step(self._state, event)
-
-    def _write(self, **changes: Any) -> None:
-        self.line = attrs.evolve(self.line, **changes)
-        self._report(self.line)
 
     def _reply(self, answer: Answer) -> None:
         reply, self._answer = self._answer, None
@@ -280,3 +326,12 @@ def first_line(call: Call) -> CallReceipt:
         estimate_source=call.estimate_source,
         started=time.time(),
     )
+
+
+def _outcome_of(refusal: ComptrollerError) -> Outcome:
+    """A reserve whose answer is lost or unreadable may still have locked its estimate."""
+    if isinstance(refusal, CallDenied):
+        return Outcome.DENIED
+    answered = isinstance(refusal, LedgerMisbehaved) and refusal.status not in _SUCCESSES
+    unsure = isinstance(refusal, LedgerUnreachable | LedgerMisbehaved) and not answered
+    return Outcome.LAPSING if unsure else Outcome.FAILED

@@ -5,10 +5,11 @@ from typing import Literal
 import attrs
 from runcycles import Action, Amount, Caps, Subject
 
-from ..decide.estimates import LlmRequest
-from ..decide.pricing import Prices
-from ..ledger.interface import Ledger
-from ..policy import ActualFunction, Policy
+from comptroller.decide.estimates import LlmRequest
+from comptroller.decide.pricing import Prices
+from comptroller.ledger.interface import Ledger
+from comptroller.policy import ActualFunction, Policy
+
 from .home import Home
 from .settling import Settling
 

@@ -2,9 +2,16 @@
 
 from runcycles import Unit
 
-from ..decide.limits import Breach
-from ..errors import BudgetExceeded, CallDenied, ComptrollerError, LimitReached, ToolDenied
-from ..money import formatted, show
+from comptroller.decide.limits import Breach
+from comptroller.errors import (
+    BudgetExceeded,
+    CallDenied,
+    ComptrollerError,
+    LimitReached,
+    ToolDenied,
+)
+from comptroller.money import formatted, show
+
 from .call import Call
 from .receipts import Receipt
 

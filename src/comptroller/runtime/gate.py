@@ -3,8 +3,9 @@
 import anyio
 from runcycles import Caps, Unit
 
-from ..decide.limits import Breach, Tally, breach
-from ..policy import Limits
+from comptroller.decide.limits import Breach, Tally, breach
+from comptroller.policy import Limits
+
 from .call import Call, Grant
 from .receipts import CallReceipt
 
@@ -49,10 +50,9 @@ class Gate:
             self.not_before = anyio.current_time() + caps.cooldown_ms / 1000
 
     def ended(self, line: CallReceipt) -> None:
-        """The call is over: what it was charged counts in place of what it had reserved."""
+        """The call is over: what it really cost counts in place of what it had reserved."""
         self._tally.spend[Unit(line.reserved.unit)] -= line.reserved.amount
-        spent = line.charged or line.actual
-        if spent is not None:
-            self._tally.spend[Unit(spent.unit)] += spent.amount
+        if line.actual is not None:
+            self._tally.spend[Unit(line.actual.unit)] += line.actual.amount
         if line.tokens is not None:
             self._tally.tokens += line.tokens.total

@@ -1,4 +1,4 @@
-"""Where actors live: one loop of one flavour (asyncio or trio). Everybody else is a guest and sends.
+"""Where actors live: one loop of one flavour (asyncio or trio). All others are guests, and send.
 
 The SDK's side may be the same loop, an asyncio loop carried by trio, or a loop of its own in a
 tool's thread. One door serves all of them: what is sent from home runs at once, what a guest sends
@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
-from ..errors import ComptrollerError
+from comptroller.errors import ComptrollerError
 
 Message = tuple[Callable[..., object], tuple[Any, ...]]
 

@@ -8,10 +8,12 @@ from typing import Any, Literal, Protocol
 import attrs
 from runcycles import Subject, Unit
 
-from ..decide.lifecycle import Outcome
-from ..decide.pricing import Prices, price_book
-from ..ledger.interface import Ledger
-from ..policy import Limits, Policy
+from comptroller.decide.lifecycle import Outcome
+from comptroller.decide.pricing import Prices, price_book
+from comptroller.errors import RunCancelled
+from comptroller.ledger.interface import Ledger
+from comptroller.policy import Limits, Policy
+
 from .call import Terms
 from .home import Change, Home, outlast
 from .receipts import Receipt
@@ -73,6 +75,7 @@ class Hub:
         self._handles: dict[str, Handle] = {}
         self._live: dict[str, Run] = {}
         self._change = Change()
+        self._leaving: str | None = None  # why no run begins any more
         self._books: dict[int, tuple[Any, Prices]] = {}
         self._past_runs: Counter[Status] = Counter()
         self._past_calls: Counter[Outcome] = Counter()
@@ -84,29 +87,29 @@ class Hub:
         return MappingProxyType(dict(self._handles))
 
     def register(self, handle: Handle) -> None:
-        """Show a run.
+        """Show a run, whose id is then in use until it has ended.
 
         Raises:
-            ValueError: its id is in use.
-        """
-        present = self._handles.get(handle.id)
-        if present is not None and present.status in ("waiting", "running"):
-            raise ValueError(f"run_id={handle.id!r}: a run with this id is running")
-        self._handles[handle.id] = handle
-
-    def begin(self, run_id: str, subject: Subject, policy: Policy, limits: Limits) -> Run:
-        """Open a run. Only at home.
-
-        Raises:
-            ValueError: its id is in use.
+            ValueError: its id is in use, in this process.
+            RunCancelled: the supervisor is being left: no run begins any more.
             RuntimeError: called in another loop than the one that opened the supervisor.
+            ComptrollerError: this process is a fork.
         """
+        self.home.check_process()
         if not self.home.is_here():
             raise RuntimeError(
                 "a run is opened in the loop that opened its supervisor: this is another one"
             )
-        if run_id in _RUNNING:
-            raise ValueError(f"run_id={run_id!r}: a run with this id is running")
+        if self._leaving is not None:
+            raise RunCancelled(self._leaving)
+        if handle.id in _RUNNING:
+            raise ValueError(f"run_id={handle.id!r}: a run with this id is running")
+        _RUNNING.add(handle.id)
+        self._handles.pop(handle.id, None)  # the latest is the last
+        self._handles[handle.id] = handle
+
+    def new_run(self, run_id: str, subject: Subject, policy: Policy, limits: Limits) -> Run:
+        """A run that has not begun."""
         terms = Terms(
             home=self.home,
             ledger=self.ledger,
@@ -114,14 +117,19 @@ class Hub:
             prices=self._book(policy.prices),
             settling=settling(self.ledger),
         )
-        run = self._live[run_id] = Run(run_id, subject, terms, limits)
-        _RUNNING.add(run_id)
-        return run
+        return Run(run_id, subject, terms, limits)
+
+    def begin(self, run: Run) -> None:
+        """Its scope was entered; its handle is registered."""
+        self._live[run.id] = run
+        run.begin()
 
     def _book(self, given: Any) -> Prices:
         """One book for all runs with the same `prices`: a model's first look-up is dear."""
         if given is None:
             return _BUNDLED
+        if len(self._books) >= REMEMBERED:
+            self._books.clear()  # made anew for each run, none of them would be met again
         if id(given) not in self._books:
             self._books[id(given)] = (given, price_book(given))  # kept, so its id stays its own
         return self._books[id(given)][1]
@@ -130,13 +138,16 @@ class Hub:
         """A run's scope has exited: its figures go into the totals."""
         if self._live.pop(run.id, None) is None:
             return
-        _RUNNING.discard(run.id)
-        self._past_runs[status] += 1
         self._count(run.receipt, self._past_calls, self._past_spend)
-        finished = [key for key in self._handles if key not in self._live]
+        self.forget(run.id, status)
+
+    def forget(self, run_id: str, status: Status) -> None:
+        """A registered run has ended, or never began: its id is free again."""
+        _RUNNING.discard(run_id)
+        self._past_runs[status] += 1
+        finished = [key for key in self._handles if key not in _RUNNING]
         for key in finished[: max(0, len(finished) - REMEMBERED)]:
-            if self._handles[key].status not in ("waiting", "running"):
-                del self._handles[key]
+            del self._handles[key]
         self._change.notify()
 
     def statistics(self) -> Statistics:
@@ -148,11 +159,7 @@ class Hub:
         )
         for run in self._live.values():
             self._count(run.receipt, calls, spend)
-        runs.update(
-            handle.status
-            for handle in self._handles.values()
-            if handle.status in ("waiting", "running")
-        )
+        runs.update(handle.status for handle in self._busy())
         return Statistics(dict(runs), dict(calls), dict(spend))
 
     @staticmethod
@@ -167,26 +174,27 @@ class Hub:
     async def cancel_all(self, reason: str) -> BaseException | None:
         """End every run and wait for that, bounded; returns a native cancellation meanwhile.
 
-        A run whose own scope does not exit in time is closed from here.
+        Runs are closed from here, all at once: their own scopes may be held in tasks that wait
+        for something else.
         """
+        self._leaving = self._leaving or reason
         for handle in self._busy():
             handle.cancel(reason)
-        bounds = [
-            run.terms.policy.teardown_timeout + run.terms.policy.settle_timeout + CUT_OFF_GRACE
-            for run in self._live.values()
-        ]
-        patience = max(bounds, default=CUT_OFF_GRACE)
-        interrupted = await outlast(self._change, lambda: not self._busy(), patience)
-        for run in tuple(self._live.values()):
-            interrupted = await run.close(reason) or interrupted
-            self.ended(run, "cancelled")
-        return interrupted
+        for run in self._live.values():
+            self.home.start(self._close, run, reason, name=f"comptroller end of {run.id}")
+        bounds = [run.patience for run in self._live.values()]
+        return await outlast(
+            self._change, lambda: not self._busy(), max(bounds, default=CUT_OFF_GRACE)
+        )
 
-    def settled(self, status: Status | None) -> None:
-        """A handle has ended. `status`: how, where it never became a run."""
-        if status is not None:
-            self._past_runs[status] += 1
-        self._change.notify()
+    async def _close(self, run: Run, reason: str) -> None:
+        await run.close(reason)
+        self.ended(run, "cancelled")
 
     def _busy(self) -> list[Handle]:
-        return [h for h in self._handles.values() if h.status in ("waiting", "running")]
+        """The runs of this hub that wait or run."""
+        return [
+            handle
+            for handle in self._handles.values()
+            if handle.status == "waiting" or handle.id in self._live
+        ]

@@ -6,13 +6,14 @@ an extension under way is cut off by the end, so that it cannot delay the settle
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 from runcycles import ReservationCreateResponse, ReservationExtendRequest
 
-from ..decide.heartbeat import Beat, Lease, Stop, failure_of
-from ..errors import ComptrollerError
+from comptroller.decide.heartbeat import Beat, Lease, Stop, failure_of
+from comptroller.errors import ComptrollerError
+
 from .call import Call, Terms
 from .home import Change
 
@@ -26,12 +27,16 @@ NOTICED_LATE_MS = 500
 class HeldLease:
     """The lease of one reservation.
 
+    Args:
+        call, terms: whose, and by which rules.
+        beaten: called when it was extended.
+
     Attributes:
         stopped: why it is no longer extended though the call goes on; None while it is.
     """
 
-    def __init__(self, call: Call, terms: Terms) -> None:
-        self._call, self._terms = call, terms
+    def __init__(self, call: Call, terms: Terms, beaten: Callable[[], None]) -> None:
+        self._call, self._terms, self._beaten = call, terms, beaten
         self._lease = Lease.first(
             terms.policy.ttl_ms,
             request_timeout_ms=terms.ledger.request_timeout * 1000 + NOTICED_LATE_MS,
@@ -92,6 +97,10 @@ class HeldLease:
             )
             self._since = anyio.current_time()
             self._lease, self._next = self._lease.failed(failure, sent, self._since)
+        except Exception as defect:
+            log.exception("extending %s: a defect in its ledger", self._reservation_id)
+            self._next = Stop(f"a defect: {defect!r}")  # the call goes on, and settles
         else:
+            self._beaten()
             self._since = anyio.current_time()
             self._lease, self._next = self._lease.answered(answer, sent, self._since)

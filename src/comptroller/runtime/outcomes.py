@@ -4,7 +4,7 @@ from typing import Any
 
 import attrs
 
-from ..errors import CallDenied, RunCancelled
+from comptroller.errors import CallDenied, RunCancelled
 
 
 @attrs.frozen

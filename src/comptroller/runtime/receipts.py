@@ -5,15 +5,15 @@ present lines and may be taken from any thread while the run goes on.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 from runcycles import Amount, Unit
 
-from ..decide.lifecycle import Outcome
-from ..decide.pricing import TokenCount
-from ..money import formatted, show
+from comptroller.decide.lifecycle import Outcome
+from comptroller.decide.pricing import TokenCount
+from comptroller.money import formatted, show
 
 
 @attrs.frozen(kw_only=True)
@@ -75,6 +75,11 @@ class CallReceipt:
         """Whether the call still holds, or may still get, a reservation."""
         return self.outcome in (Outcome.RESERVING, Outcome.RUNNING)
 
+    @property
+    def in_flight(self) -> bool:
+        """Whether its end, and so what it used, is not known yet."""
+        return self.open and self.lasted is None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: raw integers, no objects."""
         plain = attrs.asdict(self, recurse=False)
@@ -97,7 +102,7 @@ class Receipt:
     @property
     def charged(self) -> dict[Unit, int]:
         """What the ledger took, by unit."""
-        return self._sum(lambda call: "", "charged").get("", {})
+        return self._sum(lambda _: "", "charged").get("", {})
 
     @property
     def by_agent(self) -> dict[str, dict[Unit, int]]:
@@ -127,6 +132,7 @@ class Receipt:
             cached=sum(t.cached for t in seen),
             output=sum(t.output for t in seen),
             reasoning=sum(t.reasoning for t in seen),
+            cache_write=sum(t.cache_write for t in seen),
         )
 
     @property
@@ -205,8 +211,3 @@ class ReceiptBook:
     def receipt(self, run_id: str, tenant: str) -> Receipt:
         """The receipt as it stands."""
         return Receipt(run_id=run_id, tenant=tenant, calls=self.lines())
-
-
-def still_open(lines: Iterable[CallReceipt]) -> list[CallReceipt]:
-    """The calls that have not ended."""
-    return [line for line in lines if line.open]

@@ -1,4 +1,4 @@
-"""Asking the ledger whether a call may begin (law 1), and what the answer means under the policy."""
+"""Asking the ledger whether a call may begin (law 1), and what policy makes of the answer."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,8 @@ import anyio
 import attrs
 from runcycles import ReservationCreateRequest
 
-from ..errors import BudgetExceeded, ComptrollerError, LedgerUnreachable
+from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerMisbehaved, LedgerUnreachable
+
 from .call import Call, Grant, Terms
 from .lease import HeldLease
 
@@ -18,6 +19,7 @@ class Reserving:
     Args:
         call, terms: whose, and by which rules.
         asked_again: called when a denial is asked once more.
+        beaten: called when the lease was extended.
 
     Attributes:
         lease: the lease that the grant came with.
@@ -28,12 +30,13 @@ class Reserving:
     call: Call
     terms: Terms
     asked_again: Callable[[], None]
+    beaten: Callable[[], None]
     lease: HeldLease = attrs.field(init=False)
     scopes: frozenset[str] = frozenset()
     would_deny: str | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.lease = HeldLease(self.call, self.terms)
+        self.lease = HeldLease(self.call, self.terms, self.beaten)
 
     async def grant(self) -> Grant:
         """The grant. Raises the refusal (a `ComptrollerError`)."""
@@ -78,6 +81,10 @@ class Reserving:
         if policy.dry_run:  # nothing was locked, and nothing is enforced
             self.would_deny = (answer.reason_code or "DENY") if answer.is_denied() else None
             return Grant(waived="dry run")
+        if answer.is_denied() or not answer.reservation_id:
+            raise LedgerMisbehaved(
+                f"{self.terms.ledger.name}: reserve: a grant without a reservation", status=200
+            )
         self.scopes = frozenset(scope.lower() for scope in answer.affected_scopes)
         self.lease.granted(answer, sent)
         return Grant(answer.reservation_id, answer.caps)

@@ -8,26 +8,32 @@ The laws it keeps:
 """
 
 import itertools
+import logging
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import anyio
 from runcycles import Action, Amount, Subject, Unit
 
-from ..decide.estimates import resolve_estimate
-from ..decide.names import fitted
-from ..decide.settlement import Abandoned, End
-from ..errors import CallDenied, ComptrollerError, LimitReached, RunCancelled
-from ..money import amount
-from ..policy import Limits
+from comptroller.decide.estimates import resolve_estimate
+from comptroller.decide.names import fitted
+from comptroller.decide.settlement import Abandoned
+from comptroller.errors import CallDenied, ComptrollerError, LimitReached, RunCancelled
+from comptroller.money import amount
+from comptroller.policy import Limits
+
 from .actor import Actor
 from .call import Answer, Call, Draft, Grant, Terms
 from .denials import explained, from_breach
 from .event import Recorder
 from .gate import Gate
 from .home import Change, HomeClosed, outlast
+from .owner import Owner
 from .receipts import CallReceipt, Receipt, ReceiptBook
+
+log = logging.getLogger("comptroller")
 
 CUT_OFF_GRACE = 1.0
 """Seconds for cut-off actors to note it: only a ledger that ignores cancellation needs any."""
@@ -40,16 +46,6 @@ class Episode(Protocol):
 
     def stop(self) -> None:
         """Ask it to end. Called at home; the SDK may be in another loop."""
-
-
-class Owner(Protocol):
-    """An actor, or the recorder of an event."""
-
-    call: Call
-
-    def tell(self, end: End) -> None: ...
-    def abort(self) -> None: ...
-    async def live(self, not_before: float) -> None: ...
 
 
 class Run:
@@ -74,9 +70,13 @@ class Run:
         self._episodes: set[Episode] = set()
         self._change = Change()
         self._deadline: anyio.CancelScope | None = None
+        self._closed = False
         self._llm_unit = Unit.USD_MICROCENTS
-        if limits.seconds is not None:
-            terms.home.start(self._expire, limits.seconds, name=f"comptroller deadline {run_id}")
+
+    def begin(self) -> None:
+        """Its scope was entered: its time begins to count."""
+        if (seconds := self._limits.seconds) is not None:
+            self.terms.home.start(self._expire, seconds, name=f"comptroller deadline {self.id}")
 
     # -- what the seam asks for: from any task, loop or thread
 
@@ -98,7 +98,7 @@ class Run:
             return
         estimate = amount(self._llm_unit, 0) if cost is None else cost
         call = self._call(draft, kind, estimate, "estimate", metadata)
-        self._send(self._start, Recorder(call, self.terms, self._reported))
+        self._send(self._note, Recorder(call, self.terms, self._reported))
 
     def enter(self, episode: Episode) -> None:
         """An episode begins. Raises what ended the run, where it has ended."""
@@ -107,10 +107,8 @@ class Run:
 
     def leave(self, episode: Episode) -> None:
         """It is over, and none of the SDK's tasks of it is left."""
-        try:
+        with suppress(HomeClosed):  # nobody waits for it any more
             self.terms.home.call(self._left, episode)
-        except HomeClosed:
-            pass  # nobody waits for it any more
 
     def episode_id(self, parent: str | None) -> str:
         """A new episode's id, e.g. `2`, or `1.3` under the episode `1`."""
@@ -119,10 +117,8 @@ class Run:
 
     def cancel(self, reason: str = "cancelled") -> None:
         """End the run: `run(...)` raises `RunCancelled(reason)`. From any task, loop or thread."""
-        try:
+        with suppress(HomeClosed):  # it has ended
             self.terms.home.call(self._stop, RunCancelled(reason))
-        except HomeClosed:
-            pass  # it has ended
 
     def check(self) -> None:
         """Raise what ended the run, if anything did."""
@@ -190,6 +186,12 @@ class Run:
         self._book.put(actor.line)
         self._start(actor)
 
+    def _note(self, recorder: Recorder) -> None:
+        if self._closed:
+            log.warning("run %s: %s came after its end", self.id, recorder.line.kind)
+        else:
+            self._start(recorder)
+
     def _start(self, owner: Owner) -> None:
         self._live.add(owner)
         self.terms.home.start(self._live_out, owner, name=f"comptroller call {owner.call.key}")
@@ -204,14 +206,14 @@ class Run:
     def _answered(self, call: Call, given: Answer, answer: Callable[[Answer], None]) -> None:
         if isinstance(given, Grant):
             self._gate.granted(call, given)
-        elif isinstance(given, ComptrollerError) and given is not self.ended:
+        elif isinstance(given, ComptrollerError) and not isinstance(given, RunCancelled):
             given = explained(given, call, self.receipt)
             if not (call.draft.tells_model and isinstance(given, CallDenied)):
                 self._stop(given, but=call.draft.episode)
         answer(given)
 
     def _reported(self, line: CallReceipt) -> None:
-        if not line.open and line.id in self._in_flight:
+        if not line.in_flight and line.id in self._in_flight:
             self._in_flight.discard(line.id)
             self._gate.ended(line)
         self._book.put(line)
@@ -237,12 +239,20 @@ class Run:
                 episode.stop()
 
     async def _expire(self, seconds: float) -> None:
+        if self._closed:
+            return
         with anyio.CancelScope() as self._deadline:
             await anyio.sleep(seconds)
             self._stop(LimitReached(
                 f"{self.tenant}: the run's limit of {seconds:g} seconds is over",
                 run_id=self.id, reason_code="LIMIT_REACHED",
             ))  # fmt: skip
+
+    @property
+    def patience(self) -> float:
+        """Seconds that `close` may take."""
+        policy = self.terms.policy
+        return policy.teardown_timeout + policy.settle_timeout + 2 * CUT_OFF_GRACE
 
     async def close(self, why: str) -> BaseException | None:
         """Leave nothing behind (law 4); returns a native cancellation that came meanwhile.
@@ -254,6 +264,7 @@ class Run:
         4. The actors are waited for.
         5. The rest is cut off; its lines say so.
         """
+        self.terms.home.check_process()
         policy = self.terms.policy
         if self._deadline is not None:
             self._deadline.cancel("the run has ended")
@@ -267,4 +278,5 @@ class Run:
         for owner in tuple(self._live):
             owner.abort()
         waits += [await outlast(self._change, lambda: not self._live, CUT_OFF_GRACE)]
+        self._closed = True
         return next((interrupted for interrupted in waits if interrupted is not None), None)

@@ -18,10 +18,11 @@ from runcycles import (
     ReleaseRequest,
 )
 
-from ..decide.lifecycle import Outcome
-from ..decide.settlement import Commit, Next, after
-from ..errors import ComptrollerError
-from ..ledger.interface import Ledger
+from comptroller.decide.lifecycle import Outcome
+from comptroller.decide.settlement import Commit, Next, after
+from comptroller.errors import ComptrollerError
+from comptroller.ledger.interface import Ledger
+
 from .call import Call
 
 log = logging.getLogger("comptroller")

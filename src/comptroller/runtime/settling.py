@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 
 import anyio
 
-from ..ledger.interface import Ledger
+from comptroller.ledger.interface import Ledger
+
 from .home import Change
 
 
