@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import anyio
+import attrs
 from runcycles import Action, Amount, Subject, Unit
 
 from comptroller.decide.estimates import resolve_estimate
@@ -145,7 +146,8 @@ class Run:
             found = resolve_estimate(policy.llm_estimate, draft.request, self.terms.prices)
             return self._call(draft, "llm.completion", found.amount, found.source, metadata)
         cost = policy.tools.cost(draft.name)
-        return self._call(draft, cost.action_kind, cost.estimate, "fixed", metadata)
+        call = self._call(draft, cost.action_kind, cost.estimate, "fixed", metadata)
+        return attrs.evolve(call, actual=cost.actual)
 
     def _call(
         self, draft: Draft, kind: str, estimate: Amount, source: str, metadata: dict[str, str]
