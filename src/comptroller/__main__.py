@@ -1,0 +1,5 @@
+"""`python -m comptroller`: the command line."""
+
+from .cli import main
+
+main()

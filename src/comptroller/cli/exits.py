@@ -1,0 +1,65 @@
+"""How a command ends: its exit code, and one line on stderr that says what is wrong.
+
+This is the one place where an error becomes a line. Whoever raises writes the text, which names
+the command that mends it; nothing is added to it here.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+DONE, FAILED, BAD_INPUT, DENIED = 0, 1, 2, 3
+SIGNALLED = 128
+"""Plus the signal's number: as shells have it."""
+
+
+def told(command: Callable[..., int | None], *args: Any, **settings: Any) -> int:
+    """Perform a command: its exit code. An error that a person can mend is told in one line."""
+    try:
+        return command(*args, **settings) or DONE
+    except Exception as error:
+        code = code_of(error)
+        if code is None:
+            raise
+        complain(usage(error) if isinstance(error, typer.TyperException) else str(error))
+        return code
+
+
+def code_of(error: Exception) -> int | None:
+    """The exit code of an error; None for one that nobody expects: a defect."""
+    if isinstance(error, typer.TyperException):
+        return BAD_INPUT
+    from comptroller import errors
+
+    if isinstance(error, errors.CallDenied):
+        return DENIED
+    if isinstance(
+        error, errors.RunCancelled | errors.LedgerUnreachable | errors.LedgerMisbehaved
+    ):  # fmt: skip
+        return FAILED
+    expected = isinstance(error, errors.ComptrollerError | ValueError | TypeError | OSError)
+    return BAD_INPUT if expected else None
+
+
+def complain(text: str) -> None:
+    """One line on stderr."""
+    typer.echo(f"comptroller: {' '.join(text.split())}", err=True)
+
+
+def usage(error: typer.TyperException) -> str:
+    """A mistake in the command itself, with where to read how it is written."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "comptroller"
+    option = getattr(error, "option_name", "")
+    if option[1:2].isdigit():  # `-5usd` was read as an option
+        return f"{option}...: an amount is at least 0: write it like 10usd"
+    return f"{error.format_message().rstrip('.')}; see: {path} --help"
+
+
+def write_anything() -> None:
+    """What a terminal's encoding cannot show is shown as `?`, instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="replace")

@@ -1,0 +1,128 @@
+"""What an operator does from the command line: budgets and reservations.
+
+A remote ledger's budgets are its own operator's: to set one from here is refused in one line.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, cast
+
+import anyio
+from pydantic import BaseModel
+from runcycles import Balance
+from runcycles.models import ReservationSummary
+
+from comptroller import console
+from comptroller.decide.scopes import parse_scope
+from comptroller.errors import LedgerRefused
+from comptroller.ledger.interface import EmbeddedLedger, Ledger
+
+from . import reading
+
+_PAGE = 200  # the most of one page (protocol, listReservations)
+
+
+def at(
+    address: str | None,
+    key_variable: str | None,
+    work: Callable[..., Awaitable[None]],
+    *args: Any,
+    create: bool = False,
+) -> None:
+    """Do `work(ledger, *args)` at a ledger. `create`: also at one that is not there yet."""
+    settings = reading.ledger(address, key_variable, create=create)
+
+    async def opened() -> None:
+        async with settings.open() as ledger:
+            await work(ledger, *args)
+
+    anyio.run(opened)
+
+
+async def set_budget(ledger: Ledger, scope: str, text: str, per: str | None, as_json: bool) -> None:
+    """Set a budget, and show it."""
+    period = cast("Literal['day', 'month'] | None", per)  # checked where it is used
+    _show(await own(ledger).set_budget(scope, reading.amount(text), per=period), ledger, as_json)
+
+
+async def fund(ledger: Ledger, scope: str, text: str, as_json: bool) -> None:
+    """Add to a budget, and show it."""
+    _show(await own(ledger).fund(scope, reading.amount(text)), ledger, as_json)
+
+
+def _show(balance: Balance, ledger: Ledger, as_json: bool) -> None:
+    if as_json:
+        console.write_json(_plain(balance))
+    else:
+        console.write(f"{console.balance_line(balance)} ({ledger.name})")
+
+
+async def freeze(ledger: Ledger, scope: str, frozen: bool, as_json: bool) -> None:
+    """Freeze a scope, or end that."""
+    operator, path = own(ledger), parse_scope(scope)
+    await (operator.freeze if frozen else operator.unfreeze)(path)
+    if as_json:
+        console.write_json({"scope": path, "frozen": frozen})
+    else:
+        console.write(f"{path} is {'frozen' if frozen else 'open'} ({ledger.name})")
+
+
+async def list_budgets(ledger: Ledger, tenant: str | None, as_json: bool) -> None:
+    """Every budget, or one tenant's."""
+    if not ledger.remote:
+        budgets = await own(ledger).budgets()
+        if tenant is not None:
+            path = parse_scope(f"tenant:{tenant}")
+            budgets = [one for one in budgets if f"{one.scope_path}/".startswith(f"{path}/")]
+    else:
+        budgets = (await ledger.balances(tenant=_tenant(ledger, tenant))).balances
+    if as_json:
+        console.write_json([_plain(budget) for budget in budgets])
+    elif budgets:
+        console.write(console.budgets_table(budgets))
+    else:
+        whose = f"tenant {tenant}" if tenant else "anybody"
+        console.write(f"no budget for {whose} in {ledger.name}")
+
+
+async def list_reservations(
+    ledger: Ledger, tenant: str | None, status: str | None, limit: int, as_json: bool
+) -> None:
+    """The newest reservations, at most `limit`."""
+    if ledger.remote:
+        tenant = _tenant(ledger, tenant)
+    found: list[ReservationSummary] = []
+    cursor, more = None, True
+    while more and len(found) < limit:
+        page = await ledger.reservations(
+            tenant=tenant,
+            status=status.upper() if status else None,
+            limit=min(_PAGE, limit - len(found)),
+            cursor=cursor,
+        )
+        found += page.reservations
+        cursor, more = page.next_cursor, bool(page.has_more and page.next_cursor)
+    if as_json:
+        console.write_json([_plain(one) for one in found])
+    elif found:
+        console.write(console.reservations_table(found))
+        if more:
+            console.write(f"the newest {limit}; more with --limit")
+    else:
+        console.write(f"no {f'{status} ' if status else ''}reservation in {ledger.name}")
+
+
+def own(ledger: Ledger) -> EmbeddedLedger:
+    """The ledger, whose operator we are. Raises LedgerRefused where we are not."""
+    if ledger.remote:
+        raise LedgerRefused(f"{ledger.name} is a remote ledger: its operator funds its budgets")
+    return cast("EmbeddedLedger", ledger)
+
+
+def _tenant(ledger: Ledger, tenant: str | None) -> str:
+    if tenant is None:
+        raise ValueError(f"whose at {ledger.name}? a Cycles server wants --tenant NAME")
+    return tenant
+
+
+def _plain(value: BaseModel) -> Any:
+    return value.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,164 @@
+"""What a person wrote, as values: amounts, ledgers, agents. Every error shows how to write it."""
+
+import importlib
+import inspect
+import os
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+from agents import Agent
+from runcycles import Amount, Unit
+
+from comptroller.errors import ComptrollerError
+from comptroller.ledger.opening import DefaultLedger, default_settings
+from comptroller.money import amount as checked
+from comptroller.money import usd
+
+_AMOUNT = re.compile(r"\s*(\$?)\s*([+-]?\d[\d.]*|[+-]?\.\d+)\s*([a-z_]*)\s*", re.IGNORECASE)
+_UNITS = {
+    "usd": Unit.USD_MICROCENTS,
+    "token": Unit.TOKENS,
+    "point": Unit.RISK_POINTS,
+    "risk_point": Unit.RISK_POINTS,
+    "credit": Unit.CREDITS,
+}
+_LIKE = "write it like 10usd, 5000tokens or 50points"
+_KEY = "CYCLES_API_KEY"
+
+
+def amount(text: str) -> Amount:
+    """`10usd`, `$0.05`, `5000tokens`, `50risk_points`, `50points`, `50credits`.
+
+    Raises:
+        ValueError: none of these, without a unit, negative, or a part of a token.
+    """
+    found = _AMOUNT.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no amount: {_LIKE}")
+    dollar, number, name = found[1], found[2], found[3].lower()
+    if not dollar and not name:
+        raise ValueError(
+            f"{text!r}: of what? write {number}usd, {number}tokens or {number}points"
+            " (and quote a dollar sign: '$10')"
+        )
+    unit = _UNITS.get(name.removesuffix("s") or "usd")
+    if unit is None or (dollar and unit is not Unit.USD_MICROCENTS):
+        raise ValueError(f"{text!r}: {name!r} is no unit here: {_LIKE}")
+    if number.startswith("-"):
+        raise ValueError(f"{text!r}: an amount is at least 0: {_LIKE}")
+    if unit is Unit.USD_MICROCENTS:
+        return usd(number)
+    if not number.lstrip("+").isdecimal():
+        raise ValueError(f"{text!r}: {name} are whole numbers: {_LIKE}")
+    return checked(unit, int(number), shown=repr(text))
+
+
+def optional_amount(option: str, text: str | None) -> Amount | None:
+    """The amount of an option, which an error names."""
+    if text is None:
+        return None
+    try:
+        return amount(text)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
+def ledger(address: str | None, key_variable: str | None, *, create: bool = False) -> DefaultLedger:
+    """The ledger that a command means, by its address or by the environment.
+
+    Args:
+        address: `--ledger`.
+        key_variable: the variable that holds a Cycles server's key.
+        create: whether a file that is not there is a new ledger. Looking at one makes none.
+
+    Raises:
+        ValueError: the variable is not set, or what `default_settings` raises.
+        ComptrollerError: the file is not there.
+    """
+    settings = default_settings() if address is None else DefaultLedger(address)
+    if re.match("https?:", settings.url, re.IGNORECASE) and (address or key_variable):
+        settings = attrs.evolve(settings, api_key=_key(key_variable or _KEY, settings.url))
+    elif "://" not in settings.url and settings.url != "memory:" and not create:
+        path = Path(settings.url.removeprefix("sqlite:")).expanduser()
+        if not path.exists() and path.parent.is_dir():
+            option = f" --ledger {address}" if address else ""
+            raise ComptrollerError(
+                f"there is no ledger {path}: begin one with:"
+                f" comptroller budget set tenant:acme 10usd{option}"
+            )
+    return settings
+
+
+def _key(variable: str, url: str) -> str:
+    key = os.environ.get(variable)
+    if not key:
+        raise ValueError(f"no API key for {url}: set it with: export {variable}=...")
+    return key
+
+
+def agent(text: str) -> Agent[Any]:
+    """The agent that `module:name` means, imported from the current directory or installed.
+
+    Raises:
+        ValueError, TypeError: it names none; the text says what is there.
+    """
+    module_name, colon, name = text.partition(":")
+    if not colon or not module_name or not name:
+        raise ValueError(f"{text!r} names no agent: write MODULE:AGENT, such as support:triage")
+    module = _imported(module_name)
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"{module_name} has no {name!r}: {_agents_in(module)}")
+        found = getattr(found, part)
+    if not isinstance(found, Agent) and callable(found):
+        found = _made(found, text)
+    if not isinstance(found, Agent):
+        raise TypeError(
+            f"{text} is a {type(found).__name__}, no agents.Agent, and no function that returns"
+            f" one: {_agents_in(module)}"
+        )
+    return found
+
+
+def _imported(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if name.endswith(".py") or "/" in name:
+        module = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise ValueError(f"{name!r} is a path: write the module's name, such as {module}:agent")
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        missing = getattr(error, "name", None)
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{missing}."):
+            raise ValueError(
+                f"no module {name!r} in {here}, and none installed: cd to where it stands"
+            ) from None
+        raise ValueError(f"{name} cannot be imported: {_said(error)}{_DEBUG}") from error
+
+
+_DEBUG = " (the traceback: --debug)"
+
+
+def _made(make: Any, text: str) -> Any:
+    try:
+        return make()
+    except Exception as error:
+        raise ValueError(f"{text}() raised {_said(error)}{_DEBUG}") from error
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _agents_in(module: ModuleType) -> str:
+    names = [name for name, _ in inspect.getmembers(module, lambda value: isinstance(value, Agent))]
+    if not names:
+        return f"no agent stands in {module.__name__}"
+    return f"write {' or '.join(f'{module.__name__}:{name}' for name in names)}"

@@ -1,0 +1,102 @@
+"""Runs while they go on: a table drawn in its place on a terminal, else a line for each call."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+import anyio
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+from runcycles import Unit
+
+from comptroller.console import STYLES, amounts_of, open_console, plain, table
+from comptroller.money import show
+from comptroller.runtime.hub import Handle
+from comptroller.runtime.receipts import CallReceipt
+
+_PAUSE = 0.1  # seconds between two looks
+_WIDEST = 12  # characters of a run's id: enough to tell it from others
+
+
+async def watch(runs: Mapping[str, Handle], *, stderr: bool = False) -> None:
+    """Show `runs`, those added meanwhile too, until cancelled."""
+    with _view(open_console(stderr=stderr)) as view:
+        try:
+            while True:
+                view.look(runs.values())
+                await anyio.sleep(_PAUSE)
+        finally:
+            view.look(runs.values())
+
+
+class View(Protocol):
+    """Shows runs as they stand, again and again."""
+
+    def look(self, runs: Iterable[Handle]) -> None:
+        """Show what is new."""
+
+
+@contextmanager
+def _view(out: Console) -> Iterator[View]:
+    if out.is_terminal and not out.is_dumb_terminal:
+        with Live(console=out, auto_refresh=False) as live:
+            yield LiveTable(live)
+    else:
+        yield Lines(out)
+
+
+class Lines:
+    """One line for each call that has ended."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._shown: set[tuple[str, str]] = set()
+
+    def look(self, runs: Iterable[Handle]) -> None:
+        """Print the calls that have ended since."""
+        for run in runs:
+            for call in run.receipt.calls:
+                if not call.open and (run.id, call.id) not in self._shown:
+                    self._shown.add((run.id, call.id))
+                    self._out.print(_line(run, call), soft_wrap=True)
+
+
+def _line(run: Handle, call: CallReceipt) -> str:
+    cost = show(call.charged) if call.charged else "-"
+    return (
+        f"{plain(run.id)[:_WIDEST]:<9}  {plain(call.agent):<14}  {plain(call.name):<24}"
+        f"  {call.outcome:<10}  {cost:>14}"
+    )
+
+
+class LiveTable:
+    """One row for each run."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def look(self, runs: Iterable[Handle]) -> None:
+        """Draw them anew."""
+        amounts = ("calls", "reserved", "charged")
+        made = table("run", "status", *amounts, "now", right=amounts)
+        for run in runs:
+            made.add_row(*_row(run))
+        self._live.update(made, refresh=True)
+
+
+def _row(run: Handle) -> list[RenderableType]:
+    receipt = run.receipt
+    under_way = [call for call in receipt.calls if call.open]
+    held: Counter[Unit] = Counter()
+    for call in under_way:
+        held[Unit(call.reserved.unit)] += call.reserved.amount
+    return [
+        plain(run.id)[:_WIDEST],
+        Text(run.status, STYLES.get(run.status, "")),
+        str(len(receipt.calls)),
+        amounts_of(held),
+        amounts_of(receipt.charged),
+        plain(", ".join(f"{call.agent}: {call.name}" for call in under_way)),
+    ]
