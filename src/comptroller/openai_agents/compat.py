@@ -13,6 +13,7 @@ from agents.result import RunResultStreaming
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
 from agents.run_config import RunConfig, _coerce_run_config
 from agents.run_internal.model_provider_lifecycle import _close_runner_owned_model_provider
+from agents.run_internal.turn_preparation import get_model
 
 SDK_CODE = str(Path(agents.__file__).parent)
 
@@ -21,6 +22,7 @@ __all__ = [
     "close_owned_provider",
     "close_owned_provider_with",
     "get_default_agent_runner",
+    "get_model",
     "normalized",
     "sdk_tasks",
     "set_default_agent_runner",

@@ -12,7 +12,7 @@ its result, its exception, its cancellation and a closed generator are all seen 
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from agents import Agent, Model, ModelResponse, ModelSettings, RunConfig, UserError
@@ -28,6 +28,7 @@ from ..runtime.call import Draft
 from ..runtime.run import Run
 from . import usage
 from .active import admit
+from .compat import get_model
 
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 _BYPASSES = frozenset({"max_tokens", "max_output_tokens", "max_completion_tokens"})
@@ -48,18 +49,22 @@ class Dispatcher(Model):
         self.original, self.agent = original, agent
         self.tools: frozenset[str] = frozenset()
         self._attempt = 0
+        self._target: Model | None = None
         self._used: list[Model] = []
 
     def speaks(self, agent: Agent[Any]) -> None:
-        """The next attempts are `agent`'s."""
+        """The next attempts are `agent`'s: a turn begins."""
+        if self._attempt or agent is not self.agent:  # else it was only looked at so far
+            self._target = None
         self.agent, self._attempt = agent, 0
 
     # -- what the SDK asks of the model in place
 
     def target(self) -> Model:
-        """The real model, resolved as the SDK's own `get_model` would."""
-        model = self.original.model or self.agent.model
-        return model if isinstance(model, Model) else self.original.model_provider.get_model(model)
+        """The real model, resolved once a turn: providers may give a new one each time."""
+        if self._target is None:
+            self._target = get_model(self.agent, self.original)
+        return self._target
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -76,8 +81,10 @@ class Dispatcher(Model):
         await self.target().close()
 
     async def _cleanup_on_run_end(self, owner: object) -> None:
-        for model in self._used:
-            await model._cleanup_on_run_end(owner)
+        """Of every model that was asked; what one of them raises keeps no other from it."""
+        async with AsyncExitStack() as stack:
+            for model in reversed(self._used):
+                stack.push_async_callback(model._cleanup_on_run_end, owner)
 
     def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice | None:
         """The real model's; a refusal is never retried (`is_abort`: no policy can overrule it)."""
