@@ -41,18 +41,18 @@ class Episode:
             config = config.model.original
         self.provider = config.model_provider if owned else None
         speaker = given._current_agent if isinstance(given, RunState) else None
-        self._dispatcher = Dispatcher(run, self.id, config, speaker or agent)
-        self._hooks = self._governing(options.get("hooks"))
-        self.options["run_config"] = dataclasses.replace(config, model=self._dispatcher)
+        dispatcher = Dispatcher(run, self.id, config, speaker or agent)
+        self._hooks = self._governing(dispatcher, options.get("hooks"))
+        self.options["run_config"] = dataclasses.replace(config, model=dispatcher)
         if options.get("session") is not None:
             self.options["session"] = governed_session(run, self.id, agent.name, options["session"])
-        self._interrupt: Callable[[], None] = lambda: None
+        self._interrupt: Callable[[], None] = _nothing
         self._closed = False
         run.enter(self)
 
-    def _governing(self, own: Any) -> EpisodeHooks:
+    def _governing(self, dispatcher: Dispatcher, own: Any) -> EpisodeHooks:
         own = own.own if isinstance(own, EpisodeHooks) else own
-        hooks = EpisodeHooks(self.run, self.id, self._dispatcher, own)
+        hooks = EpisodeHooks(self.run, self.id, dispatcher, own)
         if own is None or isinstance(own, RunHooksBase):
             self.options["hooks"] = hooks  # anything else gets the SDK's own error
         return hooks
@@ -90,15 +90,25 @@ class Episode:
         `Runner.run` by 0.7 s): the episode is over when they are.
         """
         self._closed = True
+        hooks = self._hooks
         tasks = set() if clean or not self.pending else sdk_tasks(EPISODE, self)
         left: set[object] = set(tasks)
 
         def ended(task: object = None) -> None:
             left.discard(task)
             if not left:
-                self._hooks.close(why, clean=clean)
+                hooks.close(why, clean=clean)
                 self.run.leave(self)
 
         for task in tasks:
             task.add_done_callback(ended)
         ended()
+        # Timers and background tasks carry this context for as long as they like: it must not
+        # keep the agent alive, which the hooks, the run config and a stream's `cancel` know.
+        self.options.clear()
+        self._interrupt = _nothing
+        del self._hooks
+
+
+def _nothing() -> None:
+    """There is nothing to stop."""

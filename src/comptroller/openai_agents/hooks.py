@@ -141,6 +141,7 @@ class EpisodeHooks(RunHooks[Any]):
         for actor in self._running.values():
             actor.tell(Finished() if clean else Abandoned(why))
         self._running.clear()
+        self._dispatcher.rests()
 
 
 def _key(context: Any, tool: Tool) -> object:

@@ -58,6 +58,10 @@ class Dispatcher(Model):
             self._target = None
         self.agent, self._attempt = agent, 0
 
+    def rests(self) -> None:
+        """The episode is over. Contexts of the SDK may hold us for longer: we hold a name only."""
+        self.agent = Agent(self.agent.name)
+
     # -- what the SDK asks of the model in place
 
     def target(self) -> Model:
