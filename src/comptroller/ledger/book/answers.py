@@ -10,7 +10,7 @@ there is none, as the reference server does.
 
 import json
 from collections.abc import Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import SerializeAsAny
 from runcycles import (
@@ -43,6 +43,16 @@ class Answer(Protocol[T_co]):
 
     def __call__(self) -> T_co:
         """The answer."""
+
+
+class Budget(Balance):
+    """A balance as its operator sees it, with what the protocol does not show.
+
+    `per`: the period (UTC) in which it begins anew, or None.
+    """
+
+    frozen: bool = False
+    per: Literal["day", "month"] | None = None
 
 
 class Listed(ReservationSummary):
@@ -96,14 +106,23 @@ def balance(account: Account) -> Balance:
     return Balance.model_validate(_balance(account))
 
 
-def every(accounts: Iterable[Account]) -> list[Balance]:
-    """Accounts as the protocol shows them."""
-    return [balance(account) for account in accounts]
+def budgets(accounts: Iterable[Account]) -> list[Balance]:
+    """Accounts as their operator sees them."""
+    return [
+        Budget.model_validate(
+            {
+                **_balance(account),
+                "frozen": account.frozen,
+                "per": account.renewal and account.renewal.per,
+            }
+        )
+        for account in accounts
+    ]
 
 
 def balances(accounts: Iterable[Account]) -> BalanceResponse:
     """All the balances that were asked for, on one page."""
-    return BalanceResponse(balances=every(accounts), has_more=False)
+    return BalanceResponse(balances=[balance(account) for account in accounts], has_more=False)
 
 
 def nothing() -> None:

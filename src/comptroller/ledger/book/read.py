@@ -33,7 +33,7 @@ def balances(book: Book, now_ms: int, **levels: str | None) -> Answer[BalanceRes
 
 def budgets(book: Book, now_ms: int) -> Answer[list[Balance]]:
     """Every budget of every tenant."""
-    return partial(answers.every, _accounts(book, now_ms))
+    return partial(answers.budgets, _accounts(book, now_ms))
 
 
 def reservations(
