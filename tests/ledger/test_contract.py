@@ -8,7 +8,7 @@ import anyio
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from runcycles import Caps, Decision, Unit
+from runcycles import Amount, Caps, Decision, Unit
 
 from comptroller.errors import (
     BudgetExceeded,
@@ -307,7 +307,7 @@ async def test_debt_within_its_limit_does_not_stop_new_spend(ledger):
 async def test_rejected_overage_changes_nothing(ledger):
     await ledger.set_budget("tenant:acme", amount(1000))
     one = await granted(ledger, "k", 100, overage_policy=REJECT)
-    with pytest.raises(BudgetExceeded):
+    with pytest.raises(BudgetExceeded, match="overage policy is REJECT"):
         await ledger.commit(one.reservation_id, committing("c", 101))
     assert (await balance_of(ledger, "tenant:acme"))["reserved"] == 100
     await ledger.commit(one.reservation_id, committing("c", 100))
@@ -378,6 +378,22 @@ async def test_an_overdraft_limit_is_a_whole_number(ledger, limit):
 async def test_a_negative_overdraft_limit_is_refused(ledger):
     with pytest.raises(ValueError, match="overdraft_limit=-1"):
         await ledger.set_budget("tenant:acme", amount(1), overdraft_limit=-1)
+
+
+@pytest.mark.parametrize("count", [-1, True, MOST + 1])
+async def test_an_amount_that_escaped_validation_is_refused(ledger, count):
+    """A negative estimate would add to the budget."""
+    await ledger.set_budget("tenant:acme", amount(100))
+    one = await granted(ledger, "k", 10)
+    wrong = Amount.model_construct(unit=Unit.USD_MICROCENTS, amount=count)
+    for call in (
+        ledger.reserve(asking("k2", 1).model_copy(update={"estimate": wrong})),
+        ledger.record(event("e", 1).model_copy(update={"actual": wrong})),
+        ledger.commit(one.reservation_id, committing("c", 1).model_copy(update={"actual": wrong})),
+    ):
+        with pytest.raises(LedgerRefused) as caught:
+            await call
+        assert caught.value.error_code == "INVALID_REQUEST"
 
 
 async def test_funding_and_freezing_need_a_budget(ledger):

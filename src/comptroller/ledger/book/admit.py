@@ -26,7 +26,7 @@ from comptroller.ledger.book import answers
 from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.idempotency import Key, key_of
 from comptroller.ledger.book.records import Book, Event, Remembered, Reservation
-from comptroller.ledger.book.refusals import denied, forbidden, invalid
+from comptroller.ledger.book.refusals import denied, forbidden, invalid, must_be_possible
 
 TTL_MS = range(1_000, 86_400_000 + 1)
 GRACE_MS = range(60_000 + 1)
@@ -48,7 +48,7 @@ def reserve(
         BudgetExceeded, BudgetNotFound, UnitMismatch, LedgerRefused: as the protocol's codes say.
     """
     ttl_ms, grace_ms = _lease(request)
-    scopes, owner = _whose(request.subject, tenant)
+    scopes, owner = _whose(request.subject, request.estimate, tenant)
     key = key_of(book, owner, "reserve", request, request.idempotency_key)
     known = key.recalled()
     if request.dry_run:
@@ -73,7 +73,7 @@ def decide(
     Raises:
         UnitMismatch, LedgerRefused: the request itself is wrong.
     """
-    scopes, owner = _whose(request.subject, tenant)
+    scopes, owner = _whose(request.subject, request.estimate, tenant)
     key = key_of(book, owner, "decide", request, request.idempotency_key)
     answer = key.recalled()
     if answer is None:
@@ -89,7 +89,7 @@ def record(
     Raises:
         BudgetExceeded, BudgetNotFound, UnitMismatch, LedgerRefused: as the protocol's codes say.
     """
-    scopes, owner = _whose(request.subject, tenant)
+    scopes, owner = _whose(request.subject, request.actual, tenant)
     key = key_of(book, owner, "record", request, request.idempotency_key)
     answer = key.recalled()
     if answer is None:
@@ -140,8 +140,11 @@ def _lease(request: ReservationCreateRequest) -> tuple[int, int]:
     return ttl_ms, grace_ms
 
 
-def _whose(subject: Subject, tenant: str | None) -> tuple[tuple[str, ...], str | None]:
-    """The scopes of the subject, and the effective tenant."""
+def _whose(
+    subject: Subject, asked: Amount, tenant: str | None
+) -> tuple[tuple[str, ...], str | None]:
+    """The scopes of a possible request's subject, and the effective tenant."""
+    must_be_possible(asked)
     try:
         scopes = scopes_of(subject)
     except ValueError as error:

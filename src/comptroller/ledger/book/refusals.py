@@ -5,11 +5,11 @@ A text says what was asked, what is left and where, and the command or call that
 
 import shlex
 
-from runcycles import Unit
+from runcycles import Amount, Unit
 
 from comptroller.decide.admission import Denial
 from comptroller.errors import ComptrollerError, refusal
-from comptroller.money import formatted
+from comptroller.money import MOST, formatted
 
 MEMORY = "memory:"
 
@@ -27,16 +27,26 @@ def invalid(message: str) -> ComptrollerError:
     return refusal(message, status=400, error_code="INVALID_REQUEST", asks_for_budget=False)
 
 
+def must_be_possible(given: Amount) -> None:
+    """An amount is at least 0 and fits the protocol, however its value was made.
+
+    Raises:
+        LedgerRefused: it does not (INVALID_REQUEST).
+    """
+    if type(given.amount) is not int or not 0 <= given.amount <= MOST:
+        raise invalid(f"amount={given.amount!r}: a whole number from 0 to {MOST}")
+
+
 def forbidden(message: str) -> ComptrollerError:
     """403 FORBIDDEN: another tenant's."""
     return refusal(message, status=403, error_code="FORBIDDEN", asks_for_budget=False)
 
 
-def denied(denial: Denial, ledger: str) -> ComptrollerError:
-    """A denial of the budget, with everything that is known about it."""
+def denied(denial: Denial, ledger: str, text: str | None = None) -> ComptrollerError:
+    """A denial of the budget, with everything that is known about it; `text` in place of ours."""
     code = "NOT_FOUND" if denial.code == "BUDGET_NOT_FOUND" else denial.code
     status = _STATUS.get(denial.code, 409)
-    text = _text(denial, ledger)
+    text = text or _text(denial, ledger)
     if status != 409:  # noqa: PLR2004 - the protocol's status for a conflict with the budget
         return refusal(
             text, status=status, error_code=code, asks_for_budget=True, details=_details(denial)

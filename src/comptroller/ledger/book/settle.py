@@ -10,6 +10,8 @@ from functools import partial
 
 import attrs
 from runcycles import (
+    Amount,
+    CommitOveragePolicy,
     CommitRequest,
     CommitResponse,
     ReleaseRequest,
@@ -28,7 +30,8 @@ from comptroller.ledger.book.admit import left
 from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.idempotency import Key, key_of
 from comptroller.ledger.book.records import Book, Remembered, Reservation
-from comptroller.ledger.book.refusals import denied, forbidden
+from comptroller.ledger.book.refusals import denied, forbidden, must_be_possible
+from comptroller.money import formatted, show
 
 _ID = re.compile(r"rsv_([0-9a-f]{1,15})_([0-9a-f]{16})\Z")
 
@@ -47,6 +50,7 @@ def commit(
         BudgetExceeded: the overage policy refuses what exceeds the estimate.
         UnitMismatch, LedgerRefused: as the protocol's codes say.
     """
+    must_be_possible(request.actual)
     reservation = find(book, reservation_id, tenant)
     key = _key(book, reservation, "commit", request)
     answer = key.recalled()
@@ -202,8 +206,18 @@ def _charged(book: Book, reservation: Reservation, request: CommitRequest, now_m
         reservation.policy,
     )
     if isinstance(charge, Denial):
-        raise denied(charge, book.name)
+        raise denied(charge, book.name, _rejected(reservation, request.actual))
     return charge
+
+
+def _rejected(reservation: Reservation, actual: Amount) -> str | None:
+    if reservation.policy is not CommitOveragePolicy.REJECT:
+        return None
+    reserved = formatted(reservation.unit, reservation.estimate)
+    return (
+        f"{show(actual)} was spent, {reserved} reserved ({reservation.path}),"
+        " and the overage policy is REJECT: record the rest as an event"
+    )
 
 
 def _held(book: Book, reservation: Reservation, now_ms: int) -> Accounts:

@@ -37,6 +37,7 @@ _RECALL_SUBJECTS = (
     f"SELECT {_ANSWER} FROM answers WHERE id = (SELECT answer FROM keys WHERE digest = ?)"
 )
 _RECALL_RESERVATIONS = f"SELECT {_ANSWER} FROM answers WHERE reservation = ? AND digest = ?"
+_KEPT = 10_000  # scopes, with and without a budget, that are kept in memory
 _PRIMARY = 0xFF  # the part of an extended SQLite error code that names the kind
 _OVERDUE = f"SELECT {rows.RESERVATION} FROM reservations WHERE status = 'ACTIVE' AND ends_ms < ?"
 
@@ -56,6 +57,7 @@ class SqliteStore:
         self._accounts: dict[str, dict[Unit, Account]] = {}
         self._account_rows: dict[tuple[str, Unit], int] = {}
         self._reservations: dict[int, Reservation] = {}
+        self._settled: set[int] = set()
         self._last: dict[str, int] = {}
         self._dirty: dict[tuple[str, Unit], Account] = {}
         self._added: dict[int, Reservation] = {}
@@ -77,7 +79,7 @@ class SqliteStore:
                 raise
             return False
         (version,) = self._sql.execute("PRAGMA data_version").fetchone()
-        if version != self._version:
+        if version != self._version or len(self._accounts) > _KEPT:
             self._forget()
             self._version = version
         return True
@@ -86,8 +88,9 @@ class SqliteStore:
         """Write the batch, for good."""
         self._flush()
         self._sql.execute("COMMIT")
-        for row in [row for row, one in self._reservations.items() if not one.active]:
+        for row in self._settled:
             del self._reservations[row]
+        self._settled = set()
 
     def abandon(self) -> None:
         """Undo the batch."""
@@ -145,19 +148,20 @@ class SqliteStore:
         """Keep a reservation's new state."""
         self.changes += 1
         self._reservations[reservation.row] = reservation
+        if not reservation.active:
+            self._settled.add(reservation.row)
         changed = self._added if reservation.row in self._added else self._replaced
         changed[reservation.row] = reservation
 
     def reservation(self, row: int) -> Reservation | None:
         """The reservation of that row."""
-        if row not in self._reservations:
+        known = self._reservations.get(row)
+        if known is None:
             found = self._sql.execute(
                 f"SELECT {rows.RESERVATION} FROM reservations WHERE id = ?", (row,)
             ).fetchone()
-            if found is None:
-                return None
-            self._reservations[row] = rows.reservation(found)
-        return self._reservations[row]
+            known = rows.reservation(found) if found else None
+        return known
 
     def overdue(self, now_ms: int) -> Iterable[Reservation]:
         """The active reservations that can no longer be settled at `now_ms`."""
