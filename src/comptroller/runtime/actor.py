@@ -50,6 +50,11 @@ from .settle import Settled, Settlement
 
 log = logging.getLogger("comptroller")
 
+CALLER_FIRST = 0.003
+"""Seconds that a settlement gives way to its caller. Sending it takes half a millisecond of CPU: at
+once, the caller's next reserve would wait for that; a moment later, it is sent while that waits.
+"""
+
 _SUCCESSES = range(200, 300)
 
 
@@ -223,6 +228,8 @@ class Actor(Owner):
             learn(request.agent, request.model, decision.actual)
 
     async def _settle(self) -> None:
+        if self._terms.ledger.remote:
+            await anyio.sleep(CALLER_FIRST)
         if self._grant.waived is None:
             await self._settle_reserved(self._decision)
         else:
