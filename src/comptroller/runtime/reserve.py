@@ -55,11 +55,12 @@ class Reserving:
 
     async def _ask_at_most_twice(self) -> Grant:
         """A denial may be due to settlements on their way only: those are waited for, once."""
+        settling, bound = self.terms.settling, self.terms.ledger.request_timeout
+        before = settling.under_way()
         try:
             return await self._ask("reserve")
         except BudgetExceeded as denial:
-            bound = self.terms.ledger.request_timeout
-            if not await self.terms.settling.first_attempts(denial.scope, bound):
+            if not await settling.first_attempts(before, denial.scope, bound):
                 raise
         self.asked_again()
         return await self._ask("reserve-again")  # the old key may replay the denial

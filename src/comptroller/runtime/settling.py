@@ -4,6 +4,7 @@ The commit is off the caller's path, so the next reserve can reach the ledger be
 that frees its budget. One register per ledger object, shared by all runs that use it.
 """
 
+from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -29,19 +30,25 @@ class Settling:
         if self._scopes.pop(who, None) is not None:
             self._change.notify()
 
-    async def first_attempts(self, scope: str | None, seconds: float) -> bool:
-        """Wait for those under way now that touch `scope` (None: any), at most `seconds`.
+    def under_way(self) -> Mapping[object, frozenset[str]]:
+        """Those under way at this moment, with their scopes."""
+        return dict(self._scopes)
 
-        False where there were none. Later ones, and calls still running, are not waited for.
+    async def first_attempts(
+        self, before: Mapping[object, frozenset[str]], scope: str | None, seconds: float
+    ) -> bool:
+        """Wait for those that touch `scope` (None: any), at most `seconds`. False: there are none.
+
+        Those under way now, and those under way `before`, when what was denied was sent: they may
+        have been answered since. Later ones, and calls still running, are not waited for.
         """
-        now = [
-            who for who, scopes in self._scopes.items() if scope is None or scope.lower() in scopes
-        ]
-        if not now:
-            return False
+        known = {**before, **self._scopes}
+        touching = {
+            who for who, scopes in known.items() if scope is None or scope.lower() in scopes
+        }
         with anyio.move_on_after(seconds):
-            await self._change.until(lambda: not any(who in self._scopes for who in now))
-        return True
+            await self._change.until(lambda: touching.isdisjoint(self._scopes))
+        return bool(touching)
 
 
 _BY_LEDGER: WeakKeyDictionary[Ledger, Settling] = WeakKeyDictionary()
