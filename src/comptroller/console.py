@@ -14,14 +14,14 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
-from runcycles import Amount, Balance, SignedAmount, Unit
+from runcycles import Amount, Balance, ReservationStatus, SignedAmount, Unit
 from runcycles.models import ReservationSummary
 
+from .decide.lifecycle import Outcome
 from .money import formatted, show
 from .runtime.receipts import CallReceipt, Receipt
 
-WIDTH = 100
-"""Columns where there is no terminal to ask."""
+_UNFOLDED = 1000  # columns of what is no terminal: a program that reads lines wants whole ones
 STYLES = {
     "committed": "green",
     "completed": "green",
@@ -37,10 +37,10 @@ _SHORT = 12  # characters of a run's id that stand well in a table
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """The terminal, or a file of lines at most 100 wide."""
+    """A terminal with its width, or a file or pipe, where no line is folded."""
     out = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not out.is_terminal and "COLUMNS" not in os.environ:
-        out.width = WIDTH
+        out.width = _UNFOLDED
     return out
 
 
@@ -99,12 +99,13 @@ def receipts_table(receipts: Iterable[Receipt]) -> Table:
     return made
 
 
-def notes(receipt: Receipt) -> list[str]:
-    """Why calls ended as they did, where that is not plain: a line each."""
+def notes(receipt: Receipt, problem: str | None) -> list[str]:
+    """Why calls ended as they did, where neither the table nor the run's `problem` says it."""
     return [
         f"{call.id} {call.outcome}: {call.reason}"
         for call in receipt.calls
-        if call.reason and call.reason != NOTHING_RESERVED
+        if call.reason not in ("", NOTHING_RESERVED, problem)
+        and call.outcome not in (Outcome.DENIED, Outcome.FAILED)
     ]
 
 
@@ -161,21 +162,23 @@ def budgets_table(budgets: Iterable[Balance]) -> Table:
 
 def state(budget: Balance) -> str:
     """What a budget allows."""
-    if getattr(budget, "frozen", False):
+    if getattr(budget, "frozen", False):  # embedded ledgers tell it, and the period
         return "frozen"
     if budget.is_over_limit:
         return "over limit"
     if budget.debt and budget.debt.amount:
         return "in debt"
-    return "open" if budget.remaining.amount > 0 else "used up"
+    per = getattr(budget, "per", None)
+    shown = "open" if budget.remaining.amount > 0 else "used up"
+    return f"{shown}, anew each {per}" if per else shown
 
 
-def balance_line(budget: Balance) -> str:
+def balance_line(budget: Balance, ledger: str) -> str:
     """One budget in a line."""
     spent, held = _amount(budget.spent), _amount(budget.reserved)
     return (
-        f"{budget.scope_path}: {_amount(budget.remaining)} left of {_amount(budget.allocated)}"
-        f" ({spent} spent, {held} reserved)"
+        f"{budget.scope_path} in {ledger}: {_amount(budget.remaining)} left of"
+        f" {_amount(budget.allocated)}, {spent} spent, {held} reserved"
     )
 
 
@@ -184,16 +187,20 @@ def _amount(given: Amount | SignedAmount | None) -> str:
 
 
 def reservations_table(found: Iterable[ReservationSummary]) -> Table:
-    """Reservations: who, what, how much, until when (UTC)."""
-    made = table("reservation", "scope", "what", "reserved", "status", "until", right=("reserved",))
+    """Reservations: who, what, how much, until when."""
+    made = table(
+        "reservation", "scope", "what", "reserved", "status", "until (UTC)",
+        right=("reserved",), padding=0,
+    )  # fmt: skip
+    made.columns[0].no_wrap = True  # to be copied
     for one in found:
-        until = datetime.fromtimestamp(one.expires_at_ms / 1000, UTC)
+        until = f"{datetime.fromtimestamp(one.expires_at_ms / 1000, UTC):%m-%d %H:%M:%S}"
         made.add_row(
             one.reservation_id,
             one.scope_path,
             plain(one.action.name),
             show(one.reserved),
             one.status.value.lower(),
-            f"{until:%m-%d %H:%M:%S}",
+            until if one.status is ReservationStatus.ACTIVE else "",
         )
     return made

@@ -11,8 +11,10 @@ from typer.core import TyperGroup
 
 from . import exits
 
-EXIT_CODES = """Exit codes: 0 done; 1 the run failed; 2 bad input; 3 denied by a budget or a limit;
-130 and 143 interrupted (Ctrl-C, SIGTERM), with everything settled."""
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 the run failed; 2 bad input; 3 denied by a budget or a limit;"
+    " 130 and 143 interrupted (Ctrl-C, SIGTERM), with what was used settled."
+)
 
 
 class OneLine(TyperGroup):
@@ -46,7 +48,7 @@ KeyVariable = Annotated[
     typer.Option(
         "--api-key-env",
         metavar="NAME",
-        help="The variable that holds a Cycles server's key [CYCLES_API_KEY].",
+        help="The variable that holds a Cycles server's key (CYCLES_API_KEY).",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="For machines: JSON, and nothing else.")]
@@ -114,15 +116,15 @@ def run(
     workflow: Annotated[str | None, typer.Option()] = None,
     llm_estimate: Annotated[
         str | None,
-        typer.Option(metavar="AMOUNT", help="What an LLM call reserves [its worst case]."),
+        typer.Option(metavar="AMOUNT", help="What an LLM call reserves (else its worst case)."),
     ] = None,
     max_seconds: Annotated[float | None, typer.Option(help="How long it may last.")] = None,
-    max_llm_calls: Annotated[int | None, typer.Option(help="How many LLM calls.")] = None,
-    max_tool_calls: Annotated[int | None, typer.Option(help="How many tool calls.")] = None,
+    max_llm_calls: Annotated[int | None, typer.Option(min=0, help="How many LLM calls.")] = None,
+    max_tool_calls: Annotated[int | None, typer.Option(min=0, help="How many tool calls.")] = None,
     max_spend: Annotated[
         str | None, typer.Option(metavar="AMOUNT", help="What this run may spend.")
     ] = None,
-    max_turns: Annotated[int | None, typer.Option(help="How many turns of its agent [10].")] = None,
+    max_turns: Annotated[int | None, typer.Option(min=1, help="How many turns (10).")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
     as_json: Json = False,
     debug: Annotated[

@@ -35,9 +35,7 @@ def code_of(error: Exception) -> int | None:
 
     if isinstance(error, errors.CallDenied):
         return DENIED
-    if isinstance(
-        error, errors.RunCancelled | errors.LedgerUnreachable | errors.LedgerMisbehaved
-    ):  # fmt: skip
+    if isinstance(error, errors.RunCancelled | errors.LedgerUnreachable | errors.LedgerMisbehaved):
         return FAILED
     expected = isinstance(error, errors.ComptrollerError | ValueError | TypeError | OSError)
     return BAD_INPUT if expected else None
@@ -54,7 +52,7 @@ def usage(error: typer.TyperException) -> str:
     path = context.command_path if context else "comptroller"
     option = getattr(error, "option_name", "")
     if option[1:2].isdigit():  # `-5usd` was read as an option
-        return f"{option}...: an amount is at least 0: write it like 10usd"
+        return f"{option}...: no option begins so, and an amount is at least 0: such as 10usd"
     return f"{error.format_message().rstrip('.')}; see: {path} --help"
 
 

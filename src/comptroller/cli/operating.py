@@ -53,7 +53,7 @@ def _show(balance: Balance, ledger: Ledger, as_json: bool) -> None:
     if as_json:
         console.write_json(_plain(balance))
     else:
-        console.write(f"{console.balance_line(balance)} ({ledger.name})")
+        console.write(console.balance_line(balance, ledger.name))
 
 
 async def freeze(ledger: Ledger, scope: str, frozen: bool, as_json: bool) -> None:
@@ -63,7 +63,7 @@ async def freeze(ledger: Ledger, scope: str, frozen: bool, as_json: bool) -> Non
     if as_json:
         console.write_json({"scope": path, "frozen": frozen})
     else:
-        console.write(f"{path} is {'frozen' if frozen else 'open'} ({ledger.name})")
+        console.write(f"{path} in {ledger.name} is {'frozen' if frozen else 'open'}")
 
 
 async def list_budgets(ledger: Ledger, tenant: str | None, as_json: bool) -> None:

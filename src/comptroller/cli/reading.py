@@ -18,7 +18,7 @@ from comptroller.ledger.opening import DefaultLedger, default_settings
 from comptroller.money import amount as checked
 from comptroller.money import usd
 
-_AMOUNT = re.compile(r"\s*(\$?)\s*([+-]?\d[\d.]*|[+-]?\.\d+)\s*([a-z_]*)\s*", re.IGNORECASE)
+_AMOUNT = re.compile(r"\s*(\$?)\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*([a-z_]*)\s*", re.IGNORECASE)
 _UNITS = {
     "usd": Unit.USD_MICROCENTS,
     "token": Unit.TOKENS,
@@ -42,8 +42,8 @@ def amount(text: str) -> Amount:
     dollar, number, name = found[1], found[2], found[3].lower()
     if not dollar and not name:
         raise ValueError(
-            f"{text!r}: of what? write {number}usd, {number}tokens or {number}points"
-            " (and quote a dollar sign: '$10')"
+            f"{text!r}: of what? write {number}usd, or whole tokens or points such as 5000tokens"
+            " (a dollar sign is quoted: '$10')"
         )
     unit = _UNITS.get(name.removesuffix("s") or "usd")
     if unit is None or (dollar and unit is not Unit.USD_MICROCENTS):
@@ -119,8 +119,8 @@ def agent(text: str) -> Agent[Any]:
         found = _made(found, text)
     if not isinstance(found, Agent):
         raise TypeError(
-            f"{text} is a {type(found).__name__}, no agents.Agent, and no function that returns"
-            f" one: {_agents_in(module)}"
+            f"{text} is no agents.Agent ({type(found).__name__}), and no function that returns one:"
+            f" {_agents_in(module)}"
         )
     return found
 

@@ -1,11 +1,12 @@
 """`comptroller run`: one agent, governed, from its import to the receipt.
 
-Whose fault an error is decides the exit code: what the agent raises is a run that failed (1); what
-the ledger and the caller are to blame for is told as `exits` says.
+Ctrl-C and SIGTERM cancel the run, which settles; then it is shown like any other.
 """
 
 import functools
+import os
 import signal
+import threading
 import traceback
 from typing import Any
 
@@ -14,18 +15,19 @@ import attrs
 from agents import Agent, StreamEvent
 from anyio.abc import TaskStatus
 from openai.types.responses import ResponseTextDeltaEvent
-from pydantic_core import to_jsonable_python
 
-from comptroller import GovernedRun, Limits, Policy, Receipt, RunCancelled, console, governed_run
+from comptroller import GovernedRun, Limits, Policy, console, governed_run
 from comptroller.decide.scopes import parse_scope
-from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger
 from comptroller.runtime.hub import Handle
-from comptroller.runtime.outcomes import Completed, outcome_of
 
-from . import exits, reading
+from . import reading
+from .ending import Ending, show
 from .operating import own
 from .watching import watch
+
+_LINGERS = 1.0
+"""Seconds that a tool's thread may keep an interrupted command from its exit."""
 
 
 @attrs.frozen(kw_only=True)
@@ -52,31 +54,27 @@ class Order:
     debug: bool = False
 
 
-@attrs.define
-class Ending:
-    """How it went. `result`: the SDK's; `signal`: the one that cancelled it."""
-
-    receipt: Receipt | None = None
-    result: Any = None
-    error: Exception | None = None
-    signal: int | None = None
-
-
 def carry_out(order: Order) -> int:
     """Run it and show what came of it: the exit code."""
     try:
-        agent = reading.agent(order.agent)
-        ending = anyio.run(_under_its_budget, agent, order)
+        return anyio.run(_to_its_end, reading.agent(order.agent), order)
     except Exception:
         if order.debug:
             traceback.print_exc()
         raise
+
+
+async def _to_its_end(agent: Agent[Any], order: Order) -> int:
+    """Shown before the loop ends, which waits for threads: a tool in one cannot be cancelled."""
+    ending = await _under_its_budget(agent, order)
     if order.debug and ending.error is not None:
         traceback.print_exception(ending.error)
-    return _shown(order, ending)
-
-
-# -- the run
+    code = show(ending, as_json=order.as_json, streamed=order.stream)
+    if ending.signal is not None:
+        last = threading.Timer(_LINGERS, os._exit, [code])
+        last.daemon = True
+        last.start()
+    return code
 
 
 async def _under_its_budget(agent: Agent[Any], order: Order) -> Ending:
@@ -113,8 +111,9 @@ async def _give_budget(ledger: Ledger, order: Order) -> None:
         if known.scope_path == path and known.remaining.unit == wanted.unit:
             if known.allocated != wanted:
                 raise ValueError(
-                    f"--budget {order.budget}: {console.balance_line(known)}; change that with:"
-                    f" comptroller budget set {path} {order.budget} --ledger {ledger.name}"
+                    f"--budget {order.budget}: {console.balance_line(known, ledger.name)}; change"
+                    f" that with: comptroller budget set {path} {order.budget}"
+                    f" --ledger {ledger.name}"
                 )
             return
     await operator.set_budget(path, wanted)
@@ -128,7 +127,7 @@ async def _carried(scope: governed_run, order: Order) -> Ending:
             helpers.start_soon(functools.partial(watch, runs, stderr=True))
         try:
             async with scope as run:
-                runs[run.id] = run
+                runs[order.tenant] = run
                 await helpers.start(_cancel_on_signal, run, ending)
                 ending.result = await _answer(run, order)
         except Exception as error:  # noqa: BLE001 - whatever it is, the receipt is printed first
@@ -170,64 +169,3 @@ def _text_of(event: StreamEvent) -> str:
     """The piece of the answer that an event brings."""
     data = getattr(event, "data", None)
     return data.delta if isinstance(data, ResponseTextDeltaEvent) else ""
-
-
-# -- what came of it
-
-
-def _shown(order: Order, ending: Ending) -> int:
-    code, problem = _verdict(ending)
-    if order.as_json:
-        console.write_json(_plain(ending, problem))
-    else:
-        output = getattr(ending.result, "final_output", None)
-        if output is not None and not order.stream:
-            console.write_text(_text(output))
-        if ending.receipt is not None and ending.receipt.calls:
-            console.write(console.receipts_table([ending.receipt]))
-            for note in console.notes(ending.receipt):
-                if problem is None or problem not in note:
-                    console.write(note)
-    if problem is not None:
-        exits.complain(problem)
-    return code
-
-
-def _verdict(ending: Ending) -> tuple[int, str | None]:
-    """The exit code, and what is to be said of it."""
-    error = ending.error
-    if error is None:
-        waiting = [item.name or "a tool" for item in getattr(ending.result, "interruptions", [])]
-        if not waiting:
-            return exits.DONE, None
-        return (
-            exits.FAILED,
-            f"the run waits for the approval of {', '.join(waiting)}: none can be given here",
-        )
-    if isinstance(error, RunCancelled) and ending.signal is not None:
-        return exits.SIGNALLED + ending.signal, f"{error.reason}: cancelled, and settled"
-    if isinstance(error, ComptrollerError):
-        return exits.code_of(error) or exits.FAILED, str(error)
-    return exits.FAILED, f"the run failed: {type(error).__name__}: {error}"
-
-
-def _plain(ending: Ending, problem: str | None) -> dict[str, Any]:
-    """For machines."""
-    error = ending.error
-    outcome = Completed(None) if error is None else outcome_of(error)
-    return {
-        "status": type(outcome).__name__.lower(),
-        "output": to_jsonable_python(getattr(ending.result, "final_output", None), fallback=str),
-        "error": problem
-        and {
-            "type": type(error).__name__ if error else None,
-            "message": problem,
-            "reason_code": getattr(error, "reason_code", None),
-        },
-        "receipt": ending.receipt and ending.receipt.to_dict(),
-    }
-
-
-def _text(output: Any) -> str:
-    return output if isinstance(output, str) else console.as_json(
-        to_jsonable_python(output, fallback=str))  # fmt: skip

@@ -1,7 +1,7 @@
 """Runs while they go on: a table drawn in its place on a terminal, else a line for each call."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -12,29 +12,30 @@ from rich.text import Text
 from runcycles import Unit
 
 from comptroller.console import STYLES, amounts_of, open_console, plain, table
+from comptroller.decide.lifecycle import Outcome
 from comptroller.money import show
 from comptroller.runtime.hub import Handle
 from comptroller.runtime.receipts import CallReceipt
 
 _PAUSE = 0.1  # seconds between two looks
-_WIDEST = 12  # characters of a run's id: enough to tell it from others
+_STEADY = 10  # columns at least, so that a growing figure moves nothing
 
 
 async def watch(runs: Mapping[str, Handle], *, stderr: bool = False) -> None:
-    """Show `runs`, those added meanwhile too, until cancelled."""
+    """Show `runs`, by what they are called, those added meanwhile too, until cancelled."""
     with _view(open_console(stderr=stderr)) as view:
         try:
             while True:
-                view.look(runs.values())
+                view.look(runs)
                 await anyio.sleep(_PAUSE)
         finally:
-            view.look(runs.values())
+            view.look(runs)
 
 
 class View(Protocol):
     """Shows runs as they stand, again and again."""
 
-    def look(self, runs: Iterable[Handle]) -> None:
+    def look(self, runs: Mapping[str, Handle]) -> None:
         """Show what is new."""
 
 
@@ -54,19 +55,20 @@ class Lines:
         self._out = out
         self._shown: set[tuple[str, str]] = set()
 
-    def look(self, runs: Iterable[Handle]) -> None:
+    def look(self, runs: Mapping[str, Handle]) -> None:
         """Print the calls that have ended since."""
-        for run in runs:
+        for name, run in runs.items():
             for call in run.receipt.calls:
-                if not call.open and (run.id, call.id) not in self._shown:
-                    self._shown.add((run.id, call.id))
-                    self._out.print(_line(run, call), soft_wrap=True)
+                if not call.open and (name, call.id) not in self._shown:
+                    self._shown.add((name, call.id))
+                    if call.outcome is not Outcome.FAILED:  # the run's error tells that
+                        self._out.print(_line(name, call), soft_wrap=True)
 
 
-def _line(run: Handle, call: CallReceipt) -> str:
+def _line(name: str, call: CallReceipt) -> str:
     cost = show(call.charged) if call.charged else "-"
     return (
-        f"{plain(run.id)[:_WIDEST]:<9}  {plain(call.agent):<14}  {plain(call.name):<24}"
+        f"{plain(name):<9}  {plain(call.agent):<14}  {plain(call.name):<24}"
         f"  {call.outcome:<10}  {cost:>14}"
     )
 
@@ -77,12 +79,14 @@ class LiveTable:
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def look(self, runs: Iterable[Handle]) -> None:
+    def look(self, runs: Mapping[str, Handle]) -> None:
         """Draw them anew."""
         amounts = ("calls", "reserved", "charged")
         made = table("run", "status", *amounts, "now", right=amounts)
-        for run in runs:
-            made.add_row(*_row(run))
+        for column in made.columns[-3:]:
+            column.min_width = _STEADY
+        for name, run in runs.items():
+            made.add_row(plain(name), *_row(run))
         self._live.update(made, refresh=True)
 
 
@@ -93,7 +97,6 @@ def _row(run: Handle) -> list[RenderableType]:
     for call in under_way:
         held[Unit(call.reserved.unit)] += call.reserved.amount
     return [
-        plain(run.id)[:_WIDEST],
         Text(run.status, STYLES.get(run.status, "")),
         str(len(receipt.calls)),
         amounts_of(held),

@@ -35,6 +35,7 @@ from .cast import BUDGETS, LARGE, POLICY, SMALL, Part, Stage, parts
 from .scripted import Tally
 
 _MOST_TURNS = 60  # beyond what the budgets allow: they are to end the runs
+_FOLDED = 76  # columns of an answer, in a table of 100
 _SAMPLE = 1000  # tokens whose price is shown times a thousand
 
 
@@ -70,6 +71,7 @@ async def play(stage: Stage) -> int:
         receipts = [one.receipt for one in played]
         _say("", "How the runs ended")
         endings = console.table("run", "status", "answer, or why there is none")
+        endings.columns[-1].max_width = _FOLDED
         for one in played:
             endings.add_row(one.receipt.run_id, one.status, console.plain(one.said))
         console.write(endings)
