@@ -254,7 +254,10 @@ class Actor(Owner):
             self._finish(attrs.evolve(done, reason=f"{waived}; {done.reason}".strip("; ")))
         else:
             self._move(Event.NOTHING_TO_SETTLE)
-            self._write(outcome=Outcome.UNRESERVED)
+            if isinstance(decision, Release) and not decision.abandoned:
+                self._write(outcome=Outcome.RELEASED, reason=decision.reason)
+            else:
+                self._write(outcome=Outcome.UNRESERVED)
 
     def _settlement(self, grant: Grant) -> Settlement:
         terms = self._terms
