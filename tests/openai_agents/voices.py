@@ -41,6 +41,7 @@ class Turn:
         refused: the error came before any work (nothing to pay).
         usage: REPORTED, a `Usage`, or None for an answer that says nothing of it.
         after: what is awaited first, e.g. a latch or a sleep.
+        between: what is awaited after each delta of a stream.
     """
 
     output: Sequence[Any] = ()
@@ -48,6 +49,7 @@ class Turn:
     refused: bool = False
     usage: Any = REPORTED
     after: Callable[[], Any] | None = None
+    between: Callable[[], Any] | None = None
 
 
 def turn(step: Any) -> Turn:
@@ -174,6 +176,8 @@ class Voice(Model):
             for delta in _deltas(step):
                 attempt.heard.append(delta)
                 yield text_delta(delta, len(attempt.heard))
+                if step.between is not None:
+                    await step.between()
             self._fail(attempt, step)
             for index, item in enumerate(step.output):
                 yield ResponseOutputItemDoneEvent(
