@@ -5,12 +5,12 @@ it (priced here), what the receipts say was charged, and what the ledger's file 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable
 
 import attrs
 from runcycles import Balance, Unit
 
-from comptroller import CallReceipt, Outcome, PriceBook, Receipt
+from comptroller import PriceBook, Receipt
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.testing import asyncio_tasks_left, open_reservations
 
@@ -62,22 +62,20 @@ class Audit:
 
 
 async def audit(
-    ledger: EmbeddedLedger, receipts: Sequence[Receipt], tally: Tally, *, scripted: bool = True
+    ledger: EmbeddedLedger, receipts: Iterable[Receipt], tally: Tally, leave_out: Collection[str]
 ) -> Audit:
-    """Compare. `scripted`: what a cut-off answer cost is known; of a real one nobody says it."""
-    left_out = [] if scripted else list(_cut_off(receipts))
-    counted = _counted(tally.work)
-    charged = _charged((one.tenant, call) for one in receipts for call in one.calls)
+    """Compare. `leave_out`: tenants whose work nobody has counted."""
+    counted, charged = _counted(tally.work), _charged(receipts)
     spent = _spent(await ledger.budgets())
-    for account, amount in _charged(left_out).items():
-        charged[account] -= amount
-        spent[account] -= amount
-    accounts = sorted({*counted, *charged, *spent})
+    accounts = sorted(
+        account for account in {*counted, *charged, *spent} if account[0] not in leave_out
+    )
     committed = await ledger.reservations(status="COMMITTED", limit=200)
+    tenants = [one.subject.tenant for one in committed.reservations]
     return Audit(
         lines=tuple(Line(*one, counted[one], charged[one], spent[one]) for one in accounts),
-        worked=len(tally.work),
-        reserved=len(committed.reservations) - len(left_out),
+        worked=sum(each.tenant not in leave_out for each in tally.work),
+        reserved=sum(tenant not in leave_out for tenant in tenants),
         active=len(await open_reservations(ledger)),
         tasks=len(asyncio_tasks_left()),
     )
@@ -92,11 +90,11 @@ def _counted(work: Iterable[Work]) -> Counter[Account]:
     return total
 
 
-def _charged(calls: Iterable[tuple[str, CallReceipt]]) -> Counter[Account]:
+def _charged(receipts: Iterable[Receipt]) -> Counter[Account]:
     total = Counter[Account]()
-    for tenant, call in calls:
-        if call.charged is not None and call.charged.amount:
-            total[tenant, Unit(call.charged.unit)] += call.charged.amount
+    for receipt in receipts:
+        for unit, amount in receipt.charged.items():
+            total[receipt.tenant, unit] += amount
     return total
 
 
@@ -106,12 +104,3 @@ def _spent(budgets: Iterable[Balance]) -> Counter[Account]:
         if one.spent is not None:
             total[one.scope_path.removeprefix("tenant:"), Unit(one.spent.unit)] = one.spent.amount
     return total
-
-
-def _cut_off(receipts: Iterable[Receipt]) -> Iterator[tuple[str, CallReceipt]]:
-    for receipt in receipts:
-        yield from (
-            (receipt.tenant, call)
-            for call in receipt.calls
-            if call.outcome is Outcome.ABANDONED and call.reservation_id
-        )

@@ -80,8 +80,14 @@ async def play(stage: Stage) -> int:
         async with open_ledger(path) as ledger:  # opened anew: what stands in the file
             _say("Balances, read from the file")
             console.write(console.budgets_table(await ledger.budgets()))
-            found = await audit(ledger, receipts, stage.tally, scripted=stage.real is None)
-    return _verdict(found, took)
+            cut_off = [one.receipt.tenant for one in played if one.status == "cancelled"]
+            # what a real model's answer cost that was cut off, nobody but the ledger counts
+            leave_out = cut_off if stage.real else []
+            found = await audit(ledger, receipts, stage.tally, leave_out)
+    agreed = _reconciled(found, took, leave_out)
+    failed = [one for one in played if one.status == "failed"]
+    _say(*(f"{one.receipt.run_id} failed: {one.said}" for one in failed))
+    return FAILED if failed or not agreed else DONE
 
 
 # -- what it is
@@ -193,7 +199,7 @@ def _options(part: Part, stage: Stage) -> dict[str, Any]:
 # -- what came of them
 
 
-def _verdict(found: Audit, took: float) -> int:
+def _reconciled(found: Audit, took: float, left_out: Sequence[str]) -> bool:
     _say("Three accounts of the same work")
     amounts = ("models and tools counted", "receipts charged", "ledger spent")
     made = console.table("tenant", *amounts, "", right=amounts)
@@ -203,13 +209,14 @@ def _verdict(found: Audit, took: float) -> int:
         made.add_row(line.tenant, *(formatted(line.unit, n) for n in figures), verdict)
     console.write(made)
     _say(
+        *(f"{tenant} is left out: no model reports a cut-off answer." for tenant in left_out),
         f"{found.worked} calls done by models and tools, {found.reserved} reservations charged,"
         f" {found.active} still active; {found.tasks} tasks left; {took:.1f} s.",
         "The ledger agrees with the models and tools, to the microcent."
         if found.holds
         else "THE LEDGER DOES NOT AGREE with the models and tools.",
     )
-    return DONE if found.holds else FAILED
+    return found.holds
 
 
 def _say(*lines: str) -> None:
