@@ -101,7 +101,7 @@ class Home:
         self._tasks.start_soon(function, *args, name=name)
 
     async def _serve(self) -> None:
-        """Gives guests' messages a task to run in: bare loop callbacks may not start tasks.
+        """Gives guests' messages a task to run in.
 
         Shielded: while a cancelled scope is being left, the SDK still reports. It ends when the
         door has closed and everything that came in was handed on.
