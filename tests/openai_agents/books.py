@@ -9,6 +9,9 @@ from openai_agents.stage import Way, policy_for
 
 PLENTY = {"tenant:acme": (tokens(10**9), risk_points(10**6))}
 
+TURNS = 20
+"""Turns of the loop until Python has finalised a generator that its consumer did not close."""
+
 
 class Books:
     """The run, its ledger, and afterwards its receipt by outcome."""
@@ -50,7 +53,7 @@ async def open_books(agent, budgets=None, *, around=lambda ledger: ledger, limit
                 await behind.set_budget(scope, allocated)
         ledger, policy = around(behind), policy_for(Way(), **policy)
         try:
-            async with no_task_left():
+            async with no_task_left(turns=TURNS):
                 async with governed_run(
                     agent, "acme", ledger=ledger, policy=policy, limits=limits
                 ) as run:

@@ -1,0 +1,244 @@
+"""Streams: what is charged of a cut one, and that ours has the interface of the SDK's."""
+
+import asyncio
+
+import anyio
+import pytest
+from agents import ModelSettings, Runner
+from agents.result import RunResultStreaming
+
+from comptroller import RunCancelled, tokens
+from comptroller.host import open_host
+from openai_agents.books import open_books
+from openai_agents.voices import Trace, Turn, assistant_message, call
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
+
+TEXT = "A long and winding answer, piece by piece."
+INPUT = -(-len(str({"content": "go", "role": "user"})) // 4)
+
+
+async def _pause():
+    await asyncio.sleep(1)
+
+
+def telling(trace, *more, **fields):
+    """An agent whose answer takes a second for every five characters."""
+    slow = Turn([assistant_message(TEXT)], between=_pause)
+    return trace.agent("Teller", "quick", slow, *more, **fields)
+
+
+def streamed(trace):
+    """What a cut answer costs: the estimated input, and each piece that was sent."""
+    return INPUT + sum(-(-len(piece) // 4) for piece in trace.attempts[0].heard)
+
+
+async def pieces(stream, count):
+    """Read until so many pieces of the answer have come."""
+    seen = []
+    async for event in stream:
+        if event.type == "raw_response_event" and event.data.type.endswith("text.delta"):
+            seen.append(event.data.delta)
+            if len(seen) == count:
+                break
+    return seen
+
+
+def checked(books, trace, reason):
+    """One abandoned line, charged what was streamed, which was neither nothing nor everything."""
+    [line] = books.lines
+    assert 2 <= len(trace.attempts[0].heard) <= 5
+    assert (line.outcome, line.actual_source) == ("abandoned", "streamed")
+    assert line.charged == tokens(streamed(trace))
+    assert reason in line.reason
+
+
+# -- cut by the consumer
+
+
+async def test_a_stream_that_is_not_read_on_is_charged_what_was_streamed():
+    """`break`, and the scope is left: its end ends the stream."""
+    trace = Trace()
+    async with open_books(telling(trace)) as books:
+        assert await pieces(books.run.stream("go"), 2) == ["A lon", "g and"]
+    checked(books, trace, "its scope was left")
+
+
+@pytest.mark.parametrize("mode", ["immediate", "after_turn"])
+async def test_the_sdks_own_cancel_ends_the_stream_quietly(mode):
+    """At once, or when the turn is over: then it is charged in full."""
+    trace = Trace()
+    async with open_books(telling(trace, "never")) as books:
+        stream = books.run.stream("go")
+        await pieces(stream, 2)
+        stream.cancel(mode)
+        async for _ in stream:
+            pass
+        assert stream.is_complete
+        await anyio.sleep(30)
+    if mode == "immediate":
+        checked(books, trace, "cancelled in flight")
+    else:
+        [line] = books.lines
+        assert (line.outcome, line.charged) == ("committed", tokens(122))
+
+
+async def test_a_cancelled_consumer_leaves_a_charged_stream():
+    trace = Trace()
+    async with open_books(telling(trace)) as books:
+        with anyio.move_on_after(2.5) as scope:
+            async for _ in books.run.stream("go"):
+                pass
+        assert scope.cancelled_caught
+    checked(books, trace, "cancelled in flight")
+
+
+async def test_a_stream_that_nobody_reads_ends_with_its_scope():
+    """Under asyncio it starts at once; under trio with its first event, so here never."""
+    trace = Trace()
+    async with open_books(telling(trace)) as books:
+        stream = books.run.stream("go")
+        await anyio.sleep(2.5)
+        assert stream is not None
+    assert [line.outcome for line in books.lines] in ([], ["abandoned"])
+
+
+async def test_a_run_that_is_cancelled_cuts_its_stream_loudly():
+    """The iteration raises: a cut stream must not look complete."""
+    trace = Trace()
+    async with open_books(telling(trace)) as books:
+        stream = books.run.stream("go")
+        await pieces(stream, 2)
+        books.run.cancel("user closed the tab")
+        with pytest.raises(RunCancelled, match="user closed the tab"):
+            await pieces(stream, 100)
+    checked(books, trace, "user closed the tab")
+
+
+async def test_a_streams_end_is_its_end():
+    """Read on after it, it has no more; and the run goes on."""
+    trace = Trace()
+    agent = trace.agent("Teller", "quick", "One.", "Two.")
+    async with open_books(agent) as books:
+        stream = books.run.stream("go")
+        assert [event async for event in stream]
+        assert [event async for event in stream] == []
+        assert (await books.run("go on")).final_output == "Two."
+
+
+# -- the SDK's own function
+
+
+@pytest.mark.parametrize("how", ["break", "aclose", "cancel", "read"])
+async def test_the_sdks_own_stream_is_governed_inside_the_scope(how):
+    """`Runner.run_streamed`, with the SDK's own result object, ended in each way.
+
+    Closing the SDK's generator of events waits for the run's own end: nothing is cut.
+    """
+    trace = Trace()
+    agent = telling(trace)
+
+    async def drive():
+        result = Runner.run_streamed(agent, "go")
+        assert type(result) is RunResultStreaming
+        events = result.stream_events()
+        await pieces(events, 1000 if how == "read" else 2)
+        if how == "aclose":
+            await events.aclose()
+        if how == "cancel":
+            result.cancel()
+
+    async with open_books(agent) as books:
+        async with open_host() as host:
+            await host.aio(drive)()
+    if how in ("read", "aclose"):
+        [line] = books.lines
+        assert (line.outcome, line.charged) == ("committed", tokens(122))
+    else:
+        checked(books, trace, "")
+
+
+async def test_the_sdks_own_stream_is_cut_loudly_when_the_run_is_cancelled():
+    trace = Trace()
+    agent = telling(trace)
+
+    async def drive():
+        result = Runner.run_streamed(agent, "go")
+        events = result.stream_events()
+        await pieces(events, 2)
+        books.run.cancel("enough")
+        with pytest.raises(RunCancelled, match="enough"):
+            await pieces(result.stream_events(), 100)
+
+    async with open_books(agent) as books:
+        async with open_host() as host:
+            await host.aio(drive)()
+    checked(books, trace, "enough")
+
+
+# -- interface and settings
+
+
+async def test_a_stream_has_the_whole_interface_of_the_sdks():
+    """Every public attribute, once it has begun."""
+    trace = Trace()
+    agent = trace.agent("Teller", "quick", [call("weather")], "One.", tools=[trace.tool()])
+    async with open_books(agent) as books:
+        stream = books.run.stream("go")
+        async for _ in stream.stream_events():
+            pass
+        offered = {name for name in dir(RunResultStreaming) if not name.startswith("_")}
+        offered |= {name for name in vars(stream._result) if not name.startswith("_")}
+        missing = [name for name in offered if not hasattr(stream, name)]
+        assert missing == []
+        assert stream.last_agent is agent
+        assert stream.final_output_as(str) == "One."
+        assert stream.to_state() is not None
+        with pytest.raises(AttributeError, match="no_such_thing"):
+            _ = stream.no_such_thing
+
+
+@pytest.mark.parametrize(("own", "sent"), [(None, True), (False, False), (True, True)])
+async def test_usage_is_asked_for_unless_the_user_said_otherwise(own, sent):
+    """Streamed only: a plain answer reports it anyway."""
+    trace = Trace()
+    settings = ModelSettings(include_usage=own)
+    agent = trace.agent("Teller", "quick", "One.", "Two.", model_settings=settings)
+    async with open_books(agent) as books:
+        async for _ in books.run.stream("go"):
+            pass
+        await books.run("go on")
+    assert [attempt.settings.include_usage for attempt in trace.attempts] == [sent, own]
+    assert settings.include_usage is own
+
+
+async def test_a_stream_that_ends_without_its_last_event_is_charged_its_estimate():
+    """Its usage is unknown, never zero."""
+
+    class Torn(Turn):
+        pass
+
+    trace = Trace()
+    agent = trace.agent("Teller", "quick", "One.")
+    inner = agent.model.stream_response
+
+    async def torn(*args, **kwargs):
+        async for event in inner(*args, **kwargs):
+            if event.type != "response.completed":
+                yield event
+
+    agent.model.stream_response = torn
+    async with open_books(agent) as books:
+        with pytest.raises(Exception, match=r"."):
+            async for _ in books.run.stream("go"):
+                pass
+    [line] = books.lines
+    assert (line.charged, line.actual_source) == (tokens(40_000), "estimate")
+
+
+async def test_abandoned_streams_never_cost_more_than_was_reserved():
+    trace = Trace()
+    async with open_books(telling(trace), llm_estimate=tokens(3)) as books:
+        await pieces(books.run.stream("go"), 4)
+    [line] = books.lines
+    assert (line.charged, line.actual_source) == (tokens(3), "streamed")
