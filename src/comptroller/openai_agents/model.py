@@ -238,4 +238,4 @@ def end_of(error: BaseException, why: BaseException | None) -> NeverBegan | Aban
     if isinstance(error, GeneratorExit):
         return Abandoned(str(why or "the stream was closed"))
     status, unsent = usage.why_failed(error)
-    return failed(f"{type(error).__name__}: {error}"[:200], status, unsent=unsent)
+    return failed(usage.described(error), status, unsent=unsent)

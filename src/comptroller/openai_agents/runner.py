@@ -23,6 +23,7 @@ from .compat import (
     set_default_agent_runner,
 )
 from .episode import EPISODE, Episode
+from .usage import described
 
 
 class DelegatingRunner:
@@ -90,7 +91,7 @@ class DelegatingRunner:
             clean, why = True, "the episode ended"
             return result
         except Exception as error:
-            why = f"{type(error).__name__}: {error}"
+            why = described(error)
             if run.ended is not None and error is not run.ended:
                 raise run.ended from error
             raise

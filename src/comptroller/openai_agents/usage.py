@@ -20,6 +20,7 @@ _LOCAL_CALLS = frozenset(
     }
 )
 _NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+_DESCRIBED = 200  # characters; a ledger's metadata has room for 256
 
 
 def token_count(usage: Any) -> TokenCount | None:
@@ -91,12 +92,24 @@ def hosted_tools(output: list[Any]) -> list[str]:
 
 def why_failed(error: BaseException) -> tuple[int | None, bool]:
     """(HTTP status, never sent) of a model's exception. Client libraries wrap: causes count."""
+    seen: list[BaseException | None] = [None]
     cause: BaseException | None = error
-    while cause is not None:
+    while cause not in seen:  # causes may go round in a circle
+        seen.append(cause)
         status = getattr(cause, "status_code", None)
         if isinstance(status, int):
             return status, False
         if isinstance(cause, ConnectionRefusedError) or type(cause).__name__ in _NOT_SENT:
             return None, True
-        cause = cause.__cause__
+        cause = getattr(cause, "__cause__", None)
     return None, False
+
+
+def described(error: BaseException) -> str:
+    """The error in a line that any ledger takes, whatever its own text is like."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - somebody else's `__str__`
+        text = "(it has no text)"
+    line = f"{type(error).__name__}: {text}"
+    return line.encode(errors="backslashreplace").decode()[:_DESCRIBED]
