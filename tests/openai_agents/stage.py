@@ -91,6 +91,11 @@ class Stage:
         self.agent, self.way, self._options, self._host = agent, way, options, host
         self.governed: Any = None
 
+    @property
+    def aio(self) -> Any:
+        """Makes the SDK's own functions awaitable, whatever carries its loop."""
+        return (self.governed or self)._host.aio
+
     async def run(self, given: Any, **options: Any) -> Any:
         options = {**self._options, **options}
         if self.way.streamed:

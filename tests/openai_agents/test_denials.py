@@ -14,11 +14,21 @@ from agents import (
     ToolInputGuardrail,
 )
 
-from comptroller import BudgetExceeded, LedgerUnreachable, LimitReached, Limits, tokens
+from comptroller import (
+    BudgetExceeded,
+    LedgerRefused,
+    LedgerUnreachable,
+    LimitReached,
+    Limits,
+    risk_points,
+    tokens,
+)
 from comptroller.host import open_host
-from comptroller.testing import ScriptedLedger, lost_request, server_error
+from comptroller.testing import ScriptedLedger, lost_request, rate_limited, server_error
 from openai_agents.books import open_books
 from openai_agents.scenarios.agents import own_loop
+from openai_agents.scenarios.models import retrying
+from openai_agents.scenarios.sessions import a_session_that_is_compacted
 from openai_agents.voices import Trace, call
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -243,3 +253,87 @@ async def test_a_reached_limit_ends_the_whole_run(place, limits, way):
         await refused(books, way, agent, LimitReached)
     assert sum(voice.asked for voice in trace.voices) == 1
     assert [line.agent for line in books.refused] == ["Expert"]
+
+
+NO_WEATHER = {"tenant:acme/agent:Outer/toolset:weather": (risk_points(1),)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_denied_tool_does_not_run_and_ends_the_run(way):
+    """Its sibling that ran is charged, one that waited for its grant is not."""
+    trace = Trace()
+
+    async def slow() -> str:
+        await asyncio.sleep(60)
+        return "late"
+
+    calls = [call("clock"), call("weather")]
+    agent = trace.agent("Outer", "quick", calls, "I must not be asked again.",
+                        tools=[trace.tool(slow, name_override="clock"), trace.tool()])  # fmt: skip
+    async with open_books(agent, NO_WEATHER) as books:
+        await refused(books, way, agent, BudgetExceeded)
+    assert "weather" not in trace.tools
+    assert trace.voices[0].asked == 1
+    [denied] = books.refused
+    assert denied.name == "weather"
+    [clock] = [line for line in books.lines if line.name == "clock"]
+    ran = "clock" in trace.tools
+    assert (clock.outcome, clock.charged and clock.charged.amount) == (
+        ("abandoned", 5) if ran else ("released", None)
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_denied_nested_tool_ends_the_whole_run(way):
+    """The tool of an agent that is a tool itself."""
+    trace = Trace()
+    inner = trace.agent("Inner", "clever", [call("weather")], "never", tools=[trace.tool()])
+    turns = ([call("ask", input="?")], "I must not be asked again.")
+    agent = trace.agent("Outer", "quick", *turns, tools=[inner.as_tool("ask", "asks")])
+    budgets = {"tenant:acme/agent:Inner": (tokens(10**6), risk_points(1))}
+    async with open_books(agent, budgets) as books:
+        await refused(books, way, agent, BudgetExceeded)
+    assert [voice.asked for voice in trace.voices] == [1, 1]
+    assert trace.tools == []
+
+
+RETRIED = [
+    ({"tenant:acme/agent:Outer": (tokens(1),)}, None, BudgetExceeded),
+    ({}, lost_request(), LedgerUnreachable),
+    ({}, server_error(503), LedgerUnreachable),
+    ({}, rate_limited(0), LedgerRefused),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("budgets", "fault", "kind"), RETRIED)
+async def test_a_refusal_is_never_retried(budgets, fault, kind, way):
+    """Not by a policy that retries everything: the ledger is asked once for the one call."""
+    trace, records = Trace(), []
+    agent = trace.agent("Outer", "quick", "never", model_settings=retrying(4))
+
+    def around(ledger):
+        script = {} if fault is None else {"reserve": itertools.repeat(fault)}
+        records.append(ScriptedLedger(ledger, script))
+        return records[0]
+
+    async with open_books(agent, budgets, around=around) as books:
+        await refused(books, way, agent, kind)
+    assert trace.attempts == []
+    assert len(records[0].asked("reserve")) == 1
+    assert len(books.lines) == 1
+
+
+async def test_a_denied_compaction_ends_the_run():
+    """It is an LLM call like any other, and nobody is told of its denial but the caller."""
+    trace = Trace()
+    play = a_session_that_is_compacted(trace)
+    budgets = {"tenant:acme/agent:Triage agent": (tokens(40_100), risk_points(10))}
+    async with open_books(play.agent, budgets) as books:
+        with pytest.raises(BudgetExceeded, match=r"gpt-4\.1"):
+            await books.run("go", **play.options)
+        with pytest.raises(BudgetExceeded):
+            await books.run("go on", **play.options)
+    play.options["session"].underlying_session.close()
+    assert trace.compacted == []
+    assert trace.voices[0].asked == 1

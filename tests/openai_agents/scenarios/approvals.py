@@ -21,7 +21,7 @@ def resuming(decide, *, serialised=False):
         first = await stage.run("go")
         state = first.to_state()
         if serialised:
-            state = await RunState.from_string(stage.agent, state.to_string())
+            state = await stage.aio(RunState.from_string)(stage.agent, state.to_string())
         for item in state.get_interruptions():
             decide(state, item)
         return [first, await stage.run(state)]

@@ -1,0 +1,148 @@
+"""The SDK's values read as ours: tokens, names of models, errors, hosted tools."""
+
+from types import SimpleNamespace
+
+import httpx
+import openai
+import pytest
+from agents import Usage
+from agents.models.openai_chatcompletions import OpenAIChatCompletionsModel
+from agents.models.openai_responses import OpenAIResponsesModel
+from openai.types.responses import ResponseUsage
+from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
+
+from comptroller import governed_run, tokens
+from comptroller.decide.pricing import TokenCount
+from comptroller.openai_agents import usage
+from comptroller.testing import CountingModel
+from openai_agents.books import open_books
+from openai_agents.scenarios.models import refused_connection, retrying, status_error
+from openai_agents.stage import Way, open_ledgers, policy_for
+from openai_agents.voices import Trace, Turn, call, told
+
+READ = InputTokensDetails(cached_tokens=30, cache_write_tokens=4)
+MADE = OutputTokensDetails(reasoning_tokens=2)
+FULL = TokenCount(input=100, cached=30, cache_write=4, output=20, reasoning=2)
+
+
+@pytest.mark.parametrize(
+    ("reported", "counted"),
+    [
+        (told(FULL), FULL),
+        (ResponseUsage(input_tokens=100, output_tokens=20, total_tokens=120,
+                       input_tokens_details=READ, output_tokens_details=MADE), FULL),
+        (SimpleNamespace(input_tokens=5, output_tokens=0), TokenCount(input=5)),
+        (SimpleNamespace(input_tokens=0, output_tokens=5), TokenCount(output=5)),
+        (SimpleNamespace(input_tokens=5, output_tokens=None, input_tokens_details=None),
+         TokenCount(input=5)),
+        (SimpleNamespace(input_tokens=-5, output_tokens=3), TokenCount(output=3)),
+        (SimpleNamespace(input_tokens="5", output_tokens=3.5), None),
+        (Usage(), None),
+        (Usage(requests=1), None),
+        (None, None),
+        (SimpleNamespace(), None),
+    ],
+)  # fmt: skip
+def test_tokens_are_what_was_reported_and_unknown_where_nothing_was(reported, counted):
+    """A usage of zero tokens is no usage: no model answers without reading anything."""
+    assert usage.token_count(reported) == counted
+
+
+CLIENT = SimpleNamespace(base_url="http://127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("model", "asked_for", "name"),
+    [
+        (OpenAIResponsesModel("gpt-4.1", CLIENT), None, "openai:gpt-4.1"),
+        (OpenAIChatCompletionsModel("gpt-4o", CLIENT), "gpt-4o", "openai:gpt-4o"),
+        (CountingModel(), "house-model", "models:house-model"),
+        (CountingModel(), None, "models:CountingModel"),
+    ],
+)
+def test_models_are_named_by_provider_and_model(model, asked_for, name):
+    assert usage.model_name(model, asked_for) == name
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+def in_a_circle():
+    error = ValueError("round and round")
+    return caused(error, caused(KeyError("x"), error))
+
+
+@pytest.mark.parametrize(
+    ("error", "facts"),
+    [
+        (status_error(429), (429, False)),
+        (status_error(500), (500, False)),
+        (caused(RuntimeError("wrapped"), status_error(401)), (401, False)),
+        (refused_connection(), (None, True)),
+        (ConnectionRefusedError("no"), (None, True)),
+        (caused(RuntimeError("wrapped"), httpx.ConnectTimeout("slow")), (None, True)),
+        (httpx.ReadTimeout("slow"), (None, False)),
+        (openai.APITimeoutError(httpx.Request("POST", "http://127.0.0.1")), (None, False)),
+        (ConnectionResetError("lost"), (None, False)),
+        (SimpleNamespace(status_code="429", __cause__=None), (None, False)),
+        (in_a_circle(), (None, False)),
+    ],
+)
+def test_an_error_tells_whether_work_may_have_begun(error, facts):
+    """Its causes count: client libraries wrap. Causes may go round in a circle."""
+    assert usage.why_failed(error) == facts
+
+
+def test_hosted_tools_are_the_calls_that_nobody_here_ran():
+    kinds = ["web_search_call", "function_call", "message", "mcp_call", "shell_call",
+             "image_generation_call", "reasoning", "computer_call"]  # fmt: skip
+    items = [SimpleNamespace(type=kind) for kind in kinds] + [{"type": "code_interpreter_call"}]
+    assert usage.hosted_tools(items) == ["web_search", "mcp", "image_generation",
+                                         "code_interpreter"]  # fmt: skip
+
+
+class Unprintable(Exception):
+    """An error that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("not even that")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("remote", [False, True], ids=["memory", "remote"])
+@pytest.mark.parametrize("error", [Unprintable, lambda: ValueError("\udcff" * 3 + "x" * 9000)])
+async def test_an_error_of_any_text_reaches_the_caller_and_settles_the_call(error, remote):
+    """Its text is made fit for a ledger; the error itself is not replaced."""
+    trace = Trace()
+    failure = error()
+    agent = trace.agent("A", "quick", Turn(error=failure))
+    async with open_ledgers(remote=remote) as (ledger, behind):
+        await behind.set_budget("tenant:acme", tokens(10**6))
+        async with governed_run(agent, "acme", ledger=ledger, policy=policy_for(Way())) as run:
+            with pytest.raises(type(failure)) as caught:
+                await run("go")
+    assert caught.value is failure
+    [line] = run.receipt.calls
+    assert (line.outcome, line.charged) == ("abandoned", tokens(40_000))
+    assert line.reason.startswith(type(failure).__name__)
+    assert len(line.reason) < 300
+
+
+@pytest.mark.anyio
+async def test_a_receipt_counts_the_attempts_of_each_turn():
+    """From one, anew for each turn; each attempt has its own reservation and its own end."""
+    trace = Trace()
+    turns = [
+        Turn(error=status_error(429), refused=True), Turn(error=status_error(500)),
+        [call("weather")], Turn(error=status_error(503)), "Sunny.",
+    ]  # fmt: skip
+    agent = trace.agent("A", "quick", *turns, tools=[trace.tool()], model_settings=retrying())
+    async with open_books(agent) as books:
+        await books.run("go")
+    lines = [line for line in books.lines if line.kind == "llm.completion"]
+    assert [(line.attempt, line.outcome.value) for line in lines] == [
+        (1, "released"), (2, "abandoned"), (3, "committed"), (1, "abandoned"), (2, "committed"),
+    ]  # fmt: skip
+    assert len({line.reservation_id for line in lines}) == 5
