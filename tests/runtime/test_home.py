@@ -187,10 +187,13 @@ async def test_leaving_cancels_what_is_inside_and_waits_for_it():
 
 
 async def test_the_bodys_exception_is_no_group():
-    with pytest.raises(ZeroDivisionError):
+    async def program():
         async with Home() as home:
             home.start(anyio.sleep_forever, name="sleeper")
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await program()
 
 
 async def test_a_fork_is_refused(monkeypatch):
