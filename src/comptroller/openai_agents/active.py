@@ -5,12 +5,13 @@ Callbacks are asyncio code, in whatever loop; the run lives at its home, which m
 """
 
 import asyncio
+from contextlib import suppress
 from contextvars import ContextVar
 
-from ..decide.settlement import NeverBegan
-from ..runtime.actor import Actor
-from ..runtime.call import Answer, Draft, Grant
-from ..runtime.run import Run
+from comptroller.decide.settlement import NeverBegan
+from comptroller.runtime.actor import Actor
+from comptroller.runtime.call import Answer, Draft, Grant
+from comptroller.runtime.run import Run
 
 ACTIVE: ContextVar[Run | None] = ContextVar("comptroller_run", default=None)
 
@@ -34,10 +35,8 @@ async def admit(run: Run, draft: Draft) -> tuple[Actor, Grant]:
         if _running_loop() is loop:
             put(given)
             return
-        try:
+        with suppress(RuntimeError):  # the asking loop is closed: nobody waits any more
             loop.call_soon_threadsafe(put, given)
-        except RuntimeError:
-            pass  # the asking loop is closed: nobody waits any more
 
     actor = run.open(draft, answer)
     try:

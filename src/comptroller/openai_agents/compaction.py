@@ -8,10 +8,11 @@ from typing import Any
 
 from agents.memory import OpenAIResponsesCompactionSession
 
-from ..decide.estimates import LlmRequest
-from ..decide.settlement import Finished
-from ..runtime.call import Draft
-from ..runtime.run import Run
+from comptroller.decide.estimates import LlmRequest
+from comptroller.decide.settlement import Finished
+from comptroller.runtime.call import Draft
+from comptroller.runtime.run import Run
+
 from . import usage
 from .active import admit
 from .model import end_of

@@ -30,7 +30,7 @@ __all__ = [
 
 
 def normalized(given: RunConfig | dict[str, Any] | None) -> tuple[RunConfig, bool]:
-    """The run config as the SDK reads it, and whether the SDK would own (and close) its provider."""
+    """The run config as the SDK reads it, and whether it would own (and close) its provider."""
     owned = given is None or (isinstance(given, dict) and "model_provider" not in given)
     return RunConfig() if given is None else _coerce_run_config(given), owned
 

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -10,7 +11,8 @@ from agents import Agent
 from agents.lifecycle import RunHooksBase
 from agents.run_state import RunState
 
-from ..runtime.run import Run
+from comptroller.runtime.run import Run
+
 from .compaction import governed_session
 from .compat import normalized, sdk_tasks
 from .hooks import EpisodeHooks
@@ -47,7 +49,7 @@ class Episode:
         if options.get("session") is not None:
             self.options["session"] = governed_session(run, self.id, agent.name, options["session"])
         self._interrupt: Callable[[], None] = _nothing
-        self._closed = False
+        self._closed = self._interrupted = False
         run.enter(self)
 
     def _governing(self, dispatcher: Dispatcher, own: Any) -> EpisodeHooks:
@@ -68,14 +70,13 @@ class Episode:
         loop = asyncio.get_running_loop()
 
         def once() -> None:
-            if not self._closed:
+            if not self._closed and not self._interrupted:
+                self._interrupted = True
                 interrupt()
 
         def from_home() -> None:
-            try:
+            with suppress(RuntimeError):  # the loop is closed: the episode is over
                 loop.call_soon_threadsafe(once)
-            except RuntimeError:
-                pass  # the loop is closed: the episode is over
 
         self._interrupt = from_home
         if self.run.ended is not None:

@@ -18,11 +18,12 @@ from agents.items import ModelResponse, ToolApprovalItem
 from openai.types.responses import ResponseFunctionToolCall
 from runcycles import Amount
 
-from ..decide.settlement import Abandoned, Finished, NeverBegan
-from ..errors import CallDenied
-from ..runtime.actor import Actor
-from ..runtime.call import Draft
-from ..runtime.run import Run
+from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
+from comptroller.errors import CallDenied
+from comptroller.runtime.actor import Actor
+from comptroller.runtime.call import Draft
+from comptroller.runtime.run import Run
+
 from .active import admit
 from .model import Dispatcher
 

@@ -20,12 +20,13 @@ from agents.models import get_default_model_settings
 from agents.retry import ModelRetryAdvice, ModelRetryAdviceRequest, ModelRetryNormalizedError
 from runcycles import Caps
 
-from ..decide.estimates import LlmRequest
-from ..decide.settlement import Abandoned, Finished, NeverBegan, failed
-from ..errors import ComptrollerError
-from ..runtime.actor import Actor
-from ..runtime.call import Draft
-from ..runtime.run import Run
+from comptroller.decide.estimates import LlmRequest
+from comptroller.decide.settlement import Abandoned, Finished, NeverBegan, failed
+from comptroller.errors import ComptrollerError
+from comptroller.runtime.actor import Actor
+from comptroller.runtime.call import Draft
+from comptroller.runtime.run import Run
+
 from . import usage
 from .active import admit
 from .compat import get_model

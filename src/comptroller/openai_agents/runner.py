@@ -14,7 +14,8 @@ from typing import Any
 from agents import Agent
 from agents.result import RunResult, RunResultStreaming
 
-from ..runtime.run import Run
+from comptroller.runtime.run import Run
+
 from .active import ACTIVE
 from .compat import (
     close_owned_provider,
@@ -52,7 +53,7 @@ class DelegatingRunner:
         twin = copy.copy(self.inner)
         twin.run = partial(self._episode, run, False)
         result = twin.run_sync(agent, given, **options)
-        return result
+        return result  # noqa: RET504 - the name carries the type
 
     def run_streamed(self, agent: Agent[Any], given: Any, **options: Any) -> RunResultStreaming:
         """`Runner.run_streamed`."""
@@ -104,8 +105,7 @@ class DelegatingRunner:
 
 def _follow(episode: Episode, result: RunResultStreaming) -> None:
     """Watch a streamed run: how to stop it, when it is over, and that a cut one says so."""
-    task = result.run_loop_task
-    assert task is not None
+    task: asyncio.Task[Any] = result.run_loop_task  # type: ignore[assignment] # it has begun
     if episode.provider is not None:
         close_owned_provider_with(result, episode.provider)
     episode.stops_by(result.cancel)

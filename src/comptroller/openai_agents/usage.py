@@ -6,8 +6,8 @@ from agents import Model
 from agents.items import TResponseInputItem
 from agents.tool import Tool
 
-from ..decide.estimates import CHARACTERS_PER_TOKEN
-from ..decide.pricing import TokenCount
+from comptroller.decide.estimates import CHARACTERS_PER_TOKEN
+from comptroller.decide.pricing import TokenCount
 
 _LOCAL_CALLS = frozenset(
     {
