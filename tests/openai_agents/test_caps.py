@@ -77,7 +77,7 @@ async def test_settings_that_would_bypass_the_cap_are_refused_loudly(settings, s
     agent = trace.agent("Triage agent", "quick", "never", model_settings=ModelSettings(**settings))
     async with open_books(agent) as books:
         await cap(books, max_tokens=100)
-        with pytest.raises(UserError, match="set ModelSettings.max_tokens instead") as caught:
+        with pytest.raises(UserError, match=r"set ModelSettings\.max_tokens instead") as caught:
             await drive(books.run, streamed)
     assert "cap of 100 output tokens" in str(caught.value)
     assert trace.attempts == []
@@ -210,6 +210,7 @@ async def test_a_cool_down_is_over_when_the_run_is_cancelled():
     async with open_books(agent) as books:
         await cap(books, cooldown_ms=3_600_000)
         began = anyio.current_time()
+
         async def cancel():
             await anyio.sleep(5)
             books.run.cancel("enough")
@@ -221,4 +222,3 @@ async def test_a_cool_down_is_over_when_the_run_is_cancelled():
     assert anyio.current_time() - began < 60
     assert trace.tools == []
     assert books.tools() == [("weather", "released", None)]
-

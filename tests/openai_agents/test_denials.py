@@ -1,4 +1,4 @@
-"""A refusal ends the run wherever in the tree it fell: one denial, unwrapped, and no further call."""
+"""A refusal ends the run wherever in the tree it fell: once, unwrapped, and nothing follows."""
 
 import asyncio
 import itertools

@@ -7,7 +7,7 @@ from agents import Runner
 
 from comptroller import BudgetExceeded, tokens
 from openai_agents.books import open_books
-from openai_agents.stage import Way, governed, ungoverned
+from openai_agents.stage import Play, Way, governed, ungoverned
 from openai_agents.voices import Trace, Turn, Voice, assistant_message, call
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -57,8 +57,6 @@ async def test_eight_nested_agents_are_each_charged_their_own_usage(streamed):
 @both_ways
 async def test_eight_nested_agents_do_what_they_do_without_us(streamed):
     def scenario(trace):
-        from openai_agents.stage import Play
-
         return Play(cast(trace), unordered=True)
 
     way = Way(streamed=streamed)
@@ -71,7 +69,6 @@ async def test_a_budget_for_half_of_them_is_never_overspent():
     """What is reserved at once never exceeds what remains; the first denial ends all."""
     trace = Trace()
     agent = cast(trace)
-    budgets = {"tenant:acme/workspace:w": (tokens(1),)}
     budgets = {f"tenant:acme/agent:Expert {number}": (tokens(10**6),) for number in range(1, 9)}
     budgets["tenant:acme/agent:Expert 5"] = (tokens(100),)
     async with open_books(agent, budgets, tools=None) as books:

@@ -127,7 +127,9 @@ async def test_fail_open_with_a_ledger_that_stays_away_leaves_the_spend_unsettle
         gone = itertools.repeat(lost_request())
         return ScriptedLedger(ledger, {"reserve": gone, "record": gone})
 
-    async with open_books(trace.agent("A", "quick", "Done."), around=around, fail_open=True) as books:
+    async with open_books(
+        trace.agent("A", "quick", "Done."), around=around, fail_open=True
+    ) as books:
         await books.run("go")
     [line] = books.lines
     assert (line.outcome, line.actual) == ("unsettled", tokens(122))
@@ -201,7 +203,7 @@ async def test_without_a_map_tools_have_their_line_and_no_price():
 
 
 async def test_dollars_by_default():
-    """No estimate given: the worst case where the price is known, else half a cent, and it says so."""
+    """No estimate given: the worst case where the price is known, else half a cent."""
     trace = Trace()
     agent = trace.agent("A", "quick", "Done.")
     async with open_memory() as ledger:
@@ -210,7 +212,6 @@ async def test_dollars_by_default():
         async with governed_run(agent, "acme", ledger=ledger, policy=known) as run:
             await run("go")
         unknown = policy_for(Way(), llm_estimate=None, prices=None)
-        agent.model.turns += [agent.model.turns[0]] if agent.model.turns else []
         other = trace.agent("B", "nobody-knows", "Done.")
         async with governed_run(other, "acme", ledger=ledger, policy=unknown) as second:
             await second("go")

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import inspect
 import weakref
 from types import SimpleNamespace
 
@@ -14,8 +13,6 @@ from agents import (
     AgentHooks,
     Model,
     ModelProvider,
-    ModelResponse,
-    ModelSettings,
     MultiProvider,
     OutputGuardrail,
     RunConfig,
@@ -23,22 +20,15 @@ from agents import (
     Runner,
     UserError,
 )
-from agents.lifecycle import RunHooksBase
 from agents.models.openai_chatcompletions import OpenAIChatCompletionsModel
-from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
 
-from comptroller import governed_run, tokens
-from comptroller.ledger.memory import open_memory
-from comptroller.openai_agents import compat
-from comptroller.openai_agents.episode import EPISODE
-from comptroller.openai_agents.hooks import EpisodeHooks
-from comptroller.openai_agents.model import Dispatcher
+from comptroller import tokens
 from comptroller.openai_agents.runner import DelegatingRunner, install
 from openai_agents.books import open_books
 from openai_agents.scenarios.agents import own_loop
 from openai_agents.scenarios.models import retrying, status_error
 from openai_agents.stage import Play, Way, governed, ungoverned
-from openai_agents.voices import Trace, Turn, Voice, assistant_message, call, finished
+from openai_agents.voices import Trace, Turn, Voice, call
 
 pytestmark = pytest.mark.anyio
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
@@ -402,93 +392,3 @@ async def test_outside_a_scope_the_sdks_runner_gets_what_it_would_have_got():
     assert [name for name, *_ in heard] == ["run", "run_streamed", "run_sync"]
     assert all(args == (agent, "in") and options["hooks"] is hooks for _, args, options in heard)
     assert runner.default == "the SDK's"
-
-
-# -- what leans on the SDK's inside, and must fail loudly when it changes
-
-
-def test_the_sdk_has_a_default_runner_that_can_be_set():
-    install()
-    before = get_default_agent_runner()
-    assert isinstance(before, DelegatingRunner)
-    install()
-    assert get_default_agent_runner() is before
-    assert isinstance(before.inner, AgentRunner)
-    try:
-        set_default_agent_runner(before.inner)
-        assert get_default_agent_runner() is before.inner
-    finally:
-        set_default_agent_runner(before)
-
-
-def test_the_runner_answers_every_way_of_running():
-    """`Runner` calls these and no others; their options go by keyword."""
-    ways = {name for name in vars(Runner) if name.startswith("run")}
-    assert ways == {"run", "run_sync", "run_streamed"}
-    for name in ways:
-        inner = list(inspect.signature(getattr(AgentRunner, name)).parameters.values())
-        assert [p.name for p in inner[:3]] == ["self", "starting_agent", "input"]
-        assert inner[3].kind is inspect.Parameter.VAR_KEYWORD
-
-
-def test_every_callback_of_the_sdk_is_handed_on():
-    """A callback that the SDK adds is ours to hand on, too."""
-    offered = {name for name in dir(RunHooksBase) if name.startswith("on_")}
-    assert offered == {name for name in vars(EpisodeHooks) if name.startswith("on_")}
-    for name in offered:
-        theirs = inspect.signature(getattr(RunHooksBase, name)).parameters
-        assert list(theirs) == list(inspect.signature(getattr(EpisodeHooks, name)).parameters)
-
-
-def test_everything_the_sdk_asks_of_a_model_is_forwarded():
-    """What `Model` defines is found there first, so the dispatcher has to define it, too."""
-    asked = {name for name in vars(Model) if not name.startswith(("__", "_abc_"))}
-    assert asked <= set(vars(Dispatcher))
-
-
-def test_the_sdk_has_the_parts_that_the_seam_uses():
-    assert compat.normalized(None)[1]
-    assert compat.normalized({})[1]
-    assert not compat.normalized(RunConfig())[1]
-    assert not compat.normalized({"model_provider": MultiProvider()})[1]
-    result = inspect.signature(agents.result.RunResultStreaming).parameters
-    assert "run_loop_task" in result or hasattr(agents.result.RunResultStreaming, "run_loop_task")
-    assert callable(agents.result.RunResultStreaming._ensure_model_provider_cleanup_on_completion)
-    assert "_current_agent" in inspect.signature(agents.run_state.RunState).parameters or hasattr(
-        agents.run_state.RunState, "_current_agent"
-    )
-
-
-@asyncio_only
-async def test_the_sdks_tasks_of_an_episode_are_found():
-    """By the context they carry; a user's own tasks in the same context are not theirs."""
-    found, gate = [], asyncio.Event()
-    trace = Trace()
-
-    async def slow() -> str:
-        users.append(asyncio.ensure_future(gate.wait()))
-        found.extend(compat.sdk_tasks(EPISODE, EPISODE.get()))
-        gate.set()
-        return "done"
-
-    users = []
-    agent = trace.agent("Triage agent", "quick", [call("weather")], "Sunny.",
-                        tools=[trace.tool(slow)])  # fmt: skip
-    async with open_memory() as ledger:
-        await ledger.set_budget("tenant:acme", tokens(10**6))
-        async with governed_run(agent, "acme", ledger=ledger) as run:
-            with pytest.raises(agents.AgentsException):
-                await run("go")  # the budget is kept in tokens, the call would cost dollars
-    async with open_books(agent) as books:
-        await books.run("go")
-    assert found
-    assert not set(found) & set(users)
-    await asyncio.gather(*users)
-
-
-def test_helpers_are_what_they_say():
-    """`finished` makes the event that ends a stream; a voice's turn has a usage of its own."""
-    event = finished("r", [assistant_message("x")], None)
-    assert (event.type, event.response.usage) == ("response.completed", None)
-    assert isinstance(ModelResponse([], agents.Usage(), "r"), ModelResponse)
-    assert ModelSettings().include_usage is None

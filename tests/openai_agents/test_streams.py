@@ -214,10 +214,6 @@ async def test_usage_is_asked_for_unless_the_user_said_otherwise(own, sent):
 
 async def test_a_stream_that_ends_without_its_last_event_is_charged_its_estimate():
     """Its usage is unknown, never zero."""
-
-    class Torn(Turn):
-        pass
-
     trace = Trace()
     agent = trace.agent("Teller", "quick", "One.")
     inner = agent.model.stream_response

@@ -150,7 +150,8 @@ class Voice(Model):
             usage = told(counted)
         else:
             usage = step.usage
-            attempt.used = usage and TokenCount(usage.input_tokens, 0, usage.output_tokens)
+            said = usage is not None and usage.total_tokens > 0
+            attempt.used = TokenCount(usage.input_tokens, 0, usage.output_tokens) if said else None
         attempt.ended = "answered"
         return usage
 

@@ -1,0 +1,92 @@
+"""What leans on the SDK's inside: each point fails here, loudly, when the SDK changes it."""
+
+import asyncio
+import inspect
+
+import agents
+import pytest
+from agents import Model, MultiProvider, RunConfig, Runner
+from agents.lifecycle import RunHooksBase
+from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
+
+from comptroller.openai_agents import compat
+from comptroller.openai_agents.episode import EPISODE
+from comptroller.openai_agents.hooks import EpisodeHooks
+from comptroller.openai_agents.model import Dispatcher
+from comptroller.openai_agents.runner import DelegatingRunner, install
+from openai_agents.books import open_books
+from openai_agents.voices import Trace, call
+
+
+def test_the_sdk_has_a_default_runner_that_can_be_set():
+    install()
+    before = get_default_agent_runner()
+    assert isinstance(before, DelegatingRunner)
+    install()
+    assert get_default_agent_runner() is before
+    assert isinstance(before.inner, AgentRunner)
+    try:
+        set_default_agent_runner(before.inner)
+        assert get_default_agent_runner() is before.inner
+    finally:
+        set_default_agent_runner(before)
+
+
+def test_the_runner_answers_every_way_of_running():
+    """`Runner` calls these and no others; their options go by keyword."""
+    ways = {name for name in vars(Runner) if name.startswith("run")}
+    assert ways == {"run", "run_sync", "run_streamed"}
+    for name in ways:
+        inner = list(inspect.signature(getattr(AgentRunner, name)).parameters.values())
+        assert [p.name for p in inner[:3]] == ["self", "starting_agent", "input"]
+        assert inner[3].kind is inspect.Parameter.VAR_KEYWORD
+
+
+def test_every_callback_of_the_sdk_is_handed_on():
+    """A callback that the SDK adds is ours to hand on, too."""
+    offered = {name for name in dir(RunHooksBase) if name.startswith("on_")}
+    assert offered == {name for name in vars(EpisodeHooks) if name.startswith("on_")}
+    for name in offered:
+        theirs = inspect.signature(getattr(RunHooksBase, name)).parameters
+        assert list(theirs) == list(inspect.signature(getattr(EpisodeHooks, name)).parameters)
+
+
+def test_everything_the_sdk_asks_of_a_model_is_forwarded():
+    """What `Model` defines is found there first, so the dispatcher has to define it, too."""
+    asked = {name for name in vars(Model) if not name.startswith(("__", "_abc_"))}
+    assert asked <= set(vars(Dispatcher))
+
+
+def test_the_sdk_has_the_parts_that_the_seam_uses():
+    assert compat.normalized(None)[1]
+    assert compat.normalized({})[1]
+    assert not compat.normalized(RunConfig())[1]
+    assert not compat.normalized({"model_provider": MultiProvider()})[1]
+    result = inspect.signature(agents.result.RunResultStreaming).parameters
+    assert "run_loop_task" in result or hasattr(agents.result.RunResultStreaming, "run_loop_task")
+    assert callable(agents.result.RunResultStreaming._ensure_model_provider_cleanup_on_completion)
+    assert "_current_agent" in inspect.signature(agents.run_state.RunState).parameters or hasattr(
+        agents.run_state.RunState, "_current_agent"
+    )
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_the_sdks_tasks_of_an_episode_are_found():
+    """By the context they carry; a user's own tasks in the same context are not theirs."""
+    trace, found, users = Trace(), [], []
+    gate = asyncio.Event()
+
+    async def look() -> str:
+        users.append(asyncio.ensure_future(gate.wait()))
+        found.extend(compat.sdk_tasks(EPISODE, EPISODE.get()))
+        gate.set()
+        return "done"
+
+    agent = trace.agent("Triage agent", "quick", [call("weather")], "Sunny.",
+                        tools=[trace.tool(look)])  # fmt: skip
+    async with open_books(agent) as books:
+        await books.run("go")
+        await asyncio.gather(*users)
+    assert found
+    assert not set(found) & set(users)
