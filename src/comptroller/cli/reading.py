@@ -14,6 +14,7 @@ from agents import Agent
 from runcycles import Amount, Unit
 
 from comptroller.errors import ComptrollerError
+from comptroller.ledger.connections import checked_address
 from comptroller.ledger.opening import DefaultLedger, default_settings
 from comptroller.money import amount as checked
 from comptroller.money import usd
@@ -81,7 +82,9 @@ def ledger(address: str | None, key_variable: str | None, *, create: bool = Fals
     """
     settings = default_settings() if address is None else DefaultLedger(address)
     if re.match("https?:", settings.url, re.IGNORECASE) and (address or key_variable):
-        settings = attrs.evolve(settings, api_key=_key(key_variable or _KEY, settings.url))
+        settings = attrs.evolve(
+            settings, api_key=_key(key_variable or _KEY, checked_address(settings.url))
+        )
     elif "://" not in settings.url and settings.url != "memory:" and not create:
         path = Path(settings.url.removeprefix("sqlite:")).expanduser()
         if not path.exists() and path.parent.is_dir():

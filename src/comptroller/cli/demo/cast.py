@@ -34,6 +34,7 @@ BUDGETS: Mapping[str, tuple[Amount, ...]] = {
 _HANDBOOK = "Be brief, be friendly, promise nothing that the carrier has not promised. " * 60
 _PAGE = "The archive goes on. Every page of it says much the same as the one before. " * 80
 _STORY = "Once upon a time a ledger and a language model shared a house by the lake. " * 40
+_WORKS = 0.1  # seconds of a tool
 _SETTINGS = ModelSettings(max_tokens=800)  # the worst case that a call reserves
 
 
@@ -145,7 +146,7 @@ def _look_up_order() -> FunctionTool:
     @function_tool
     async def look_up_order(order: int) -> str:
         """The state of an order."""
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(_WORKS)
         return f"order {order}: handed to the carrier, arrives tomorrow by noon"
 
     return look_up_order
@@ -175,7 +176,7 @@ def _issue_refund(tally: Tally) -> FunctionTool:
     @function_tool
     async def issue_refund(cents: int) -> str:
         """Pay a customer back."""
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(_WORKS)
         tally.tool("globex", "issue_refund", risk_points(40))
         return f"refunded {cents} cents"
 
@@ -198,7 +199,7 @@ def _fetch_page(tally: Tally) -> FunctionTool:
     @function_tool
     async def fetch_page(page: int) -> str:
         """One page of the archive."""
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(_WORKS)
         text = f"{_PAGE}Page {page} of 1000: go on with page {page + 1}."
         tally.tool("initech", "fetch_page", usd(f"{len(text)}e-7"))
         return text

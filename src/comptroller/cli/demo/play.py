@@ -35,7 +35,7 @@ from .cast import BUDGETS, LARGE, POLICY, SMALL, Part, Stage, parts
 from .scripted import Tally
 
 _MOST_TURNS = 60  # beyond what the budgets allow: they are to end the runs
-_FOLDED = 76  # columns of an answer, in a table of 100
+_FOLDED = 72  # columns of an answer, in a table of 100
 _SAMPLE = 1000  # tokens whose price is shown times a thousand
 
 
@@ -185,6 +185,8 @@ async def _read_a_while(
                     run.cancel("the user closed the tab")
     except RunCancelled as cancelled:
         said = f"{cancelled}, {pieces} tokens into the answer"
+    except Exception as error:  # noqa: BLE001 - as with the other runs, it is what became of it
+        said = str(error)
     return Played(run.receipt, run.status, said)
 
 
