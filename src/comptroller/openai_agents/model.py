@@ -161,8 +161,8 @@ class Dispatcher(Model):
         actor.tell(Finished(usage.token_count(getattr(response, "usage", None))))
         for tool in usage.hosted_tools(response.output):
             draft = Draft(kind="event", name=tool, agent=self.agent.name, episode=self._episode)
-            cost = self._run.terms.policy.tools.cost(tool)
-            self._run.note("tool.hosted", draft, cost.estimate)
+            cost = self._run.terms.policy.tools.cost(tool).estimate
+            self._run.note("tool.hosted", draft, cost if cost.amount else None)
 
     def _resolve(self) -> Model:
         model = self.target()
