@@ -28,6 +28,7 @@ from comptroller.testing import (
     server_error,
 )
 from openai_agents.books import open_books
+from openai_agents.scenarios.tools import tools_that_the_provider_ran
 from openai_agents.stage import PRICES, Way, open_ledgers, policy_for
 from openai_agents.voices import Trace, call
 
@@ -200,6 +201,26 @@ async def test_without_a_map_tools_have_their_line_and_no_price():
     asked = [request.body.action.name for request in records[0].requests
              if hasattr(request.body, "action")]  # fmt: skip
     assert "weather" not in asked
+
+
+@pytest.mark.parametrize("budget", [tokens(10**6), usd("5")], ids=["tokens", "usd"])
+async def test_a_providers_tools_need_no_budget_of_their_own_where_they_cost_nothing(
+    budget, caplog
+):
+    """They are recorded with nothing, in the unit that the run's LLM calls are paid in."""
+    trace = Trace()
+    play = tools_that_the_provider_ran(trace)
+    async with open_memory() as ledger:
+        await ledger.set_budget("tenant:acme", budget)
+        policy = policy_for(Way(unit=budget.unit), tools=None)
+        async with governed_run(play.agent, "acme", ledger=ledger, policy=policy) as run:
+            await run("go")
+    hosted = [line for line in run.receipt.calls if line.kind == "tool.hosted"]
+    assert [line.name for line in hosted] == ["web_search", "code_interpreter", "file_search"]
+    assert {(line.outcome, line.charged.unit, line.charged.amount) for line in hosted} == {
+        ("recorded", budget.unit, 0)
+    }
+    assert [record for record in caplog.records if record.name.startswith("comptroller")] == []
 
 
 async def test_dollars_by_default():
