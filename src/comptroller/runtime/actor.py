@@ -153,14 +153,14 @@ class Actor(Owner):
             await self._reserving.lease.keep(self._told, self._ended)
 
     async def _reserve(self, not_before: float) -> None:
-        self._asked = self._asked or anyio.current_time()
+        self._asked = self._asked or self._terms.home.now()
         try:
             grant = await self._granted(not_before)
         except ComptrollerError as refusal:
             self._move(Event.REFUSED)
             self._refused(refusal)
             return
-        self._grant, self._began = grant, anyio.current_time()
+        self._grant, self._began = grant, self._terms.home.now()
         self._move(Event.WAIVED if grant.waived else Event.GRANTED)
         self._write(
             outcome=Outcome.RUNNING,
@@ -176,7 +176,7 @@ class Actor(Owner):
             self._reply(grant)
 
     async def _granted(self, not_before: float) -> Grant:
-        cooldown = not_before - anyio.current_time()
+        cooldown = not_before - self._terms.home.now()
         if cooldown > 0:
             with anyio.move_on_after(cooldown):
                 await self._told.until(lambda: bool(self._ended))
@@ -192,7 +192,7 @@ class Actor(Owner):
         decision = self._decision = self._decide(end)
         charge = decision if isinstance(decision, Commit) else None
         self._write(
-            lasted=anyio.current_time() - self._began,
+            lasted=self._terms.home.now() - self._began,
             tokens=end.usage if isinstance(end, Finished) else None,
             heartbeat=self._reserving.lease.stopped,
             actual=charge and charge.actual,
@@ -286,7 +286,7 @@ class Actor(Owner):
         self._write(
             outcome=_outcome_of(refusal),
             reason=str(refusal),
-            waited=anyio.current_time() - self._asked if self._asked else 0.0,
+            waited=self._terms.home.now() - self._asked if self._asked else 0.0,
         )
         self._reply(refusal)
 

@@ -38,6 +38,7 @@ class Home:
         self._later: Callable[..., object] = getattr(native, "call_soon_threadsafe", None) or (
             native.run_sync_soon
         )
+        self._clock: Callable[[], float] = getattr(native, "time", None) or anyio.current_time
         self._door, self._arrivals = anyio.create_memory_object_stream[Message](math.inf)
         self._sending = threading.Lock()  # nothing is sent by a guest once the door has closed
         self._closed = False
@@ -63,6 +64,10 @@ class Home:
             return current_token() == self._token
         except RuntimeError:  # a thread without a loop, a loop's bare callback, or a carried loop
             return False  # (anyio does not find that one if it was imported before trio-asyncio)
+
+    def now(self) -> float:
+        """Seconds on this loop's clock. Only at home, but in bare callbacks, too."""
+        return self._clock()
 
     def check_process(self) -> None:
         """Raise a ComptrollerError in a fork: the tasks of the home are its parent's."""
@@ -104,21 +109,31 @@ class Home:
         """Gives guests' messages a task to run in.
 
         Shielded: while a cancelled scope is being left, the SDK still reports. It ends when the
-        door has closed and everything that came in was handed on.
+        door has closed and everything that came in was handed on; or when an asyncio loop ends,
+        which cancels every task natively: what comes in then is run as it comes.
         """
-        try:
-            with anyio.CancelScope(shield=True), self._arrivals:
-                async for function, args in self._arrivals:
-                    function(*args)
-        finally:
-            self._close()  # an asyncio loop that ends cancels tasks natively, shields or not
+        with self._arrivals:
+            try:
+                with anyio.CancelScope(shield=True):
+                    async for function, args in self._arrivals:
+                        function(*args)
+            finally:
+                self._drain()
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                function, args = self._arrivals.receive_nowait()
+            except (anyio.WouldBlock, anyio.EndOfStream):
+                return
+            function(*args)
 
     def _arrive(self, message: Message) -> None:
         """In a bare callback of the home's loop."""
         try:
             self._door.send_nowait(message)
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            function, args = message  # sent just before the door closed: it is answered (refused)
+            function, args = message  # nobody serves any more: a call, say, is refused
             function(*args)
 
     def _close(self) -> None:
