@@ -70,14 +70,14 @@ class EpisodeHooks(RunHooks[Any]):
     async def on_llm_end(self, context: Any, agent: Agent[Any], response: ModelResponse) -> None:
         """Under `tell_model`, the requested tool calls are asked for now."""
         if self._run.terms.policy.on_tool_denied == "tell_model":
-            calls = [
-                item
+            calls = {
+                item.call_id: item  # the SDK runs a call once, however often it stands there
                 for item in response.output
                 if isinstance(item, ResponseFunctionToolCall)
                 and item.name in self._dispatcher.tools
-            ]
+            }
             answers = await asyncio.gather(
-                *(self._reserve_ahead(context, agent, call) for call in calls),
+                *(self._reserve_ahead(context, agent, call) for call in calls.values()),
                 return_exceptions=True,  # a grant that came later would be nobody's
             )
             for refusal in filter(None, answers):
