@@ -156,6 +156,18 @@ async def test_a_grant_whose_tool_a_guardrail_rejects_is_given_back(way):
 
 
 @both_ways
+async def test_a_call_that_stands_twice_in_a_response_is_paid_once(way):
+    """The SDK runs it once; repeated in a later response, it is not run again."""
+    trace = Trace()
+    agent = trace.agent("Outer", "quick", [call("weather"), call("weather")], [call("weather")],
+                        "Sunny.", tools=tools_of(trace, "weather"))  # fmt: skip
+    async with open_books(agent, **TELL) as books:
+        await way(books.run)
+    assert trace.tools == ["weather"]
+    assert books.tools() == [("weather", "committed", 3), ("weather", "released", None)]
+
+
+@both_ways
 async def test_a_resumed_approval_that_is_denied_ends_the_run(way):
     """Nobody is left to be told: the model has asked in an earlier episode."""
     trace = Trace()
