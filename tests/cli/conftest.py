@@ -75,6 +75,13 @@ def cannot():
 """
 
 
+@pytest.fixture(autouse=True)
+def _terminal_of_nobody(monkeypatch):
+    """How wide and colourful the terminal is of who runs the tests is not their business."""
+    for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
     """The current directory: `desk.py` with agents, and `ledger.db` with $1 of acme's."""

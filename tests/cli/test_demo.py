@@ -217,7 +217,8 @@ def test_a_real_model_is_asked_and_its_own_usage_reconciled():
     assert "The ledger agrees" in out
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_key_alone_asks_no_real_model():
-    code, out, _ = ended(start("demo", env=environment(OPENAI_API_KEY="key")))
-    assert code == 0
-    assert "scripted, no key" in out
+    result = call("demo", env={"OPENAI_API_KEY": "key"})
+    assert result.exit_code == 0
+    assert "scripted, no key" in result.stdout
