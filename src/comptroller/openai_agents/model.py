@@ -12,7 +12,7 @@ its result, its exception, its cancellation and a closed generator are all seen 
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, nullcontext
 from typing import Any
 
 from agents import Agent, Model, ModelResponse, ModelSettings, RunConfig, UserError
@@ -142,7 +142,7 @@ class Dispatcher(Model):
             stream: Any = model.stream_response(
                 system_instructions, input, settings, *args, **kwargs
             )
-            async with aclosing(stream):
+            async with aclosing(stream) if hasattr(stream, "aclose") else nullcontext():
                 async for event in stream:
                     self._streamed(actor, event)
                     yield event
