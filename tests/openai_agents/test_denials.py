@@ -88,6 +88,28 @@ def in_a_stream_in_a_tool(trace):
     return outer(trace, trace.tool(consult))
 
 
+def in_a_stream_in_a_thread(trace):
+    agent = expert(trace)
+
+    async def read() -> str:
+        result = Runner.run_streamed(agent, "?")
+        return str([event async for event in result.stream_events()])
+
+    async def consult() -> str:
+        return await asyncio.to_thread(lambda: asyncio.run(read()))
+
+    return outer(trace, trace.tool(consult))
+
+
+def in_instructions(trace):
+    agent = expert(trace)
+
+    async def instructions(context, agent_):
+        return (await Runner.run(agent, "?")).final_output
+
+    return outer(trace, turns=("I must not be asked.",), instructions=instructions)
+
+
 def in_a_synchronous_tool(trace):
     agent = expert(trace)
 
@@ -152,7 +174,8 @@ PLACES = {
     place.__name__: place
     for place in (
         as_a_tool, as_a_tool_of_a_tool, in_a_tool, in_a_tool_that_hides_errors,
-        in_a_stream_in_a_tool, in_a_synchronous_tool, in_a_thread_of_a_tool,
+        in_a_stream_in_a_tool, in_a_stream_in_a_thread, in_instructions, in_a_synchronous_tool,
+        in_a_thread_of_a_tool,
         in_an_input_guardrail, in_an_input_guardrail_beside, in_an_output_guardrail,
         in_a_tool_guardrail, after_a_handoff,
     )

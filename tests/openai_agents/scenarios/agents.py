@@ -3,7 +3,7 @@
 import asyncio
 
 import anyio
-from agents import RunConfig, Runner, handoff
+from agents import AgentHooks, RunConfig, Runner, handoff
 
 from openai_agents.scenarios.register import Scenario, register
 from openai_agents.stage import Play
@@ -178,6 +178,43 @@ def a_tool_that_runs_an_agent_in_a_thread(trace):
 
     turns = ([call("weather")], "Noon, they say.")
     return Play(trace.agent("Triage agent", "quick", *turns, tools=[trace.tool(consult)]))
+
+
+@scenario()
+def a_tool_that_streams_an_agent_in_a_thread(trace):
+    inner = trace.agent("Expert", "clever", [call("clock")], "Noon, as ever.",
+                        tools=[trace.tool(name_override="clock")])  # fmt: skip
+
+    async def read() -> str:
+        result = Runner.run_streamed(inner, "?")
+        return str(len([event async for event in result.stream_events()]))
+
+    async def consult() -> str:
+        return await asyncio.to_thread(lambda: asyncio.run(read()))
+
+    turns = ([call("weather")], "Noon, they say.")
+    return Play(trace.agent("Triage agent", "quick", *turns, tools=[trace.tool(consult)]))
+
+
+@scenario()
+def callbacks_that_run_agents(trace):
+    """Instructions, a hook of the agent's and a handoff's filter, each asks somebody."""
+    helper = trace.agent("Helper", "clever", "one", "two", "three")
+
+    async def instructions(context, agent):
+        return (await Runner.run(helper, "What shall I say?")).final_output
+
+    class Asking(AgentHooks):
+        async def on_end(self, context, agent, output):
+            trace.heard.append((await Runner.run(helper, "Was it good?")).final_output)
+
+    async def taken(context):
+        trace.heard.append((await Runner.run(helper, "Shall I?")).final_output)
+
+    second = trace.agent("Second desk", "deep", "Done.", hooks=Asking())
+    fields = {"instructions": instructions, "handoffs": [handoff(second, on_handoff=taken)]}
+    agent = trace.agent("Triage agent", "quick", [call("transfer_to_second_desk")], **fields)
+    return Play(agent, events=(("agent.handoff", "Second desk", 0),))
 
 
 @scenario(nested=False)

@@ -95,6 +95,28 @@ def a_stream_that_breaks(trace):
     return Play(trace.agent("Triage agent", "clever", step))
 
 
+class Iterated(Voice):
+    """A voice whose stream is an iterator and no generator: it cannot be closed."""
+
+    def stream_response(self, *args, **kwargs):
+        events = super().stream_response(*args, **kwargs)
+
+        class Events:
+            def __aiter__(self):
+                return self
+
+            async def __anext__(self):
+                return await anext(events)
+
+        return Events()
+
+
+@scenario()
+def a_stream_that_cannot_be_closed(trace):
+    voice = Iterated(trace, "quick", [call("weather")], "Sunny.")
+    return Play(trace.agent("Triage agent", voice, tools=[trace.tool()]))
+
+
 @scenario()
 def a_model_without_usage(trace):
     """Usage unknown: the estimate is charged, marked so."""
