@@ -1,4 +1,4 @@
-"""Scopes whose user is gone: generators left by their consumer, loops that end, processes that fork.
+"""Scopes whose user is gone: generators that are left, loops that end, processes that fork.
 
 Frameworks finalise an async generator in another task than the one that ran it (a streaming
 response whose client left); `asyncio.run` ends under tasks that nobody awaited.
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from runcycles import Unit
@@ -286,7 +287,7 @@ PROGRAM = """
 def python(body, *args, code=0):
     """What a program of its own prints; it must end by itself, and with this exit code."""
     script = textwrap.dedent(PROGRAM) + textwrap.dedent(body)
-    here = os.path.dirname(__file__)
+    here = str(Path(__file__).parent)
     paths = [here, *(path for path in sys.path if path.endswith("src"))]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, *map(str, args)],

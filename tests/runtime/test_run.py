@@ -423,7 +423,8 @@ async def test_a_run_may_be_closed_twice_at_once():
             group.start_soon(it.run.close, "second")
             await ledger.reached()
             ledger.resume()
-        assert (asked.line.outcome, asked.line.reason) == (Outcome.ABANDONED, "first")
+        assert asked.line.outcome is Outcome.ABANDONED
+        assert asked.line.reason in ("first", "second")  # trio starts them in any order
         assert len(ledger.asked("commit")) == 1
 
 
