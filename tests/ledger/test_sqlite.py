@@ -1,5 +1,6 @@
 """What the ledger in a file promises beyond the contract: it lasts, and it waits for nobody."""
 
+import asyncio
 import os
 import re
 import sqlite3
@@ -10,6 +11,7 @@ from contextlib import closing, contextmanager
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerUnreachable
@@ -194,6 +196,29 @@ async def test_callers_cancelled_while_a_batch_waits_break_nothing(tmp_path):
         assert len(answered) <= (await balance_of(ledger, "tenant:acme"))["reserved"] <= 10
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+@pytest.mark.parametrize("steps", range(8))
+async def test_asyncios_own_cancellation_leaves_a_batch_to_those_who_were_not_cancelled(
+    tmp_path, steps
+):
+    """It passes every shield, so it strikes at any step, also while a thread performs the batch."""
+    path = tmp_path / "ledger.db"
+    async with open_sqlite(path) as ledger:
+        await ledger.set_budget("tenant:acme", amount(100))
+        with another_process_has_the_turn(path) as turns:
+            doomed = asyncio.create_task(ledger.reserve(asking("doomed", 1)))
+            others = [asyncio.create_task(ledger.reserve(asking(f"k{n}", 1))) for n in range(5)]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            doomed.cancel()
+            await asyncio.wait([doomed])
+            turns.give_back()
+            made = [*await asyncio.gather(*others), await ledger.reserve(asking("later", 1))]
+        rows = (await ledger.reservations(tenant="acme")).reservations
+        assert {one.reservation_id for one in made} <= {row.reservation_id for row in rows}
+        assert 6 <= len(rows) == (await balance_of(ledger, "tenant:acme"))["reserved"]
+
+
 async def test_the_log_does_not_grow_without_bound(tmp_path, monkeypatch):
     from comptroller.ledger.sqlite import upkeep
 
@@ -324,6 +349,17 @@ async def test_a_closed_ledger_says_so(tmp_path):
     with pytest.raises(ComptrollerError, match="is closed"):
         await ledger.budgets()
     assert not [one for one in threading.enumerate() if "checkpoints" in one.name]
+
+
+async def test_another_event_loop_is_told_to_open_the_ledger_itself(tmp_path):
+    async with open_sqlite(tmp_path / "ledger.db") as ledger:
+
+        def elsewhere():
+            with pytest.raises(ComptrollerError, match="opened in another event loop"):
+                anyio.run(ledger.budgets)
+
+        await anyio.to_thread.run_sync(elsewhere)
+        assert await ledger.budgets() == []
 
 
 FORKED = """

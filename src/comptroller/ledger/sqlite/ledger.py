@@ -5,7 +5,9 @@ The laws kept here:
 - An answer is given only after the transaction that holds it was committed.
 - A request that was refused changed nothing, and does not disturb the others of its batch; a fault
   of the file undoes the batch, and every one of its callers is told.
-- A cancelled request was either not begun, and never will be, or is performed whole.
+- A cancelled request was either not begun, and never will be, or is performed whole. asyncio's own
+  cancellation passes every shield, so the requests belong to whoever performs them, not to the task
+  that began it, and nobody else performs until that has ended.
 - The event loop never waits for another process: a batch is performed at once where the turn is
   free, else in a worker thread. With `synchronous="FULL"` always there: it waits for the disk.
 
@@ -15,9 +17,11 @@ go on performs everything that was asked.
 
 import os
 import sqlite3
+import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, Literal
 
@@ -77,9 +81,11 @@ class SqliteLedger(Embedded):
     def __init__(self, path: Path, synchronous: str, now: Callable[[], int]) -> None:
         super().__init__(str(path), now)
         self._path, self._full = path, synchronous == "FULL"
-        self._waiting: list[_Request[Any]] = []
+        self._loop = anyio.lowlevel.current_token()
+        self._waiting: deque[_Request[Any]] = deque()
         self._performing: anyio.Event | None = None  # set when the worker thread's batch ends
         self._thread = anyio.CapacityLimiter(1)
+        self._in_use = threading.Lock()  # the connection and the turn, by who performs
         self._upkeep = Upkeep(path)
 
     def open(self, synchronous: str) -> None:
@@ -114,8 +120,17 @@ class SqliteLedger(Embedded):
 
     def _shut(self) -> None:
         self._upkeep.end()
-        self._sql.close()
-        self._turns.close()
+        with self._in_use:
+            self._sql.close()
+            self._turns.close()
+
+    def _must_be_usable(self) -> None:
+        super()._must_be_usable()
+        if anyio.lowlevel.current_token() != self._loop:
+            raise ComptrollerError(
+                f"{self._name} was opened in another event loop: open it in each of them;"
+                " they share the file"
+            )
 
     async def _perform(self, act: Act[T], *, scans: bool = False) -> T:
         self._must_be_usable()
@@ -124,63 +139,69 @@ class SqliteLedger(Embedded):
         try:
             await anyio.lowlevel.checkpoint()
             while not request.done:
+                super()._must_be_usable()  # closed meanwhile
                 if self._performing is None:
                     await self._batch()
                 else:
                     await self._performing.wait()
         except BaseException:
-            if request in self._waiting:
+            with suppress(ValueError):  # it is being performed
                 self._waiting.remove(request)
             raise
         return request.outcome()
 
     async def _batch(self) -> None:
-        """Perform the requests that wait; afterwards each of them is done."""
-        batch = self._waiting[:_MOST]
-        del self._waiting[:_MOST]
-        if self._closed:
-            for request in batch:
-                request.fail(ComptrollerError(f"{self._name} is closed"))
-            return
-        may_block = self._full or any(request.scans for request in batch)
-        if not may_block and self._at_once(batch):
+        """Perform requests that wait, those that came first."""
+        may_block = self._full or any(request.scans for request in self._waiting)
+        if not may_block and self._at_once():
             return
         self._performing = anyio.Event()
         try:
             # Shielded: a batch that has begun ends, within `request_timeout` and its own work.
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(self._in_turn, batch, limiter=self._thread)
+                await to_thread.run_sync(self._in_turn, limiter=self._thread)
         finally:
             self._performing.set()
             self._performing = None
 
-    def _at_once(self, batch: list[_Request[Any]]) -> bool:
-        """Perform the batch if nobody else has the turn or the file's lock."""
-        if not self._turns.take_now():
+    def _at_once(self) -> bool:
+        """Perform a batch if nobody else has the connection, the turn or the file's lock."""
+        if not self._in_use.acquire(blocking=False):
             return False
         try:
-            return self._performed(batch)
+            return self._turns.take_now() and self._performed()
         finally:
             self._turns.give_back()
+            self._in_use.release()
 
-    def _in_turn(self, batch: list[_Request[Any]]) -> None:
-        """Perform the batch when it is our turn. Blocks."""
+    def _in_turn(self) -> None:
+        """Perform a batch when it is our turn. Blocks."""
         deadline = time.monotonic() + self.request_timeout
-        performed = False
-        if self._turns.take(deadline):
+        with self._in_use:
+            if self._closed:
+                return
             try:
-                performed = waited(lambda: self._performed(batch), deadline)
+                performed = self._turns.take(deadline) and waited(self._performed, deadline)
             finally:
                 self._turns.give_back()
         if not performed:
-            for request in batch:
+            for request in self._taken():
                 request.fail(self._held())
 
-    def _performed(self, batch: list[_Request[Any]]) -> bool:
-        """Perform the batch in one transaction; False where another program has the file locked."""
+    def _taken(self) -> list[_Request[Any]]:
+        """The requests of one batch: from here on they are performed, or told why not."""
+        batch: list[_Request[Any]] = []
+        while self._waiting and len(batch) < _MOST:
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _performed(self) -> bool:
+        """Perform a batch in one transaction; False where another program has the file locked."""
+        batch: list[_Request[Any]] = []
         try:
             if not self._store.begin():
                 return False
+            batch = self._taken()
             now_ms = self._now()
             settle.sweep(self._book, now_ms)
             for request in batch:
@@ -189,7 +210,7 @@ class SqliteLedger(Embedded):
         except BaseException as error:
             # Whatever it is, all who wait must be told; what no caller could handle goes on.
             self._store.abandon()
-            for request in batch:
+            for request in batch or self._taken():
                 request.fail(self._broken(error))
             if not isinstance(error, Exception):
                 raise
