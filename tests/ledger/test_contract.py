@@ -244,6 +244,16 @@ async def test_extending_moves_the_end_and_replays_verbatim(ledger, clock):
     await ledger.commit(one.reservation_id, committing("c", 60))
 
 
+async def test_an_extended_lease_that_ends_unnoticed_frees_its_estimate_once(ledger, clock):
+    """Nobody asked anything between its first end and its last one."""
+    await ledger.set_budget("tenant:acme", amount(100))
+    one = await granted(ledger, "k", 60, ttl_ms=1_000)
+    await ledger.extend(one.reservation_id, extending("x", 1_000))
+    clock.advance(60_000)
+    shown = await balance_of(ledger, "tenant:acme")
+    assert (shown["reserved"], shown["remaining"]) == (0, 100)
+
+
 async def test_a_budget_set_after_a_reservation_is_not_part_of_it(ledger):
     """What a commit settles are the accounts that hold its estimate."""
     await ledger.set_budget("tenant:acme", amount(100))

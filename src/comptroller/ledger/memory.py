@@ -62,9 +62,9 @@ class MemoryStore:
     def overdue(self, now_ms: int) -> Iterable[Reservation]:
         """The active reservations that can no longer be settled at `now_ms`."""
         while self._ends and self._ends[0][0] < now_ms:
-            _, row = heapq.heappop(self._ends)
+            ends_ms, row = heapq.heappop(self._ends)
             reservation = self._reservations[row]
-            if reservation.active and reservation.ends_ms < now_ms:
+            if reservation.active and reservation.ends_ms == ends_ms:
                 yield reservation
 
     def listed(self, wanted: Wanted) -> list[Reservation]:
