@@ -1,9 +1,11 @@
 """A ledger in memory: for tests, notebooks and demonstrations.
 
-It passes the same contract suite as the durable ones. Everything is gone when it is closed.
+It passes the same contract suite as the durable ones. Everything is gone when it is closed. Any
+thread and event loop of its process may use it.
 """
 
 import heapq
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -96,16 +98,18 @@ class MemoryLedger(Embedded):
 
     def __init__(self, now: Callable[[], int]) -> None:
         super().__init__(MEMORY, now)
-        self._book = Book(MemoryStore(), MEMORY)
+        self._book, self._turn = Book(MemoryStore(), MEMORY), threading.Lock()
 
     async def _perform(self, act: Act[T], *, scans: bool = False) -> T:  # noqa: ARG002
         self._must_be_usable()
         # The one checkpoint comes first: a cancelled request has done nothing, and an answer
         # that was given cannot be lost.
         await anyio.lowlevel.checkpoint()
-        now_ms = self._now()
-        settle.sweep(self._book, now_ms)
-        return act(self._book, now_ms)()
+        with self._turn:
+            now_ms = self._now()
+            settle.sweep(self._book, now_ms)
+            answer = act(self._book, now_ms)
+        return answer()
 
 
 @asynccontextmanager
