@@ -88,7 +88,7 @@ class StartedRun:
         scope.shown = False  # this handle is
         self._change = Change()
         self._run: GovernedRun | None = None
-        self._outcome: RunOutcome | None = None
+        self._outcome: list[RunOutcome] = []  # at most one
 
     @property
     def id(self) -> str:
@@ -98,8 +98,8 @@ class StartedRun:
     @property
     def status(self) -> Status:
         """`waiting` for a slot, `running`, or how it ended."""
-        if self._outcome is not None:
-            return _STATUS[type(self._outcome)]
+        if self._outcome:
+            return _STATUS[type(self._outcome[0])]
         return "running" if self._run is not None else "waiting"
 
     @property
@@ -120,10 +120,14 @@ class StartedRun:
             self._run.cancel(reason)
 
     async def outcome(self) -> RunOutcome:
-        """Wait for its end; what it raised is part of the answer."""
-        await self._change.until(lambda: self._outcome is not None)
-        assert self._outcome is not None
-        return self._outcome
+        """Wait for its end; what it raised is part of the answer.
+
+        Raises:
+            RuntimeError: awaited in another loop than the one that opened the supervisor.
+        """
+        self._hub.home.check_here("a started run is awaited")
+        await self._change.until(lambda: bool(self._outcome))
+        return self._outcome[0]
 
     async def result(self) -> RunResult:
         """Wait for its end: the SDK's result, or the error raised."""
@@ -147,10 +151,11 @@ class StartedRun:
         except Exception as error:  # noqa: BLE001 - it is the outcome; `await handle` raises it
             outcome = outcome_of(error)
         finally:
-            self._outcome = outcome
+            self._outcome.append(outcome)
             self._change.notify()
             if self._run is None:
                 self._hub.forget(self.id, self.status)
+            self._hub.put_down(self)
 
 
 _STATUS: Mapping[type, Status] = {
@@ -238,7 +243,7 @@ class Supervisor:
             app=app, workflow=workflow, dimensions=dimensions,
         )  # fmt: skip
         started = StartedRun(scope, self._hub)
-        self._hub.register(started)
+        self._hub.register(started, carried=True)
         self._hub.home.start(started.carry, input, options, name=f"comptroller run {started.id}")
         return started
 

@@ -65,6 +65,13 @@ class Home:
         except RuntimeError:  # a thread without a loop, a loop's bare callback, or a carried loop
             return False  # (anyio does not find that one if it was imported before trio-asyncio)
 
+    def check_here(self, what: str) -> None:
+        """Raise a RuntimeError that says `what` is done at home only, unless we are there."""
+        if not self.is_here():
+            raise RuntimeError(
+                f"{what} in the loop that opened its supervisor: this is another one"
+            )
+
     def now(self) -> float:
         """Seconds on this loop's clock. Only at home, but in bare callbacks, too."""
         return self._clock()

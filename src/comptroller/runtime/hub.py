@@ -74,6 +74,7 @@ class Hub:
         self.home, self.ledger = home, ledger
         self._handles: dict[str, Handle] = {}
         self._live: dict[str, Run] = {}
+        self._carried: dict[str, Handle] = {}
         self._change = Change()
         self._leaving: str | None = None  # why no run begins any more
         self._books: dict[int, tuple[Any, Prices]] = {}
@@ -86,8 +87,10 @@ class Hub:
         """Run id to handle: all that wait or run, and the latest that have ended."""
         return MappingProxyType(dict(self._handles))
 
-    def register(self, handle: Handle) -> None:
+    def register(self, handle: Handle, *, carried: bool = False) -> None:
         """Show a run, whose id is then in use until it has ended.
+
+        `carried`: a task at home carries it, which calls `put_down` as the last thing it does.
 
         Raises:
             ValueError: its id is in use, in this process.
@@ -96,10 +99,7 @@ class Hub:
             ComptrollerError: this process is a fork.
         """
         self.home.check_process()
-        if not self.home.is_here():
-            raise RuntimeError(
-                "a run is opened in the loop that opened its supervisor: this is another one"
-            )
+        self.home.check_here("a run is opened")
         if self._leaving is not None:
             raise RunCancelled(self._leaving)
         if handle.id in _RUNNING:
@@ -107,6 +107,8 @@ class Hub:
         _RUNNING.add(handle.id)
         self._handles.pop(handle.id, None)  # the latest is the last
         self._handles[handle.id] = handle
+        if carried:
+            self._carried[handle.id] = handle
 
     def new_run(self, run_id: str, subject: Subject, policy: Policy, limits: Limits) -> Run:
         """A run that has not begun."""
@@ -150,6 +152,11 @@ class Hub:
             del self._handles[key]
         self._change.notify()
 
+    def put_down(self, handle: Handle) -> None:
+        """The task that carried it is ending."""
+        del self._carried[handle.id]
+        self._change.notify()
+
     def statistics(self) -> Statistics:
         """The figures as they stand."""
         runs, calls, spend = (
@@ -159,7 +166,11 @@ class Hub:
         )
         for run in self._live.values():
             self._count(run.receipt, calls, spend)
-        runs.update(handle.status for handle in self._busy())
+        runs.update(
+            handle.status
+            for handle in self._handles.values()
+            if handle.status == "waiting" or handle.id in self._live
+        )
         return Statistics(dict(runs), dict(calls), dict(spend))
 
     @staticmethod
@@ -192,9 +203,6 @@ class Hub:
         self.ended(run, "cancelled")
 
     def _busy(self) -> list[Handle]:
-        """The runs of this hub that wait or run."""
-        return [
-            handle
-            for handle in self._handles.values()
-            if handle.status == "waiting" or handle.id in self._live
-        ]
+        """The runs of this hub that wait or run, or whose task has not ended."""
+        live = {run_id: self._handles[run_id] for run_id in self._live}
+        return list({**live, **self._carried}.values())
