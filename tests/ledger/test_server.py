@@ -83,6 +83,15 @@ async def exchanged(ledger, messages):
     return said, len(messages) - len(left)
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [({"": "acme"}, "'acme' is empty"), ({"key": "a b"}, "tenant='a b'"), ({"key": ""}, "empty")],
+)
+async def test_a_key_that_anybody_has_or_that_is_nobodys_is_refused(memory, keys, said):
+    with pytest.raises(ValueError, match=said):
+        serve_ledger(memory, keys)
+
+
 class OverHttp(Steps):
     """Performs a recorded case as its client did: with keys, headers and raw bodies."""
 

@@ -27,6 +27,7 @@ from runcycles import (
     ReservationExtendRequest,
 )
 
+from comptroller.decide.names import checked
 from comptroller.decide.scopes import LEVELS
 from comptroller.errors import BudgetExceeded, ComptrollerError, refusal
 from comptroller.ledger import wire
@@ -144,7 +145,14 @@ def serve_ledger(ledger: Ledger, keys: Mapping[str, str]) -> Application:
     Args:
         ledger: whose budgets are served.
         keys: API key -> the one tenant it belongs to.
+
+    Raises:
+        TypeError, ValueError: a key is empty, or a tenant none that a subject can name.
     """
+    for key, tenant in keys.items():
+        if not key:
+            raise ValueError(f"the API key of tenant {tenant!r} is empty: anybody would have it")
+        checked("tenant", tenant)
     return _Server(ledger, {_digest(key.encode()): tenant for key, tenant in keys.items()})
 
 
@@ -288,14 +296,14 @@ def _error(message: str, status: int, code: str) -> ComptrollerError:
 
 async def _read(receive: Receive) -> bytes | None:
     """The body, no further than it is too long; None where the caller hung up before its end."""
-    body, more = b"", True
+    body, more = bytearray(), True
     while more and len(body) <= MOST_BYTES:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
         body += message.get("body", b"")
         more = message.get("more_body", False)
-    return body
+    return bytes(body)
 
 
 async def _write(send: Send, exchange: _Exchange, reply: _Reply) -> None:
