@@ -7,6 +7,7 @@ import json
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
 from runcycles import (
@@ -567,6 +568,13 @@ class TestKeys:
         assert key not in str(error)
         assert "header" in str(error)
 
+    @pytest.mark.parametrize("key", [b"key", 7])
+    async def test_a_key_that_is_no_string_says_so(self, key):
+        error, _ = await asked(CALLS["commit"][0], hang, api_key={"acme": key})
+        assert type(error) is CredentialsMissing
+        assert "'acme'" in str(error)
+        assert "no string" in str(error)
+
 
 class TestOpening:
     @pytest.mark.parametrize(
@@ -641,6 +649,17 @@ class TestOpening:
             pass
         with pytest.raises(ComptrollerError, match="closed"):
             await CALLS["commit"][0](ledger)
+        assert script.requests == []
+
+    async def test_another_event_loop_is_told_to_open_the_ledger_itself(self):
+        script = Script(hang)
+        async with ledger_of(script) as ledger:
+
+            def elsewhere():
+                with pytest.raises(ComptrollerError, match="another event loop"):
+                    anyio.run(CALLS["commit"][0], ledger)
+
+            await anyio.to_thread.run_sync(elsewhere)
         assert script.requests == []
 
     @pytest.mark.parametrize("ends", ["normally", "by an error", "by cancellation"])

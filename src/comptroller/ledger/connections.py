@@ -5,7 +5,7 @@ clients share one pool of connections: a client is little more than its key.
 
 `AsyncCyclesClient` takes neither a transport nor limits, and the pool it makes by itself does not
 hold under load. `KeyedClient` is the one place where its inside is replaced;
-`tests/ledger/test_cycles_client.py` fails when that inside changes.
+`tests/ledger/test_cycles_connections.py` fails when that inside changes.
 """
 
 import asyncio
@@ -171,18 +171,20 @@ class Connections:
             await self._transport.aclose()
 
     async def _key(self, tenant: str | None) -> str:
+        key: object  # whatever a mapping or a callable really holds
         if isinstance(self._keys, str):
-            key: str | None = self._keys
+            key = self._keys
         elif tenant is None or self._keys is None:
             key = None
         elif isinstance(self._keys, Mapping):
             key = self._keys.get(tenant)
         else:
             key = await self._asked(self._keys, tenant)
-        key = (key or "").strip()  # a key read from a file ends with a newline
-        if key.isascii() and key.isprintable() and key:
-            return key
-        raise CredentialsMissing(self._missing(tenant, unusable=bool(key)))
+        given = key.strip() if isinstance(key, str) else ""  # one from a file ends with a newline
+        if given.isascii() and given.isprintable() and given:
+            return given
+        unusable = bool(given) or not isinstance(key, str | None)
+        raise CredentialsMissing(self._missing(tenant, unusable=unusable))
 
     async def _asked(self, keys: Callable[[str], Awaitable[str | None]], tenant: str) -> str | None:
         try:
@@ -194,7 +196,7 @@ class Connections:
     def _missing(self, tenant: str | None, *, unusable: bool) -> str:
         whose = "a request that names no tenant" if tenant is None else f"tenant {tenant!r}"
         if unusable:
-            return f"the API key for {whose} at {self.address} has characters no header can carry"
+            return f"the API key for {whose} at {self.address} is no string that a header can carry"
         return (
             f"no API key for {whose} at {self.address}: give open_ledger an api_key (a string, a "
             "mapping tenant -> key, or an async callable), or set CYCLES_API_KEY beside "

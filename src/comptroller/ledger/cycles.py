@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 import anyio
+import anyio.lowlevel
 import httpx
 from runcycles import (
     CommitRequest,
@@ -75,6 +76,7 @@ class CyclesLedger:
         self.name, self.request_timeout = connections.address, request_timeout
         self._connections, self._gate = connections, anyio.CapacityLimiter(in_flight)
         self._process, self._closed = os.getpid(), False
+        self._loop = anyio.lowlevel.current_token()
 
     async def reserve(
         self, request: ReservationCreateRequest, *, tenant: str | None = None
@@ -268,6 +270,10 @@ class CyclesLedger:
             )
         if self._closed:
             raise ComptrollerError(f"the ledger {self.name} is closed: open it again")
+        if anyio.lowlevel.current_token() != self._loop:
+            raise ComptrollerError(
+                f"the ledger {self.name} was opened in another event loop: open it in each of them"
+            )
 
 
 @asynccontextmanager
