@@ -81,6 +81,15 @@ class TestAddresses:
         with pytest.raises(ValueError, match=r"ledger\.db"):
             open_ledger(url)
 
+    @pytest.mark.parametrize("url", [None, 7, b"ledger.db"])
+    async def test_what_is_neither_text_nor_a_path_is_shown(self, url):
+        with pytest.raises(TypeError, match=f"{url!r} names no ledger"):
+            open_ledger(url)
+
+    async def test_the_home_of_nobody_is_no_place(self):
+        with pytest.raises(ValueError, match="~nobody-at-all/ledger.db"):
+            open_ledger("~nobody-at-all/ledger.db")
+
     async def test_a_host_without_a_scheme_is_not_taken_for_a_file(self):
         with pytest.raises(ValueError, match="http://localhost:7878 for a server"):
             open_ledger("localhost:7878")

@@ -333,6 +333,36 @@ async def test_a_read_only_directory_says_how_to_allow_writing(tmp_path):
             home.chmod(0o755)
 
 
+async def test_a_file_that_may_not_be_read_says_how_to_allow_it(tmp_path):
+    path = tmp_path / "ledger.db"
+    async with open_sqlite(path):
+        pass
+    with without_privileges(tmp_path):
+        path.chmod(0o222)
+        assert f"chmod u+r {path}" in await refusal_to_open(path)
+
+
+async def test_a_file_in_a_directory_that_may_not_be_entered_cannot_be_reached(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    with without_privileges(home):
+        home.chmod(0o000)
+        try:
+            text = await refusal_to_open(home / "ledger.db")
+        finally:
+            home.chmod(0o755)
+    assert "cannot be reached (Permission denied)" in text
+
+
+async def test_a_name_that_no_file_can_have_cannot_be_reached(tmp_path):
+    assert "cannot be reached" in await refusal_to_open(tmp_path / ("x" * 300))
+
+
+async def test_a_link_that_leads_nowhere_is_not_blamed_on_its_directory(tmp_path):
+    (tmp_path / "ledger.db").symlink_to(tmp_path / "no" / "ledger.db")
+    assert "chmod" not in await refusal_to_open(tmp_path / "ledger.db")
+
+
 @pytest.mark.parametrize("wrong", ["OFF", "full", None])
 async def test_synchronous_is_normal_or_full(tmp_path, wrong):
     with pytest.raises(ValueError, match="NORMAL"):

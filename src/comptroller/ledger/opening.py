@@ -69,9 +69,11 @@ def open_ledger(
             disk.
 
     Raises:
+        TypeError: `url` is neither a string nor a path.
         ValueError: `url` names no ledger, or an embedded one is given a key.
     """
-    address = os.fspath(url)
+    if not isinstance(url, str | os.PathLike):
+        raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
     if isinstance(url, str) and _SERVER.match(url):
         return open_cycles(
             url,
@@ -81,7 +83,7 @@ def open_ledger(
             in_flight=in_flight,
         )
     if api_key is not None:
-        raise ValueError(f"{address!r} is an embedded ledger: it takes no api_key")
+        raise ValueError(f"{os.fspath(url)!r} is an embedded ledger: it takes no api_key")
     if url == _MEMORY:
         return open_memory()
     return open_sqlite(_file(url), synchronous=synchronous)
@@ -94,7 +96,10 @@ def _file(url: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{str(url)!r} names no ledger: write a path such as ledger.db")
     if isinstance(url, str) and _PLACE.fullmatch(url):
         raise ValueError(f"{url!r}: write http://{url} for a server, {_FILE}{url} for a file")
-    return Path(name).expanduser()
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # nobody has that name
+        raise ValueError(f"{name!r} names no ledger: {error}") from None
 
 
 @attrs.frozen

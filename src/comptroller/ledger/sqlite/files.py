@@ -87,9 +87,13 @@ def must_be_usable(path: Path) -> None:
     Raises:
         ComptrollerError: it is, or can be, no ledger; the text says why and what to do.
     """
-    _must_be_possible(path)
-    if not path.exists() or not path.stat().st_size:
-        return
+    try:
+        _must_be_possible(path)
+        if not path.exists() or not path.stat().st_size:
+            return
+    except OSError as error:
+        said = f"{path} cannot be reached ({error.strerror}): name a file that you may write"
+        raise ComptrollerError(said) from None
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as looking:
             _must_be_ours(path, looking)
@@ -136,13 +140,14 @@ def explained(path: Path, error: Exception) -> str:
     """One line: what is wrong with the file at `path`, and what to do."""
     shown, said = shlex.quote(str(path)), str(error)
     if isinstance(error, PermissionError) or "readonly" in said or "unable to open" in said:
-        if path.exists() and not _writable(path):
-            return _read_only(path)
-        parent = shlex.quote(str(path.parent))
-        return (
-            f"{path.parent} cannot be written, and SQLite keeps its log beside {path.name}:"
-            f" allow it with: chmod u+wx {parent}"
-        )
+        if forbidden := _forbidden(path) if path.exists() else None:
+            return forbidden
+        if not _allowed(path.parent, os.W_OK | os.X_OK):
+            parent = shlex.quote(str(path.parent))
+            return (
+                f"{path.parent} cannot be written, and SQLite keeps its log beside {path.name}:"
+                f" allow it with: chmod u+wx {parent}"
+            )
     if "not a database" in said or "malformed" in said:
         return (
             f"{path} is damaged or no ledger ({said}); nothing was changed in it."
@@ -166,16 +171,21 @@ def _must_be_possible(path: Path) -> None:
         )
     if path.exists() and not path.is_file():
         raise ComptrollerError(f"{path} is no regular file: name another one")
-    if path.exists() and not _writable(path):  # SQLite would open it to be read
-        raise ComptrollerError(_read_only(path))
+    if path.exists() and (said := _forbidden(path)):  # SQLite would open it to be read
+        raise ComptrollerError(said)
 
 
-def _writable(path: Path) -> bool:
-    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+def _forbidden(path: Path) -> str | None:
+    """What the mode of a file keeps us from, and what to do; None if nothing."""
+    for mode, done, letter in ((os.R_OK, "read", "r"), (os.W_OK, "written", "w")):
+        if not _allowed(path, mode):
+            allow = f"chmod u+{letter} {shlex.quote(str(path))}"
+            return f"{path} cannot be {done}: allow it with: {allow}"
+    return None
 
 
-def _read_only(path: Path) -> str:
-    return f"{path} cannot be written: allow it with: chmod u+w {shlex.quote(str(path))}"
+def _allowed(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _must_be_ours(path: Path, connection: sqlite3.Connection) -> None:
