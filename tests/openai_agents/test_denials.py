@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from functools import partial
 
+import anyio
 import pytest
 from agents import (
     GuardrailFunctionOutput,
@@ -341,7 +342,9 @@ async def test_a_refusal_is_never_retried(budgets, fault, kind, way):
         return records[0]
 
     async with open_books(agent, budgets, around=around) as books:
+        began = anyio.current_time()
         await refused(books, way, agent, kind)
+        assert anyio.current_time() == began  # a retry would have paused first
     assert trace.attempts == []
     assert len(records[0].asked("reserve")) == 1
     assert len(books.lines) == 1
