@@ -87,7 +87,7 @@ class TestAddresses:
             open_ledger(url)
 
     async def test_the_home_of_nobody_is_no_place(self):
-        with pytest.raises(ValueError, match="~nobody-at-all/ledger.db"):
+        with pytest.raises(ValueError, match=r"~nobody-at-all/ledger\.db"):
             open_ledger("~nobody-at-all/ledger.db")
 
     async def test_a_host_without_a_scheme_is_not_taken_for_a_file(self):
