@@ -11,7 +11,7 @@ from runcycles import Caps
 from comptroller import BudgetExceeded, LedgerUnreachable, Limits, risk_points, tokens
 from comptroller.testing import RecordingLedger, virtual_backend
 from openai_agents.books import PLENTY, open_books
-from openai_agents.scenarios import SCENARIOS
+from openai_agents.scenarios import agents, approvals, guardrails, tools
 from openai_agents.stage import Way, compare, governed, ungoverned
 from openai_agents.voices import Trace, call
 
@@ -222,9 +222,10 @@ async def test_a_lost_ledger_ends_the_run_and_charges_no_tool(way):
 TELLING = [Way(), Way(streamed=True, nested=True, hooked=True)]
 PERFORMANCES = [
     pytest.param(scenario, way, id=f"{scenario.name}-{way}")
-    for scenario in SCENARIOS
+    for module in (agents, tools, guardrails, approvals)
+    for scenario in module.SCENARIOS
     for way in TELLING
-    if scenario.nested >= way.nested and not scenario.name.startswith("default_settings")
+    if scenario.nested >= way.nested
 ]
 
 
