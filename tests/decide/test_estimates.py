@@ -62,6 +62,20 @@ def test_a_limit_of_zero_is_a_limit():
     assert WorstCase().estimate(request(max_tokens=0), PRICES) == microcents(1_000 * 100)
 
 
+def test_a_limit_below_zero_is_none():
+    """What some servers take for "no limit" ends no run."""
+    assert WorstCase(7).estimate(request(max_tokens=-1), PRICES) == WorstCase(7).estimate(
+        request(), PRICES
+    )
+
+
+def test_tokens_beyond_what_a_ledger_can_carry_are_the_most_it_can():
+    in_tokens = WorstCase(unit=Unit.TOKENS)
+    assert in_tokens.estimate(request(max_tokens=2**63 - 1), PRICES) == tokens(2**63 - 1)
+    used = TokenCount(input=2**63 - 1, output=1)
+    assert actual(Unit.TOKENS, "m", used, PRICES, tokens(1)).amount == tokens(2**63 - 1)
+
+
 def test_the_worst_case_of_an_unknown_price_is_unknown():
     assert WorstCase().estimate(request("nobody:knows"), PRICES) is None
 

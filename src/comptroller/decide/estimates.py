@@ -14,10 +14,9 @@ import attrs
 from attrs import field, validators
 from runcycles import Amount, Unit
 
-from comptroller.money import amount, tokens, usd
+from comptroller.decide.pricing import Prices, TokenCount
+from comptroller.money import MOST, amount, tokens, usd
 from comptroller.policy import LlmEstimate
-
-from .pricing import Prices, TokenCount
 
 DEFAULT_ESTIMATE: Final = usd("0.005")
 """What an LLM call reserves where nothing was said and the price of its model is not known."""
@@ -34,7 +33,8 @@ class LlmRequest:
         model: `provider:model`, as in action names.
         agent: the agent's name.
         input_characters: length of everything that is sent: instructions, items, tool schemas.
-        max_tokens: the most output tokens the call allows; None: it sets no limit.
+        max_tokens: the most output tokens the call allows; None: it sets no limit. Below 0 it
+            sets none either: some servers take -1 for that.
     """
 
     model: str
@@ -89,9 +89,12 @@ class WorstCase:
 
     def estimate(self, request: LlmRequest, prices: Prices, /) -> Amount | None:
         """Tokens, or their price; None where the price is not known."""
-        output = self.max_tokens if request.max_tokens is None else request.max_tokens
+        limit = request.max_tokens
+        output = self.max_tokens if limit is None or limit < 0 else limit
         most = TokenCount(input=request.input_tokens, output=output)
-        return tokens(most.total) if self.unit is Unit.TOKENS else prices.price(request.model, most)
+        if self.unit is Unit.TOKENS:
+            return tokens(min(most.total, MOST))
+        return prices.price(request.model, most)
 
 
 @attrs.define(eq=False)
@@ -202,7 +205,7 @@ def actual(
     """
     known = None
     if used is not None and unit is Unit.TOKENS:
-        known = tokens(used.total)
+        known = tokens(min(used.total, MOST))
     elif used is not None and unit is Unit.USD_MICROCENTS:
         known = prices.price(model, used)
     if known is None or known.unit is not unit:

@@ -24,6 +24,7 @@ from comptroller.money import MICROCENTS_PER_USD, MOST, amount
 
 _EXACT = Context(prec=80, rounding=ROUND_CEILING)  # not the thread's, which a program may have set
 _MICROCENTS_PER_TOKEN = Decimal(MICROCENTS_PER_USD) / 10**6  # of a price per million tokens
+_DEAREST = 10**12  # keeps `Price("1e999999", ...)` from building a huge integer
 _LAST_DAY = datetime(9999, 1, 1, tzinfo=UTC)
 _REMEMBERED = 1024  # model names per book; a name costs a search of the data when it is forgotten
 _DATE = re.compile(r"[-@]20\d\d-?\d\d-?\d\d$")
@@ -72,8 +73,9 @@ def _dollars(given: str | int | Decimal) -> Decimal:
         exact = Decimal(given)
     except InvalidOperation:
         raise ValueError(f'Price({given!r}): not a price: write it like "2.50"') from None
-    if not exact.is_finite() or exact < 0:
-        raise ValueError(f'Price({given!r}): a price is at least 0: write it like "2.50"')
+    if not exact.is_finite() or exact < 0 or exact > _DEAREST:
+        most = f"at least 0 and at most {_DEAREST:,}"
+        raise ValueError(f'Price({given!r}): a price is {most}: write it like "2.50"')
     return exact
 
 
@@ -99,7 +101,7 @@ class Price:
 
     Raises:
         TypeError: a float (or a bool) was given: it cannot hold money exactly.
-        ValueError: not a number, or negative.
+        ValueError: not a number, negative, or beyond all reason.
     """
 
     input: Decimal = field(converter=_dollars)
