@@ -109,7 +109,7 @@ def record(
             charged=charged.charged,
             request=request.model_dump_json(exclude_none=True),
         )
-        _save(book, charged.accounts)
+        book.save(charged.accounts)
         store.add_event(event)
         answer = key.remember(
             Remembered(
@@ -203,7 +203,7 @@ def _reserved(
         key=request.idempotency_key,
         request=request.model_dump_json(include=SAID, exclude_none=True),
     )
-    _save(book, grant.accounts)
+    book.save(grant.accounts)
     book.store.add(reservation)
     return key.remember(
         Remembered(
@@ -215,8 +215,3 @@ def _reserved(
             accounts=grant.accounts,
         )
     )
-
-
-def _save(book: Book, accounts: Accounts) -> None:
-    for account in accounts:
-        book.store.save(account)

@@ -65,11 +65,6 @@ class Event:
     charged: int
     request: str
 
-    @property
-    def event_id(self) -> str:
-        """The id that callers know."""
-        return f"evt_{self.row:x}_{self.token}"
-
 
 @attrs.frozen
 class Remembered:
@@ -160,3 +155,8 @@ class Book:
 
     store: Store
     name: str
+
+    def save(self, accounts: Accounts) -> None:
+        """Keep these accounts in place of those of their scopes and unit."""
+        for account in accounts:
+            self.store.save(account)

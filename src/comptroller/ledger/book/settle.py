@@ -57,7 +57,7 @@ def commit(
     if answer is None:
         _must_be_open(reservation, reservation.ends_ms, now_ms)
         charge = _charged(book, reservation, request, now_ms)
-        _save(book, charge.accounts)
+        book.save(charge.accounts)
         book.store.replace(
             attrs.evolve(
                 reservation,
@@ -93,7 +93,7 @@ def release(
         _must_be_open(reservation, reservation.ends_ms, now_ms)
         accounts = admission.release(_held(book, reservation, now_ms), reservation.estimate)
         said = json.dumps({"reason": request.reason}) if request.reason else None
-        _save(book, accounts)
+        book.save(accounts)
         book.store.replace(
             attrs.evolve(
                 reservation,
@@ -140,7 +140,7 @@ def extend(
 def sweep(book: Book, now_ms: int) -> None:
     """Give back what reservations hold that can no longer be settled: their leases are over."""
     for reservation in list(book.store.overdue(now_ms)):
-        _save(book, admission.release(_held(book, reservation, now_ms), reservation.estimate))
+        book.save(admission.release(_held(book, reservation, now_ms), reservation.estimate))
         book.store.replace(attrs.evolve(reservation, status=ReservationStatus.EXPIRED))
 
 
@@ -238,8 +238,3 @@ def _key(
 def _said(request: CommitRequest) -> str | None:
     said = request.model_dump_json(include={"metrics", "metadata"}, exclude_none=True)
     return None if said == "{}" else said
-
-
-def _save(book: Book, accounts: Accounts) -> None:
-    for account in accounts:
-        book.store.save(account)
