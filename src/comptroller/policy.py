@@ -12,7 +12,7 @@ import attrs
 from attrs import field
 from runcycles import Amount, CommitOveragePolicy, Unit
 
-from .money import amount
+from comptroller.money import amount
 
 ActualFunction = Callable[[Any, Any], Amount]
 """`(arguments, result) -> Amount`: what a tool call really cost."""

@@ -19,7 +19,7 @@ from typing import Final
 
 import attrs
 
-from .beats import (
+from comptroller.decide.beats import (
     SHORTEST_BEAT_MS,
     Answer,
     Beat,
@@ -33,7 +33,7 @@ from .beats import (
     failure_of,
     why,
 )
-from .measured_grants import MeasuredGrants
+from comptroller.decide.measured_grants import MeasuredGrants
 
 __all__ = [
     "Answer",

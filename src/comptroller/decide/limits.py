@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import attrs
 from runcycles import Amount, Caps, Unit
 
-from ..money import formatted, show
-from ..policy import Limits
+from comptroller.money import formatted, show
+from comptroller.policy import Limits
 
 
 @attrs.define

@@ -13,7 +13,16 @@ from typing import Final
 
 import attrs
 
-from .beats import SHORTEST_BEAT_MS, Beat, Step, Stop, Throttled, Transient, elapsed_ms, why
+from comptroller.decide.beats import (
+    SHORTEST_BEAT_MS,
+    Beat,
+    Step,
+    Stop,
+    Throttled,
+    Transient,
+    elapsed_ms,
+    why,
+)
 
 _LONGEST_HELD_MS: Final = 30_000
 

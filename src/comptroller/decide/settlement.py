@@ -13,8 +13,8 @@ from typing import Literal
 import attrs
 from runcycles import Amount, Unit
 
-from .estimates import actual
-from .pricing import Prices, TokenCount
+from comptroller.decide.estimates import actual
+from comptroller.decide.pricing import Prices, TokenCount
 
 # -- how a call ended
 
