@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing, contextmanager
 
 import anyio
@@ -414,6 +415,31 @@ async def main():
 
 anyio.run(main)
 """
+
+
+ORPHANED = """
+import os, signal, sys
+from pathlib import Path
+from comptroller.ledger.sqlite.turns import Turns
+
+turns = Turns(Path(sys.argv[1]))
+assert turns.take_now()
+if os.fork():
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.stdin.read()
+"""
+
+
+def test_a_turn_ends_with_its_process_whatever_forks_it_leaves(tmp_path):
+    path = tmp_path / "ledger.db"
+    command = [sys.executable, "-W", "ignore", "-c", ORPHANED, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as killed:  # its fork reads on
+        assert killed.wait(60) < 0
+        turns = Turns(path)
+        try:
+            assert turns.take(time.monotonic() + 5)
+        finally:
+            turns.close()
 
 
 def test_a_forked_child_is_told_to_open_the_ledger_again(tmp_path):

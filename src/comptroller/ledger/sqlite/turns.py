@@ -3,7 +3,8 @@
 SQLite's own lock is taken by whoever asks at the right moment, which starves the others. So a turn
 is taken before a transaction, by advisory locks (flock) on two files beside the ledger: whoever
 waits for the turn holds the place of the next one, and the one whose turn just ended cannot pass.
-The kernel drops the locks of a process that dies.
+The kernel drops the locks of a process that dies, once no fork of it has the files open: so a fork
+closes them at once.
 """
 
 import fcntl
@@ -11,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from weakref import WeakSet
 
 _PAUSE = 0.0005  # seconds between two tries: about the time a short transaction takes
 
@@ -29,6 +31,7 @@ class Turns:
         except OSError:
             os.close(self._next)
             raise
+        _open.add(self)
 
     def take_now(self) -> bool:
         """Take the turn if nobody has it or waits for it."""
@@ -53,9 +56,22 @@ class Turns:
         fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """End of use."""
-        os.close(self._next)
-        os.close(self._turn)
+        """End of use; a fork's copy has ended when it began."""
+        if self in _open:
+            _open.discard(self)
+            os.close(self._next)
+            os.close(self._turn)
+
+
+_open: WeakSet[Turns] = WeakSet()
+
+
+def _in_a_fork() -> None:
+    for turns in list(_open):
+        turns.close()
+
+
+os.register_at_fork(after_in_child=_in_a_fork)
 
 
 def waited(succeeds: Callable[[], bool], deadline: float) -> bool:
