@@ -290,6 +290,39 @@ async def test_a_price_book_that_fails_costs_the_estimate(caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
+async def test_a_strategy_that_cannot_learn_changes_no_price(caplog):
+    class Slow:
+        def estimate(self, request, prices, /):
+            return tokens(100)
+
+        def learn(self, agent, model, actual):
+            raise ZeroDivisionError
+
+    async with funded() as ledger, bench(ledger, llm_estimate=Slow()) as it:
+        line = await it.whole()
+    assert (line.outcome, line.charged) == (Outcome.COMMITTED, tokens(30))
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_strategy_learns_what_was_really_used_and_no_estimates():
+    lessons = []
+
+    class Keen:
+        def estimate(self, request, prices, /):
+            return tokens(100)
+
+        def learn(self, *lesson):
+            lessons.append(lesson)
+
+    async with funded() as ledger, bench(ledger, llm_estimate=Keen()) as it:
+        await it.whole()
+        await it.whole(end=Finished())
+        await it.whole(end=Abandoned("cut"))
+        await it.whole(end=NeverBegan("not needed"))
+        await it.whole(tool(), Finished(cost=risk_points(1)))
+    assert lessons == [("triage", "openai:gpt", tokens(30))]
+
+
 # -- told early
 
 

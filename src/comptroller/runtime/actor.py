@@ -12,7 +12,6 @@ It moves only along `decide.lifecycle.TRANSITIONS`.
 """
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -30,11 +29,8 @@ from comptroller.decide.settlement import (
     NeverBegan,
     Next,
     Release,
-    Spent,
-    settlement,
 )
 from comptroller.errors import (
-    CallDenied,
     ComptrollerError,
     LedgerMisbehaved,
     LedgerUnreachable,
@@ -42,6 +38,8 @@ from comptroller.errors import (
 )
 
 from .call import Answer, Call, Grant, Terms
+from .deciding import decided
+from .denials import outcome_of_refusal
 from .home import Change, HomeClosed
 from .owner import LATE, Owner
 from .receipts import CallReceipt
@@ -54,8 +52,6 @@ CALLER_FIRST = 0.003
 """Seconds that a settlement gives way to its caller. Sending it takes half a millisecond of CPU: at
 once, the caller's next reserve would wait for that; a moment later, it is sent while that waits.
 """
-
-_SUCCESSES = range(200, 300)
 
 
 class Actor(Owner):
@@ -78,7 +74,7 @@ class Actor(Owner):
         answer: Callable[[Answer], None],
         report: Callable[[CallReceipt], None],
     ) -> None:
-        super().__init__(call, terms, first_line(call), report)
+        super().__init__(call, terms, report)
         self._answer: Callable[[Answer], None] | None = answer
         self.streamed: int | None = None
         self._state = State.RESERVING
@@ -189,7 +185,7 @@ class Actor(Owner):
         At once, so that the run's limits and its receipt know of it before the next call asks.
         """
         self._move(Event.TOLD)
-        decision = self._decision = self._decide(end)
+        decision = self._decision = decided(self.call, self._terms, end, self.streamed)
         charge = decision if isinstance(decision, Commit) else None
         self._write(
             lasted=self._terms.home.now() - self._began,
@@ -200,32 +196,6 @@ class Actor(Owner):
         )
         if self._grant.waived is None:  # from now on a denial elsewhere may be due to it
             self._terms.settling.begin(self, self._reserving.scopes)
-
-    def _decide(self, end: End) -> Commit | Release:
-        request, terms, estimate = self.call.draft.request, self._terms, self.call.estimate
-        spent = Spent(
-            model=request.model if request else None,
-            input_tokens=request.input_tokens if request else 0,
-            streamed=self.streamed,
-        )
-        try:
-            decision = settlement(end, estimate, spent, terms.prices, terms.policy.on_abandoned)
-            self._teach(decision)
-        except Exception:  # the user's price book or strategy: the call ran and must be charged
-            log.exception("call %s: its price is not to be had, its estimate is charged",
-                          self.call.key)  # fmt: skip
-            abandoned = end.reason if isinstance(end, Abandoned) else None
-            return Commit(estimate, "estimate", abandoned)
-        return decision
-
-    def _teach(self, decision: Commit | Release) -> None:
-        """A strategy that learns is told what was really used; an estimate would confirm itself."""
-        learn = getattr(self._terms.policy.llm_estimate, "learn", None)
-        request = self.call.draft.request
-        if learn is None or request is None or not isinstance(decision, Commit):
-            return
-        if decision.source == "usage":
-            learn(request.agent, request.model, decision.actual)
 
     async def _settle(self) -> None:
         if self._terms.ledger.remote:
@@ -284,7 +254,7 @@ class Actor(Owner):
 
     def _refused(self, refusal: ComptrollerError) -> None:
         self._write(
-            outcome=_outcome_of(refusal),
+            outcome=outcome_of_refusal(refusal),
             reason=str(refusal),
             waited=self._terms.home.now() - self._asked if self._asked else 0.0,
         )
@@ -320,28 +290,3 @@ class Actor(Owner):
         reply, self._answer = self._answer, None
         if reply is not None:
             reply(answer)
-
-
-def first_line(call: Call) -> CallReceipt:
-    """The line of a call that has just begun to ask."""
-    draft = call.draft
-    return CallReceipt(
-        id=call.id,
-        episode=draft.episode,
-        kind=call.action.kind,
-        agent=draft.agent,
-        name=draft.name,
-        attempt=draft.attempt,
-        reserved=call.estimate,
-        estimate_source=call.estimate_source,
-        started=time.time(),
-    )
-
-
-def _outcome_of(refusal: ComptrollerError) -> Outcome:
-    """A reserve whose answer is lost or unreadable may still have locked its estimate."""
-    if isinstance(refusal, CallDenied):
-        return Outcome.DENIED
-    answered = isinstance(refusal, LedgerMisbehaved) and refusal.status not in _SUCCESSES
-    unsure = isinstance(refusal, LedgerUnreachable | LedgerMisbehaved) and not answered
-    return Outcome.LAPSING if unsure else Outcome.FAILED

@@ -2,11 +2,14 @@
 
 from runcycles import Unit
 
+from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.limits import Breach
 from comptroller.errors import (
     BudgetExceeded,
     CallDenied,
     ComptrollerError,
+    LedgerMisbehaved,
+    LedgerUnreachable,
     LimitReached,
     ToolDenied,
 )
@@ -14,6 +17,8 @@ from comptroller.money import formatted, show
 
 from .call import Call
 from .receipts import Receipt
+
+_SUCCESSES = range(200, 300)
 
 
 def wanted(call: Call) -> str:
@@ -71,3 +76,12 @@ def _what_is_left(denial: BudgetExceeded, unit: Unit) -> str:
     allocated = (denial.details or {}).get("allocated")
     of = f" of {formatted(unit, allocated)}" if isinstance(allocated, int) else ""
     return f", {formatted(unit, denial.remaining)} left{of} ({denial.scope})"
+
+
+def outcome_of_refusal(refusal: ComptrollerError) -> Outcome:
+    """A reserve whose answer is lost or unreadable may still have locked its estimate."""
+    if isinstance(refusal, CallDenied):
+        return Outcome.DENIED
+    answered = isinstance(refusal, LedgerMisbehaved) and refusal.status not in _SUCCESSES
+    unsure = isinstance(refusal, LedgerUnreachable | LedgerMisbehaved) and not answered
+    return Outcome.LAPSING if unsure else Outcome.FAILED

@@ -7,7 +7,6 @@ import attrs
 from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.settlement import Commit, End
 
-from .actor import first_line
 from .call import Call, Terms
 from .owner import LATE, Owner
 from .receipts import CallReceipt
@@ -18,10 +17,10 @@ class Recorder(Owner):
     """The owner of one event: an actor without a reservation, so there is nothing to hold."""
 
     def __init__(self, call: Call, terms: Terms, report: Callable[[CallReceipt], None]) -> None:
-        line = attrs.evolve(
-            first_line(call), actual=call.estimate, actual_source=call.estimate_source
+        super().__init__(call, terms, report)
+        self.line = attrs.evolve(
+            self.line, actual=call.estimate, actual_source=call.estimate_source
         )
-        super().__init__(call, terms, line, report)
         self._recorded = False
 
     def tell(self, end: End) -> None:

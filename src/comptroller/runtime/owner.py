@@ -1,5 +1,6 @@
 """What an actor and the recorder of an event share: a call, its line, and a shielded life."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,10 +22,8 @@ class Owner(ABC):
     Nobody cancels an owner: it is told, and at the bound it is aborted.
     """
 
-    def __init__(
-        self, call: Call, terms: Terms, line: CallReceipt, report: Callable[[CallReceipt], None]
-    ) -> None:
-        self.call, self.line = call, line
+    def __init__(self, call: Call, terms: Terms, report: Callable[[CallReceipt], None]) -> None:
+        self.call, self.line = call, first_line(call)
         self._terms, self._report = terms, report
         self._scope: anyio.CancelScope | None = None
 
@@ -61,3 +60,19 @@ class Owner(ABC):
     def _write(self, **changes: Any) -> None:
         self.line = attrs.evolve(self.line, **changes)
         self._report(self.line)
+
+
+def first_line(call: Call) -> CallReceipt:
+    """The line of a call that has just begun to ask."""
+    draft = call.draft
+    return CallReceipt(
+        id=call.id,
+        episode=draft.episode,
+        kind=call.action.kind,
+        agent=draft.agent,
+        name=draft.name,
+        attempt=draft.attempt,
+        reserved=call.estimate,
+        estimate_source=call.estimate_source,
+        started=time.time(),
+    )

@@ -1,0 +1,39 @@
+"""What a call's end costs, as far as it can be told, and who learns of it."""
+
+import logging
+
+from comptroller.decide.settlement import Abandoned, Commit, End, Release, Spent, settlement
+
+from .call import Call, Terms
+
+log = logging.getLogger("comptroller")
+
+
+def decided(call: Call, terms: Terms, end: End, streamed: int | None) -> Commit | Release:
+    """What the ledger is told. `streamed`: output tokens seen so far."""
+    request = call.draft.request
+    spent = Spent(
+        model=request.model if request else None,
+        input_tokens=request.input_tokens if request else 0,
+        streamed=streamed,
+    )
+    try:
+        decision = settlement(end, call.estimate, spent, terms.prices, terms.policy.on_abandoned)
+    except Exception:  # the user's price book: the call ran and must be charged
+        log.exception("call %s: its price is not to be had, its estimate is charged", call.key)
+        return Commit(call.estimate, "estimate", end.reason if isinstance(end, Abandoned) else None)
+    try:
+        _teach(call, terms, decision)
+    except Exception:  # the user's strategy, which loses a lesson and changes no price
+        log.exception("call %s: its strategy could not learn from it", call.key)
+    return decision
+
+
+def _teach(call: Call, terms: Terms, decision: Commit | Release) -> None:
+    """A strategy that learns is told what was really used; an estimate would confirm itself."""
+    learn = getattr(terms.policy.llm_estimate, "learn", None)
+    request = call.draft.request
+    if learn is None or request is None or not isinstance(decision, Commit):
+        return
+    if decision.source == "usage":
+        learn(request.agent, request.model, decision.actual)
