@@ -34,7 +34,9 @@ async def drive(run, streamed, **options):
 
 
 @both_ways
-@pytest.mark.parametrize(("own", "sent"), [(None, 100), (50, 50), (100, 100), (500, 100)])
+@pytest.mark.parametrize(
+    ("own", "sent"), [(None, 100), (50, 50), (100, 100), (500, 100), (-1, 100)]
+)
 async def test_output_tokens_are_capped_by_the_smaller_number(own, sent, streamed):
     """The user's own limit or the ledger's; the agent is not changed."""
     trace = Trace()

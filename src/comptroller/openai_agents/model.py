@@ -228,8 +228,10 @@ def _capped(settings: ModelSettings, caps: Caps | None) -> ModelSettings:
             f"{', '.join(beside)} in extra_args or extra_body would bypass the ledger's cap of"
             f" {caps.max_tokens} output tokens: set ModelSettings.max_tokens instead"
         )
-    most = caps.max_tokens if settings.max_tokens is None else settings.max_tokens
-    return dataclasses.replace(settings, max_tokens=min(most, caps.max_tokens))
+    wanted = settings.max_tokens
+    if wanted is None or wanted < 0:  # some local servers read a negative one as "no limit"
+        wanted = caps.max_tokens
+    return dataclasses.replace(settings, max_tokens=min(wanted, caps.max_tokens))
 
 
 def end_of(error: BaseException, why: BaseException | None) -> NeverBegan | Abandoned:

@@ -94,7 +94,7 @@ class DelegatingRunner:
         except Exception as error:
             why = described(error)
             if run.ended is not None and error is not run.ended:
-                raise run.ended from error
+                raise run.ended from (None if timer.expired() else error)
             raise
         finally:
             EPISODE.reset(token)
