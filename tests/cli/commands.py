@@ -56,7 +56,7 @@ def start(*words, **settings):
 def ended(child):
     """(exit code, stdout, stderr) of a child that ends by itself."""
     try:
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate(timeout=110)
     finally:
         child.kill()
     return child.returncode, out, err

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import anyio
@@ -39,13 +40,19 @@ class Performed:
         return await audit(self.ledger, receipts, self.tally, leave_out)
 
 
-def after_the_runs(check):
-    """The test `check(performed)`, in a loop of its own, where every task counts."""
+def after_the_runs(check, *, reads=None):
+    """The test `check(performed)`, in a loop of its own, where every task counts.
+
+    `reads`: the pieces of the story after which its reader leaves, in place of what is written.
+    """
 
     async def perform():
         stage = cast.Stage(scripted.Tally())
+        parts = cast.parts(stage)
+        if reads is not None:
+            parts = [attrs.evolve(one, closes_after=one.closes_after and reads) for one in parts]
         async with open_ledger("memory:") as ledger:
-            played = await play._performed(cast.parts(stage), ledger, stage)
+            played = await play._performed(parts, ledger, stage)
             await check(Performed(ledger, played, stage.tally))
 
     @pytest.mark.usefixtures("at_once")
@@ -153,6 +160,15 @@ async def test_the_tally_agrees_with_the_ledger_call_by_call(performed):
         if line.reservation_id is not None
     )
     assert by_tenant == reserved
+
+
+@partial(after_the_runs, reads=10_000)
+async def test_a_story_that_is_read_to_its_end_agrees_too(performed):
+    """Nobody leaves in the middle: its model reports its usage, which is charged."""
+    [story] = [one for one in performed.played if one.receipt.run_id == "hooli"]
+    assert (story.status, story.said) == ("completed", "was read to its end")
+    assert story.receipt.calls[0].actual_source == "usage"
+    assert (await performed.audit()).holds
 
 
 @after_the_runs

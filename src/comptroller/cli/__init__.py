@@ -111,9 +111,9 @@ def run(
         str | None,
         typer.Option(metavar="AMOUNT", help="The tenant's budget, where it has none yet."),
     ] = None,
-    workspace: Annotated[str | None, typer.Option(help="Further fields of who spends.")] = None,
-    app: Annotated[str | None, typer.Option()] = None,
-    workflow: Annotated[str | None, typer.Option()] = None,
+    workspace: Annotated[str | None, typer.Option(help="Whose budget counts, too.")] = None,
+    app: Annotated[str | None, typer.Option(help="As --workspace.")] = None,
+    workflow: Annotated[str | None, typer.Option(help="As --workspace.")] = None,
     llm_estimate: Annotated[
         str | None,
         typer.Option(metavar="AMOUNT", help="What an LLM call reserves (else its worst case)."),
