@@ -133,10 +133,14 @@ async def test_the_time_limit_of_a_run_that_has_ended_leaves_no_timer():
         for wait in (0, 1):
             async with bench(ledger, limits=Limits(seconds=10**6)) as it:
                 await anyio.sleep(wait)
-        run = around.hub.new_run("x", it.run._subject, it.run.terms.policy, Limits(seconds=10**6))
-        run.begin()
-        await run.close("at once")
-        await anyio.sleep(1)
+        subject, terms = it.run._subject, it.run.terms.policy
+        for episodes in (0, 1):  # that are waited for
+            run = around.hub.new_run("x", subject, terms, Limits(seconds=10**6))
+            run.begin()
+            for _ in range(episodes):
+                run.enter(FakeEpisode(run, takes=0.5))
+            await run.close("at once")
+            await anyio.sleep(1)
 
 
 # -- caps

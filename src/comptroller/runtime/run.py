@@ -241,7 +241,7 @@ class Run:
                 episode.stop()
 
     async def _expire(self, seconds: float) -> None:
-        if self._closed:
+        if self.ended is not None:  # before this task could begin
             return
         with anyio.CancelScope() as self._deadline:
             await anyio.sleep(seconds)
