@@ -109,6 +109,14 @@ async def test_spend_in_flight_counts_and_gives_way_to_what_it_cost():
             ledger.resume()
 
 
+async def test_what_an_event_cost_counts_as_spend():
+    """A tool that the provider ran is not asked for, but what follows it is."""
+    async with funded() as ledger, bench(ledger, limits=Limits(spend=tokens(250))) as it:
+        it.run.note("tool.hosted", hosted(), tokens(100))
+        await it.granted()
+        assert isinstance(await it.refused(), LimitReached)
+
+
 async def test_limits_of_one_unit_leave_the_other_alone():
     async with funded() as ledger, bench(ledger, limits=Limits(spend=tokens(100))) as it:
         await it.granted()

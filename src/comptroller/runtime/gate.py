@@ -40,6 +40,10 @@ class Gate:
         if self._steps_left is not None:
             self._steps_left -= 1
 
+    def happened(self, event: Call) -> None:
+        """Something that nobody was asked about: what it cost is spent."""
+        self._tally.spend[Unit(event.estimate.unit)] += event.estimate.amount
+
     def granted(self, call: Call, grant: Grant) -> None:
         """The caps of the latest LLM grant bind what follows it."""
         if call.draft.kind != "llm" or grant.reservation_id is None:

@@ -192,6 +192,7 @@ class Run:
         if self._closed:
             log.warning("run %s: %s came after its end", self.id, recorder.line.kind)
         else:
+            self._gate.happened(recorder.call)
             self._start(recorder)
 
     def _start(self, owner: Owner) -> None:
