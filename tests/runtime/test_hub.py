@@ -1,5 +1,7 @@
 """What the runs of a supervisor share: ids, figures, and the end."""
 
+from functools import partial
+
 import anyio
 import attrs
 import pytest
@@ -173,6 +175,21 @@ async def test_runs_with_the_same_prices_share_a_book():
         for _ in range(2 * hub_module.REMEMBERED):
             hub._book(dict(mine))
         assert len(hub._books) <= hub_module.REMEMBERED
+
+
+async def test_loops_that_share_a_ledger_do_not_share_their_waits(anyio_backend_name):
+    """A ledger in memory may be used by several threads, an event by its own loop only."""
+    seen = []
+
+    async def elsewhere():
+        async with bench(ledger) as it:
+            seen.append(it.run.terms.settling.under_way())
+
+    async with funded() as ledger, bench(ledger) as here, bench(ledger) as beside:
+        here.run.terms.settling.begin("somebody", frozenset({"tenant:acme"}))
+        await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=anyio_backend_name))
+        seen.append(beside.run.terms.settling.under_way())
+    assert seen == [{}, {"somebody": {"tenant:acme"}}]
 
 
 async def test_two_runs_do_not_share_their_ends():

@@ -72,6 +72,7 @@ class Hub:
 
     def __init__(self, home: Home, ledger: Ledger) -> None:
         self.home, self.ledger = home, ledger
+        self._settling = settling(ledger)
         self._handles: dict[str, Handle] = {}
         self._live: dict[str, Run] = {}
         self._carried: dict[str, Handle] = {}
@@ -117,7 +118,7 @@ class Hub:
             ledger=self.ledger,
             policy=policy,
             prices=self._book(policy.prices),
-            settling=settling(self.ledger),
+            settling=self._settling,
         )
         return Run(run_id, subject, terms, limits)
 

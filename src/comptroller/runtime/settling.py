@@ -1,13 +1,15 @@
 """Settlements on their way: a denial may be due to them only, and is then asked once more.
 
 The commit is off the caller's path, so the next reserve can reach the ledger before the commit
-that frees its budget. One register per ledger object, shared by all runs that use it.
+that frees its budget. One register per event loop and ledger object, shared by all runs that use
+it there: those of another loop can be neither waited for nor woken from here.
 """
 
 from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
 import anyio
+from anyio.lowlevel import RunVar
 
 from comptroller.ledger.interface import Ledger
 
@@ -51,9 +53,13 @@ class Settling:
         return bool(touching)
 
 
-_BY_LEDGER: WeakKeyDictionary[Ledger, Settling] = WeakKeyDictionary()
+_BY_LEDGER: RunVar[WeakKeyDictionary[Ledger, Settling]] = RunVar("comptroller_settling")
 
 
 def settling(ledger: Ledger) -> Settling:
-    """The register of this ledger object."""
-    return _BY_LEDGER.setdefault(ledger, Settling())
+    """The register of this ledger object in the running loop."""
+    registers = _BY_LEDGER.get(None)
+    if registers is None:
+        registers = WeakKeyDictionary()
+        _BY_LEDGER.set(registers)
+    return registers.setdefault(ledger, Settling())
