@@ -93,20 +93,19 @@ def _text(denial: Denial, ledger: str) -> str:
             f"{scope} has a budget in {units}, none in {unit.value}: ask in one of these units,"
             f" or set one with: {remedy('set', scope, unit, ledger)}"
         )
-    asked = f"{formatted(unit, denial.requested)} requested"
     left = (
         f"{formatted(unit, denial.remaining or 0)} left of {formatted(unit, denial.allocated or 0)}"
     )
     if denial.code == "BUDGET_FROZEN":
         return (
-            f"{scope} is frozen: {asked}, {left};"
+            f"{scope} is frozen, {left};"
             f" open it with: {remedy('unfreeze', scope, None, ledger)}"
         )
     if denial.code == "OVERDRAFT_LIMIT_EXCEEDED":
-        return f"{scope} is over its limit: {asked}, {left}; {_fund(denial, ledger)}"
+        return f"{scope} is over its limit, {left}; {_fund(denial, ledger)}"
     if denial.code == "DEBT_OUTSTANDING":
-        return f"{scope} is in debt: {asked}, {left}; {_fund(denial, ledger)}"
-    return f"{scope}: {asked}, {left}"
+        return f"{scope} is in debt, {left}; {_fund(denial, ledger)}"
+    return f"{scope}: {formatted(unit, denial.requested)} requested, {left}"
 
 
 def unknown(whom: str, scope: str, unit: Unit, ledger: str) -> str:
