@@ -13,6 +13,8 @@ import anyio
 import attrs
 from anyio.lowlevel import current_token
 
+from comptroller.errors import ComptrollerError
+
 T = TypeVar("T")
 AsyncFunction = Callable[..., Awaitable[Any]]
 
@@ -37,12 +39,20 @@ def under_trio() -> bool:
 
 @asynccontextmanager
 async def open_host() -> AsyncIterator[Host]:
-    """The host of the running loop. Under trio, opens an asyncio loop if none is open."""
+    """The host of the running loop. Under trio, opens an asyncio loop if none is open.
+
+    Raises:
+        ComptrollerError: under trio, and trio-asyncio is not installed.
+    """
     if not under_trio():
         yield Host(lambda function: function, carries=False)
         return
-    import trio_asyncio
-
+    try:
+        import trio_asyncio
+    except ModuleNotFoundError:
+        raise ComptrollerError(
+            'under trio the SDK needs trio-asyncio: pip install "comptroller[trio]"'
+        ) from None
     if trio_asyncio.current_loop.get() is not None:
         yield Host(trio_asyncio.aio_as_trio, carries=True)
         return
