@@ -17,6 +17,7 @@ from comptroller import (
     RunCancelled,
     governed_run,
     open_ledger,
+    open_supervisor,
 )
 from comptroller.decide.lifecycle import Outcome
 from comptroller.ledger.memory import open_memory
@@ -223,6 +224,25 @@ async def test_the_context_is_given_back():
         assert ACTIVE.get() is None
 
 
+async def test_the_context_is_given_back_in_whatever_order_scopes_are_left():
+    """Streaming generators that a task takes turns with are closed in any order."""
+    async with funded() as ledger, open_supervisor(ledger=ledger) as supervisor:
+
+        async def scoped():
+            async with supervisor.run(None, "acme") as run:
+                yield run
+
+        async with supervisor.run(None, "acme") as outer:
+            generators = [scoped() for _ in range(4)]
+            runs = [await anext(one) for one in generators]
+            for one, governs in ((0, 3), (2, 3), (3, 1)):
+                await generators[one].aclose()
+                assert ACTIVE.get() is runs[governs]._run
+            await generators[1].aclose()
+            assert ACTIVE.get() is outer._run
+        assert ACTIVE.get() is None
+
+
 async def test_a_task_that_still_carries_a_closed_run_is_refused():
     async with funded() as ledger:
         async with governed_run(None, "acme", ledger=ledger, policy=policy()):
@@ -346,6 +366,17 @@ async def test_an_id_in_use_is_refused_and_leaves_nothing():
                     pass
         async with governed_run(None, "acme", ledger=ledger, run_id="one") as again:
             assert again.id == "one"
+
+
+async def test_a_scope_that_is_open_is_not_opened_again_and_goes_on():
+    async with no_task_left(), funded() as ledger:
+        scope = governed_run(agent(CountingModel()), "acme", ledger=ledger, policy=policy())
+        async with scope as run:
+            with pytest.raises(ValueError, match="a run with this id is running"):
+                async with scope:
+                    pass
+            await run("go")
+        assert run.status == "completed"
 
 
 async def test_a_scope_may_be_opened_again():

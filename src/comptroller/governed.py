@@ -12,7 +12,7 @@ from agents import Agent
 from .host import Framed, Host, kept, open_host
 from .ledger.interface import Ledger
 from .ledger.opening import default_settings
-from .openai_agents.active import ACTIVE
+from .openai_agents.active import step_in, step_out
 from .openai_agents.runner import install
 from .policy import Limits, Policy
 from .runtime.home import Home
@@ -83,26 +83,24 @@ class RunScope(AbstractAsyncContextManager[GovernedRun]):
         self.agent, self.terms = agent, terms
         self._run: Run
         self._handle: GovernedRun
-        self._outer: Run | None = None
+        self._hub: Hub
 
     def enter(self, ground: Ground) -> GovernedRun:
         """Open it at the hub's home, and make it the run that governs this context."""
         install()
         terms, hub = self.terms, ground.hub
-        self._hub = hub
-        self._run = hub.new_run(terms.run_id, terms.subject(), terms.policy, terms.limits)
-        self._handle = GovernedRun(self.agent, self._run, ground.host)
+        run = hub.new_run(terms.run_id, terms.subject(), terms.policy, terms.limits)
+        handle = GovernedRun(self.agent, run, ground.host)
         if self.shown:
-            hub.register(self._handle)
-        hub.begin(self._run)
-        self._outer = ACTIVE.get()
-        ACTIVE.set(self._run)
-        return self._handle
+            hub.register(handle)
+        hub.begin(run)
+        step_in(run)
+        self._hub, self._run, self._handle = hub, run, handle
+        return handle
 
     async def leave(self, error: BaseException | None) -> BaseException | None:
         """Close the run; returns a native cancellation that came meanwhile."""
-        if ACTIVE.get() is self._run:  # by value: a token belongs to the task that set it
-            ACTIVE.set(self._outer)
+        step_out(self._run)
         status = status_of(error, self._run)
         why = "its scope was left" if error is None else f"its scope raised {type(error).__name__}"
         interrupted = await self._run.close(why)
@@ -156,13 +154,15 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
         self._ground: Framed[Ground]
 
     async def __aenter__(self) -> GovernedRun:
-        self._ground = kept(open_ground(self._ledger))
-        ground = await self._ground.open()
+        ground = kept(open_ground(self._ledger))
+        opened = await ground.open()
         try:
-            return self.enter(ground)
+            handle = self.enter(opened)
         except BaseException:
-            await self._ground.close()
+            await ground.close()
             raise
+        self._ground = ground
+        return handle
 
     async def __aexit__(
         self,

@@ -13,7 +13,7 @@ from runcycles import Subject
 from .decide.names import checked, checked_dimensions, checked_run_id
 from .errors import CallDenied, RunCancelled
 from .host import Host
-from .openai_agents.active import ACTIVE
+from .openai_agents.active import governing
 from .policy import Limits, Policy
 from .runtime.hub import Status
 from .runtime.receipts import Receipt
@@ -97,13 +97,9 @@ class GovernedRun:
             Exception: what `Runner.run` raises.
         """
         self._run.check()
-        outer = ACTIVE.get()
-        ACTIVE.set(self._run)
-        try:
+        with governing(self._run):
             result: RunResult = await self._host.aio(Runner.run)(self._agent, input, **options)
             return result
-        finally:
-            ACTIVE.set(outer)
 
     def stream(self, input: Any, **options: Any) -> "GovernedStream":  # noqa: A002 - the SDK's name
         """Run the agent as a stream, as `Runner.run_streamed(agent, input, **options)`."""
@@ -137,12 +133,8 @@ class GovernedStream:
         """Start it, in asyncio code."""
         if self._result is None:
             self._run.check()
-            outer = ACTIVE.get()
-            ACTIVE.set(self._run)
-            try:
+            with governing(self._run):
                 self._result = Runner.run_streamed(self._agent, self._given, **self._options)
-            finally:
-                ACTIVE.set(outer)
         return self._result
 
     def __aiter__(self) -> "GovernedStream":

@@ -5,7 +5,8 @@ Callbacks are asyncio code, in whatever loop; the run lives at its home, which m
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 from comptroller.decide.settlement import NeverBegan
@@ -14,6 +15,35 @@ from comptroller.runtime.call import Answer, Draft, Grant
 from comptroller.runtime.run import Run
 
 ACTIVE: ContextVar[Run | None] = ContextVar("comptroller_run", default=None)
+
+
+@contextmanager
+def governing(run: Run) -> Iterator[None]:
+    """`run` governs this context for a while. Set back by value: tokens belong to one task."""
+    before = ACTIVE.get()
+    ACTIVE.set(run)
+    try:
+        yield
+    finally:
+        ACTIVE.set(before)
+
+
+def step_in(run: Run) -> None:
+    """`run` governs this context from now on."""
+    run.outer = ACTIVE.get()
+    ACTIVE.set(run)
+
+
+def step_out(run: Run) -> None:
+    """This context is as if `run` had never been in it, in whatever order its scopes are left."""
+    inner = ACTIVE.get()
+    if inner is run:
+        ACTIVE.set(run.outer)
+    while inner is not None and inner.outer is not run:
+        inner = inner.outer
+    if inner is not None:
+        inner.outer = run.outer
+    run.outer = None
 
 
 async def admit(run: Run, draft: Draft) -> tuple[Actor, Grant]:

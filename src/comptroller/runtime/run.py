@@ -55,11 +55,13 @@ class Run:
     Attributes:
         id: the run's id. Its keys also carry the execution, new each time (law 7).
         ended: why no further call may begin, or None.
+        outer: the run that governed the context in which this one's scope was entered.
     """
 
     def __init__(self, run_id: str, subject: Subject, terms: Terms, limits: Limits) -> None:
         self.id, self.tenant = run_id, subject.tenant or ""
         self.ended: ComptrollerError | None = None
+        self.outer: Run | None = None
         self.terms, self._subject, self._limits = terms, subject, limits
         self._execution = uuid.uuid4().hex[:12]
         self._numbers = itertools.count(1)
