@@ -286,6 +286,8 @@ async def test_a_closed_run_is_refused_by_its_own_name():
         ({"dimensions": {"k": "v" * 257}}, "dimension"),
         ({"policy": "strict"}, "policy"),
         ({"limits": 5}, "limits"),
+        ({"policy": {}}, "policy"),
+        ({"limits": 0}, "limits"),
     ],
 )
 def test_a_wrong_argument_fails_where_it_is_written(wrong, message):

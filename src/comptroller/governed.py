@@ -141,8 +141,8 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
     ) -> None:
         terms = RunRequest(
             tenant=tenant,
-            policy=policy or Policy(),
-            limits=limits or Limits(),
+            policy=Policy() if policy is None else policy,
+            limits=Limits() if limits is None else limits,
             run_id=run_id,
             workspace=workspace,
             app=app,

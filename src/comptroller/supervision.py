@@ -207,8 +207,8 @@ class Supervisor:
         """As `governed_run`, with this supervisor's ledger, policy and concurrency."""
         terms = RunRequest(
             tenant=tenant,
-            policy=policy or self._policy_of(tenant),
-            limits=limits or Limits(),
+            policy=self._policy_of(tenant) if policy is None else policy,
+            limits=Limits() if limits is None else limits,
             run_id=run_id,
             workspace=workspace,
             app=app,
