@@ -66,7 +66,10 @@ class CallDenied(ComptrollerError):
 
 
 class LimitReached(CallDenied):
-    """A ceiling of the run's own `Limits` was reached; the ledger was not asked."""
+    """A ceiling of the run was reached, so the ledger was not asked.
+
+    One of its own `Limits`, or the ledger's cap on its steps: then `reason_code` is `CAPS`.
+    """
 
 
 class ToolDenied(CallDenied):

@@ -29,8 +29,8 @@ class RunRequest:
     """Who spends, and by which rules: the checked arguments of a governed run."""
 
     tenant: str = attrs.field()
-    policy: Policy = attrs.field(factory=Policy, validator=attrs.validators.instance_of(Policy))
-    limits: Limits = attrs.field(factory=Limits, validator=attrs.validators.instance_of(Limits))
+    policy: Policy = attrs.field(validator=attrs.validators.instance_of(Policy))
+    limits: Limits = attrs.field(validator=attrs.validators.instance_of(Limits))
     run_id: str = attrs.field(default=None, converter=_new_id_for_none)
     workspace: str | None = None
     app: str | None = None
