@@ -97,10 +97,7 @@ def _text(denial: Denial, ledger: str) -> str:
         f"{formatted(unit, denial.remaining or 0)} left of {formatted(unit, denial.allocated or 0)}"
     )
     if denial.code == "BUDGET_FROZEN":
-        return (
-            f"{scope} is frozen, {left};"
-            f" open it with: {remedy('unfreeze', scope, None, ledger)}"
-        )
+        return f"{scope} is frozen, {left}; open it with: {remedy('unfreeze', scope, None, ledger)}"
     if denial.code == "OVERDRAFT_LIMIT_EXCEEDED":
         return f"{scope} is over its limit, {left}; {_fund(denial, ledger)}"
     if denial.code == "DEBT_OUTSTANDING":
