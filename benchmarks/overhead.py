@@ -2,10 +2,10 @@
 
     python benchmarks/overhead.py
 
-A run of scripted LLM calls (each asks for a tool that does nothing, so that the next follows at
-once) is timed ungoverned and governed, in turns, and the medians compared. The remote ledger is a
-Cycles server in a process of its own with an artificial delay; a round trip is what a bare request
-through the same client takes. CPU is this process's, settlements included.
+Scripted LLM calls, each a `Runner.run` of its own, one after another: timed ungoverned and
+governed, in turns, and the medians compared. The remote ledger is a Cycles server in a process of
+its own with an artificial delay; a round trip is what a bare request through the same client takes.
+CPU is this process's, settlements included, with many such sequences at once.
 """
 
 import json
@@ -20,39 +20,39 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
-from agents import Agent, Runner, Usage, function_tool, set_tracing_disabled
-from agents.testing import ScriptedModel, assistant_message, function_call
+from agents import Agent, Runner, Usage, set_tracing_disabled
+from agents.testing import ScriptedModel, assistant_message
 from rich.console import Console
 from rich.table import Table
 
 from comptroller import Policy, governed_run, open_ledger, open_supervisor, tokens
 
 CALLS = 10
-"""LLM calls in a run whose caller's time is measured."""
+"""Calls of a sequence whose caller's time is measured."""
 
 CALLS_AT_ONCE = 4
-"""LLM calls in each of the runs whose CPU is measured."""
+"""Calls of each sequence where CPU is measured."""
 
-RUNS = 100
-"""Runs at once, where CPU is measured."""
+SEQUENCES = 100
+"""Sequences at once, where CPU is measured: each in a governed run of its own."""
 
-REPEATS = 9
+REPEATS = 15
 
 POLICY = Policy(llm_estimate=tokens(200))
 BUDGET = 2**50
 
 
-@function_tool
-async def nothing() -> str:
-    """Does nothing."""
-    return "done"
-
-
-def agent(calls: int = CALLS) -> Agent[Any]:
-    steps = [[function_call("nothing", "{}", call_id=f"c{i}")] for i in range(calls - 1)]
+def agent(calls: int) -> Agent[Any]:
     usage = Usage(requests=1, input_tokens=100, output_tokens=10, total_tokens=110)
-    model = ScriptedModel([*steps, [assistant_message("done")]], default_usage=usage)
-    return Agent(name="bench", model=model, tools=[nothing])
+    model = ScriptedModel([[assistant_message("done")]] * calls, default_usage=usage)
+    return Agent(name="bench", model=model)
+
+
+async def sequence(calls: int) -> None:
+    """`calls` LLM calls, governed where the caller's context is."""
+    bench = agent(calls)
+    for _ in range(calls):
+        await Runner.run(bench, "go")
 
 
 @asynccontextmanager
@@ -93,36 +93,40 @@ async def timed(work: Callable[[], Awaitable[Any]]) -> float:
 async def caller_cost(ledger: Any) -> tuple[float, float]:
     """(seconds that governing adds to a call, seconds of a round trip): medians."""
 
-    async def plain() -> None:
-        await Runner.run(agent(), "go", max_turns=CALLS + 1)
-
     async def look() -> None:
         await ledger.balances(tenant="acme")
 
+    async def governed() -> float:
+        async with governed_run(agent(1), "acme", ledger=ledger, policy=POLICY):
+            return await timed(lambda: sequence(CALLS))
+
+    await governed()  # connections, prices, imports
     extra, trips = [], []
-    async with governed_run(agent(), "acme", ledger=ledger, policy=POLICY):
-        pass  # connections, prices, imports
     for _ in range(REPEATS):
-        without = await timed(plain)
-        async with governed_run(agent(), "acme", ledger=ledger, policy=POLICY) as run:
-            with_it = await timed(lambda run=run: run("go", max_turns=CALLS + 1))
-        extra.append((with_it - without) / CALLS)
-        trips += [await timed(look) for _ in range(20)]
+        without = await timed(lambda: sequence(CALLS))
+        extra.append((await governed() - without) / CALLS)
+        trips += [await timed(look) for _ in range(10)]
     return statistics.median(extra), statistics.median(trips)
 
 
 async def cpu_cost(ledger: Any) -> float:
-    """Seconds of CPU that governing adds to a call, with `RUNS` runs at once: the median."""
+    """Seconds of CPU that governing adds to a call, with many sequences at once: the median."""
 
     async def plain() -> None:
         async with anyio.create_task_group() as group:
-            for _ in range(RUNS):
-                group.start_soon(Runner.run, agent(CALLS_AT_ONCE), "go")
+            for _ in range(SEQUENCES):
+                group.start_soon(sequence, CALLS_AT_ONCE)
 
     async def governed() -> None:
-        async with open_supervisor(ledger=ledger, policy=POLICY, max_concurrency=RUNS) as group:
-            for _ in range(RUNS):
-                group.start(agent(CALLS_AT_ONCE), "go", tenant="acme")
+        async with open_supervisor(ledger=ledger, policy=POLICY) as supervisor:
+
+            async def one() -> None:
+                async with supervisor.run(agent(1), "acme"):
+                    await sequence(CALLS_AT_ONCE)
+
+            async with anyio.create_task_group() as group:
+                for _ in range(SEQUENCES):
+                    group.start_soon(one)
 
     async def cpu(work: Callable[[], Awaitable[None]]) -> float:
         began = time.process_time()
@@ -130,15 +134,15 @@ async def cpu_cost(ledger: Any) -> float:
         return time.process_time() - began
 
     await governed()
-    costs = [(-await cpu(plain) + await cpu(governed)) / (RUNS * CALLS_AT_ONCE) for _ in range(3)]
-    return statistics.median(costs)
+    costs = [await cpu(governed) - await cpu(plain) for _ in range(5)]
+    return statistics.median(costs) / (SEQUENCES * CALLS_AT_ONCE)
 
 
 async def main() -> None:
     set_tracing_disabled(True)
-    table = Table(title=f"what governing adds to a call ({CALLS} calls a run)")
+    table = Table(title="what governing adds to a call")
     table.add_column("ledger")
-    for heading in ("round trip", "for its caller", "in round trips", f"CPU, {RUNS} runs"):
+    for heading in ("round trip", "for its caller", "in round trips", f"CPU, {SEQUENCES} at once"):
         table.add_column(heading, justify="right")
     with TemporaryDirectory() as directory:
         cases = [(f"remote, {ms} ms", remote(ms)) for ms in (0, 5, 20)]
