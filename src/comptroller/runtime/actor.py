@@ -48,7 +48,7 @@ from .settle import Settled, Settlement
 
 log = logging.getLogger("comptroller")
 
-CALLER_FIRST = 0.003
+CALLER_FIRST = 0.005
 """Seconds that a settlement gives way to its caller. Sending it takes half a millisecond of CPU: at
 once, the caller's next reserve would wait for that; a moment later, it is sent while that waits.
 """
