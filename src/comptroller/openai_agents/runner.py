@@ -6,8 +6,7 @@ top-level and nested `run`, `run_streamed` and `run_sync` is seen.
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 
@@ -115,15 +114,32 @@ def _follow(episode: Episode, result: RunResultStreaming) -> None:
         episode.close("the stream ended", clean=clean)
 
     task.add_done_callback(over)
-    events = result.stream_events
+    events: Callable[[], Any] = result.stream_events
+    result.stream_events = lambda: _Events(events(), episode.run)  # type: ignore[method-assign]
 
-    async def stream_events() -> AsyncIterator[Any]:
-        async with aclosing(events()) as source:  # type: ignore[type-var]
-            async for event in source:
-                yield event
-        episode.run.check()  # a stream that we cut must not look complete
 
-    result.stream_events = stream_events  # type: ignore[method-assign]
+class _Events:
+    """A stream's events. One that we cut must not look complete.
+
+    No generator around the SDK's own: a loop that ends closes every generator at once, and could
+    not close one that another is just closing.
+    """
+
+    def __init__(self, source: AsyncGenerator[Any, None], run: Run) -> None:
+        self._source, self._run = source, run
+
+    def __aiter__(self) -> "_Events":
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await anext(self._source)
+        except StopAsyncIteration:
+            self._run.check()
+            raise
+
+    async def aclose(self) -> None:
+        await self._source.aclose()
 
 
 def install() -> None:
