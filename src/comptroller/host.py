@@ -15,6 +15,8 @@ from anyio.lowlevel import current_token
 
 from comptroller.errors import ComptrollerError
 
+from .errors import RunCancelled
+
 T = TypeVar("T")
 AsyncFunction = Callable[..., Awaitable[Any]]
 
@@ -99,10 +101,9 @@ class Kept(Framed[T]):
 
     def __init__(self, scope: AbstractAsyncContextManager[T]) -> None:
         super().__init__(scope)
-        self._value: T
-        self._failure: BaseException | None = None
-        self._opened, self._closing, self._closed = anyio.Event(), anyio.Event(), anyio.Event()
-        self._opened_well = False
+        self._value: list[T] = []  # when it has opened
+        self._failure: Exception | None = None
+        self._opened, self._closing = anyio.Event(), anyio.Event()
 
     async def open(self) -> T:
         """Enter the scope. Raises what entering it raised."""
@@ -110,14 +111,16 @@ class Kept(Framed[T]):
         self._task = asyncio.create_task(
             self._keep(), name="comptroller keeper", context=contextvars.Context()
         )
+        # Not in `_keep`: a task that is cancelled before its first step never takes it.
+        self._task.add_done_callback(lambda _: self._opened.set())
         try:
             await self._opened.wait()
         except BaseException:
             await self.close()
             raise
-        if self._failure is not None:
-            raise self._failure
-        return self._value
+        if not self._value:
+            raise self._failure or RunCancelled("its event loop has ended")
+        return self._value[0]
 
     async def close(self) -> BaseException | None:
         """Leave the scope; returns a native cancellation that came meanwhile.
@@ -127,26 +130,23 @@ class Kept(Framed[T]):
         self._closing.set()
         interrupted: BaseException | None = None
         with anyio.CancelScope(shield=True):
-            while not self._closed.is_set():
+            while not self._task.done():
                 try:
-                    await self._closed.wait()
+                    await asyncio.wait([self._task])
                 except asyncio.CancelledError as cancelled:  # native: ignores the shield
                     interrupted = cancelled
-        if self._opened_well and self._failure is not None:
+        if self._value and self._failure is not None:
             raise self._failure
         return interrupted
 
     async def _keep(self) -> None:
         try:
-            async with self._scope as self._value:
-                self._opened_well = True
+            async with self._scope as value:
+                self._value.append(value)
                 self._opened.set()
                 await self._closing.wait()
         except Exception as error:  # noqa: BLE001 - `open` or `close` raise it
             self._failure = error
-        finally:
-            self._opened.set()
-            self._closed.set()
 
 
 def kept(scope: AbstractAsyncContextManager[T]) -> Framed[T]:

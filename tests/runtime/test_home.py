@@ -135,7 +135,7 @@ async def test_a_guest_of_a_home_whose_loop_has_ended_is_told():
         loop = asyncio.new_event_loop()
         home = loop.run_until_complete(made())
         loop.close()
-        with home._door, home._arrivals, pytest.raises(HomeClosed):
+        with pytest.raises(HomeClosed):
             home.call(list)
 
     async def made():

@@ -133,10 +133,18 @@ class Actor(Owner):
             gave_up = LedgerMisbehaved(f"a defect: {defect!r}")
             gave_up.__cause__ = defect
         finally:
-            if self._state is not State.ENDED:
-                self._cut_off(gave_up)
-            self._reply(gave_up)
-            self._terms.settling.answered(self)
+            self._give_up(gave_up)
+
+    def write_off(self) -> None:
+        """Its task is gone, or hangs in a ledger that ignores its cancellation: end its line."""
+        self._give_up(LedgerUnreachable(LATE, status=-1))
+
+    def _give_up(self, why: ComptrollerError) -> None:
+        """Whatever has not been said yet is said now; nothing where all was."""
+        if self._state is not State.ENDED:
+            self._cut_off(why)
+        self._reply(why)
+        self._terms.settling.answered(self)
 
     # -- its life: what it does in each state
 
@@ -248,6 +256,8 @@ class Actor(Owner):
     # -- its ends
 
     def _finish(self, done: Settled) -> None:
+        if self._state is State.ENDED:
+            return  # written off meanwhile
         lost = done.outcome in (Outcome.UNSETTLED, Outcome.LAPSING)
         self._move(Event.REJECTED if lost else Event.SETTLED)
         self._write(outcome=done.outcome, charged=done.charged, reason=done.reason)

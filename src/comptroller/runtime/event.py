@@ -26,6 +26,9 @@ class Recorder(Owner):
     def tell(self, end: End) -> None:
         """It has happened: no end can change it."""
 
+    def write_off(self) -> None:
+        """Its line has said from the beginning that it may remain unsettled."""
+
     async def live(self, not_before: float) -> None:
         """Record it. `not_before` is for calls that are about to begin."""
         del not_before

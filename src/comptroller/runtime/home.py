@@ -6,9 +6,9 @@ is queued and run by a task at home. An actor started on a guest's loop would di
 and an event made by a guest has the guest's flavour: so both are made here only.
 """
 
-import math
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -39,9 +39,10 @@ class Home:
             native.run_sync_soon
         )
         self._clock: Callable[[], float] = getattr(native, "time", None) or anyio.current_time
-        self._door, self._arrivals = anyio.create_memory_object_stream[Message](math.inf)
+        self._inbox: deque[Message] = deque()
+        self._arrived = Change()
         self._sending = threading.Lock()  # nothing is sent by a guest once the door has closed
-        self._closed = False
+        self._closed = self._serving = False
         self._tasks: TaskGroup
 
     async def __aenter__(self) -> "Home":
@@ -119,34 +120,33 @@ class Home:
         door has closed and everything that came in was handed on; or when an asyncio loop ends,
         which cancels every task natively: what comes in then is run as it comes.
         """
-        with self._arrivals:
-            try:
-                with anyio.CancelScope(shield=True):
-                    async for function, args in self._arrivals:
-                        function(*args)
-            finally:
-                self._drain()
-
-    def _drain(self) -> None:
-        while True:
-            try:
-                function, args = self._arrivals.receive_nowait()
-            except (anyio.WouldBlock, anyio.EndOfStream):
-                return
-            function(*args)
+        self._serving = not self._closed
+        try:
+            with anyio.CancelScope(shield=True):
+                while self._serving:
+                    await self._arrived.until(lambda: bool(self._inbox) or not self._serving)
+                    self._drain()
+        finally:
+            self._serving = False
+            self._drain()
 
     def _arrive(self, message: Message) -> None:
         """In a bare callback of the home's loop."""
-        try:
-            self._door.send_nowait(message)
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            function, args = message  # nobody serves any more: a call, say, is refused
+        self._inbox.append(message)
+        if self._serving:
+            self._arrived.notify()
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
+        while self._inbox:
+            function, args = self._inbox.popleft()
             function(*args)
 
     def _close(self) -> None:
         with self._sending:
-            self._closed = True
-        self._door.close()
+            self._closed, self._serving = True, False
+        self._arrived.notify()
 
 
 class Change:

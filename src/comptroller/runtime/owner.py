@@ -40,6 +40,10 @@ class Owner(ABC):
         if self._scope is not None:
             self._scope.cancel("the bound for settling is over")
 
+    @abstractmethod
+    def write_off(self) -> None:
+        """Its task is gone, or hangs in a ledger that ignores its cancellation: end its line."""
+
     async def _shielded(
         self, step: Callable[[], Awaitable[None]], ended: Callable[[], bool]
     ) -> None:

@@ -283,5 +283,7 @@ class Run:
         for owner in tuple(self._live):
             owner.abort()
         waits += [await outlast(self._change, lambda: not self._live, CUT_OFF_GRACE)]
+        for owner in tuple(self._live):
+            owner.write_off()
         self._closed = True
         return next((interrupted for interrupted in waits if interrupted is not None), None)
