@@ -327,6 +327,32 @@ async def test_an_event_that_hangs_is_cut_off_and_unsettled():
             assert outcomes(it.run) == [Outcome.UNSETTLED]
 
 
+async def test_events_stand_in_the_receipt_in_their_order():
+    async with funded() as ledger, bench(ledger) as it:
+        for name in "abcdefgh":
+            draft = Draft(kind="event", name=name, agent="triage", episode="1")
+            it.run.note("tool.hosted", draft, tokens(1))
+        await it.idle()
+        assert "".join(line.name for line in it.run.receipt.calls) == "abcdefgh"
+
+
+async def test_a_defect_of_the_ledger_leaves_an_unsettled_event(caplog):
+    """And everybody else alive."""
+
+    class Slip(RecordingLedger):
+        async def record(self, request, *, tenant=None):
+            raise ValueError("a slip")
+
+    async with no_task_left(), funded() as memory, bench(Slip(memory)) as it:
+        it.run.note("tool.hosted", hosted(), tokens(40))
+        await it.idle()
+        [line] = it.run.receipt.calls
+        assert line.outcome is Outcome.UNSETTLED
+        assert "a slip" in line.reason
+        await it.whole()
+    assert "a slip" in caplog.text
+
+
 async def test_an_event_after_the_end_is_logged_and_not_sent(caplog):
     async with funded() as memory:
         ledger = RecordingLedger(memory)

@@ -33,7 +33,6 @@ from comptroller.decide.settlement import (
 from comptroller.errors import (
     ComptrollerError,
     LedgerMisbehaved,
-    LedgerUnreachable,
     RunCancelled,
 )
 
@@ -41,7 +40,7 @@ from .call import Answer, Call, Grant, Terms
 from .deciding import decided
 from .denials import outcome_of_refusal
 from .home import Change, HomeClosed
-from .owner import LATE, Owner
+from .owner import Owner
 from .receipts import CallReceipt
 from .reserve import Reserving
 from .settle import Settled, Settlement
@@ -121,32 +120,10 @@ class Actor(Owner):
         self._move(Event.REFUSED)
         self._reply(refusal)
 
-    async def live(self, not_before: float) -> None:
-        """The whole life. It raises nothing, and whoever asked has an answer when it is over."""
-        gave_up: ComptrollerError = LedgerUnreachable(LATE, status=-1)
-        try:
-            await self._shielded(
-                partial(self._step, not_before), lambda: self._state is State.ENDED
-            )
-        except Exception as defect:
-            log.exception("call %s: a defect in its actor or its ledger", self.call.key)
-            gave_up = LedgerMisbehaved(f"a defect: {defect!r}")
-            gave_up.__cause__ = defect
-        finally:
-            self._give_up(gave_up)
-
-    def write_off(self) -> None:
-        """Its task is gone, or hangs in a ledger that ignores its cancellation: end its line."""
-        self._give_up(LedgerUnreachable(LATE, status=-1))
-
-    def _give_up(self, why: ComptrollerError) -> None:
-        """Whatever has not been said yet is said now; nothing where all was."""
-        if self._state is not State.ENDED:
-            self._cut_off(why)
-        self._reply(why)
-        self._terms.settling.answered(self)
-
     # -- its life: what it does in each state
+
+    def _over(self) -> bool:
+        return self._state is State.ENDED
 
     async def _step(self, not_before: float) -> None:
         if self._state is State.RESERVING:
@@ -254,6 +231,12 @@ class Actor(Owner):
         self._terms.settling.answered(self)
 
     # -- its ends
+
+    def _give_up(self, why: ComptrollerError) -> None:
+        if not self._over():
+            self._cut_off(why)
+        self._reply(why)
+        self._terms.settling.answered(self)
 
     def _finish(self, done: Settled) -> None:
         if self._state is State.ENDED:

@@ -6,9 +6,10 @@ import attrs
 
 from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.settlement import Commit, End
+from comptroller.errors import ComptrollerError
 
 from .call import Call, Terms
-from .owner import LATE, Owner
+from .owner import Owner
 from .receipts import CallReceipt
 from .settle import Settlement
 
@@ -26,16 +27,11 @@ class Recorder(Owner):
     def tell(self, end: End) -> None:
         """It has happened: no end can change it."""
 
-    def write_off(self) -> None:
-        """Its line has said from the beginning that it may remain unsettled."""
+    def _over(self) -> bool:
+        return self._recorded
 
-    async def live(self, not_before: float) -> None:
-        """Record it. `not_before` is for calls that are about to begin."""
-        del not_before
-        self._write(outcome=Outcome.UNSETTLED, reason=LATE)
-        await self._shielded(self._record, lambda: self._recorded)
-
-    async def _record(self) -> None:
+    async def _step(self, not_before: float) -> None:
+        del not_before  # it is for calls that are about to begin
         terms = self._terms
         settle = Settlement(
             terms.ledger, self.call, None, terms.policy.overage_policy, lambda _: None
@@ -43,3 +39,7 @@ class Recorder(Owner):
         done = await settle.charge(Commit(self.call.estimate, "estimate"), None)
         self._recorded = True
         self._write(outcome=done.outcome, charged=done.charged, reason=done.reason)
+
+    def _give_up(self, why: ComptrollerError) -> None:
+        if not self._recorded:
+            self._write(outcome=Outcome.UNSETTLED, reason=str(why))

@@ -1,17 +1,21 @@
 """What an actor and the recorder of an event share: a call, its line, and a shielded life."""
 
+import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import attrs
 
 from comptroller.decide.settlement import End
+from comptroller.errors import ComptrollerError, LedgerMisbehaved, LedgerUnreachable
 
 from .call import Call, Terms
 from .receipts import CallReceipt
+
+log = logging.getLogger("comptroller")
 
 LATE = "the ledger did not answer in time"
 
@@ -32,30 +36,48 @@ class Owner(ABC):
         """How the call ended. From anywhere."""
 
     @abstractmethod
+    def _over(self) -> bool:
+        """Whether it has ended."""
+
+    @abstractmethod
+    async def _step(self, not_before: float) -> None:
+        """What it does next. `not_before`: a cool-down that the ledger imposed, at home."""
+
+    @abstractmethod
+    def _give_up(self, why: ComptrollerError) -> None:
+        """Whatever has not been said yet is said now; nothing where all was."""
+
     async def live(self, not_before: float) -> None:
-        """The whole life. `not_before`: a cool-down that the ledger imposed, on anyio's clock."""
+        """The whole life. It raises nothing, and when it is over everything has been said."""
+        gave_up: ComptrollerError = LedgerUnreachable(LATE, status=-1)
+        try:
+            await self._shielded(not_before)
+        except Exception as defect:
+            log.exception("call %s: a defect in its owner or its ledger", self.call.key)
+            gave_up = LedgerMisbehaved(f"a defect: {defect!r}")
+            gave_up.__cause__ = defect
+        finally:
+            self._give_up(gave_up)
+
+    def write_off(self) -> None:
+        """Its task is gone, or hangs in a ledger that ignores its cancellation: end its line."""
+        self._give_up(LedgerUnreachable(LATE, status=-1))
 
     def abort(self) -> None:
         """The bounded wait is over: whatever the ledger is asked now is given up. At home."""
         if self._scope is not None:
             self._scope.cancel("the bound for settling is over")
 
-    @abstractmethod
-    def write_off(self) -> None:
-        """Its task is gone, or hangs in a ledger that ignores its cancellation: end its line."""
-
-    async def _shielded(
-        self, step: Callable[[], Awaitable[None]], ended: Callable[[], bool]
-    ) -> None:
-        """Take steps until it has `ended` or is aborted.
+    async def _shielded(self, not_before: float) -> None:
+        """Take steps until it is over or aborted.
 
         A native `task.cancel()` (an asyncio loop that ends cancels every task) ignores shields:
         the step that it cut off is taken again. That is safe, since each message has its key.
         """
-        while not ended():
+        while not self._over():
             try:
                 with anyio.CancelScope(shield=True) as self._scope:
-                    await step()
+                    await self._step(not_before)
             except anyio.get_cancelled_exc_class():
                 pass  # not ours, and it comes once: see above
             if self._scope is not None and self._scope.cancel_called:

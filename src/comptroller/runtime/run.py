@@ -195,6 +195,7 @@ class Run:
             log.warning("run %s: %s came after its end", self.id, recorder.line.kind)
         else:
             self._gate.happened(recorder.call)
+            self._book.put(recorder.line)
             self._start(recorder)
 
     def _start(self, owner: Owner) -> None:
