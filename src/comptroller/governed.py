@@ -69,6 +69,15 @@ def filled(terms: RunRequest, ledger: Ledger | None) -> RunRequest:
     )
 
 
+def raise_unless_known(interrupted: BaseException | None, error: BaseException | None) -> None:
+    """Raise the native cancellation that came while a scope was left, now that it has been.
+
+    Not where the body's own `error` is one: that goes on by itself.
+    """
+    if interrupted is not None and not isinstance(error, type(interrupted)):
+        raise interrupted
+
+
 class RunScope(AbstractAsyncContextManager[GovernedRun]):
     """The scope of a run on a hub. No task group or cancel scope is held across its body, so it
     may be left in another task than the one that entered it.
@@ -172,5 +181,4 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
     ) -> None:
         interrupted = await self.leave(error)
         interrupted = await self._ground.close() or interrupted
-        if interrupted is not None and not isinstance(error, type(interrupted)):
-            raise interrupted
+        raise_unless_known(interrupted, error)

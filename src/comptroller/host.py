@@ -13,9 +13,7 @@ import anyio
 import attrs
 from anyio.lowlevel import current_token
 
-from comptroller.errors import ComptrollerError
-
-from .errors import RunCancelled
+from .errors import ComptrollerError, RunCancelled
 
 T = TypeVar("T")
 AsyncFunction = Callable[..., Awaitable[Any]]

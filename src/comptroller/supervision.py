@@ -10,7 +10,7 @@ from agents import Agent
 from agents.result import RunResult
 
 from .errors import RunCancelled
-from .governed import Ground, RunScope, filled, open_ground
+from .governed import Ground, RunScope, filled, open_ground, raise_unless_known
 from .host import Framed
 from .ledger.interface import Ledger
 from .openai_agents.active import ACTIVE
@@ -57,8 +57,7 @@ class SupervisedRun(RunScope):
             interrupted = await self.leave(error)
         finally:
             self._give_back_slot()
-        if interrupted is not None and not isinstance(error, type(interrupted)):
-            raise interrupted
+        raise_unless_known(interrupted, error)
 
     async def _take_slot(self) -> None:
         """Wait until the supervisor has room. Raises RunCancelled when given up meanwhile."""
@@ -296,5 +295,4 @@ class open_supervisor:  # noqa: N801 - used like a function
             why = "its supervisor was left" + (f" by {kind.__name__}" if kind else "")
             interrupted = await self._hub.cancel_all(why)
             await self._frame.close()
-        if interrupted is not None and not isinstance(error, type(interrupted)):
-            raise interrupted
+        raise_unless_known(interrupted, error)
