@@ -11,7 +11,7 @@ from agents import Agent
 
 from .host import Framed, Host, kept, open_host
 from .ledger.interface import Ledger
-from .ledger.opening import default_settings
+from .ledger.opening import DefaultLedger, default_settings
 from .openai_agents.active import step_in, step_out
 from .openai_agents.runner import install
 from .policy import Limits, Policy
@@ -34,9 +34,14 @@ class Ground:
     host: Host
 
 
+def source(ledger: Ledger | None) -> Ledger | DefaultLedger:
+    """The given ledger, else what the environment names: read once for a scope and its runs."""
+    return default_settings() if ledger is None else ledger
+
+
 @asynccontextmanager
-async def open_ground(ledger: Ledger | None) -> AsyncIterator[Ground]:
-    """A home with its ledger: the given one, or the one that the environment names.
+async def open_ground(books: Ledger | DefaultLedger) -> AsyncIterator[Ground]:
+    """A home with its ledger (see `source`).
 
     It is left in peace: an outer cancellation waits until it is closed. A run that is still
     there, because an asyncio loop ends under it, is closed here.
@@ -44,11 +49,11 @@ async def open_ground(ledger: Ledger | None) -> AsyncIterator[Ground]:
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(open_host())
         shelter = stack.enter_context(anyio.CancelScope())
-        if ledger is None:
-            named: Ledger = await stack.enter_async_context(default_settings().open())
+        if isinstance(books, DefaultLedger):
+            ledger: Ledger = await stack.enter_async_context(books.open())
         else:
-            named = ledger
-        hub = Hub(await stack.enter_async_context(Home()), named)
+            ledger = books
+        hub = Hub(await stack.enter_async_context(Home()), ledger)
         try:
             yield Ground(hub, host)
         finally:
@@ -56,16 +61,15 @@ async def open_ground(ledger: Ledger | None) -> AsyncIterator[Ground]:
             await hub.cancel_all("its event loop has ended")
 
 
-def filled(terms: RunRequest, ledger: Ledger | None) -> RunRequest:
+def filled(terms: RunRequest, books: Ledger | DefaultLedger) -> RunRequest:
     """`terms` with the subject fields of the environment, where it names the ledger."""
-    if ledger is not None:
+    if not isinstance(books, DefaultLedger):
         return terms
-    defaults = default_settings()
     return attrs.evolve(
         terms,
-        workspace=terms.workspace or defaults.workspace,
-        app=terms.app or defaults.app,
-        workflow=terms.workflow or defaults.workflow,
+        workspace=terms.workspace or books.workspace,
+        app=terms.app or books.app,
+        workflow=terms.workflow or books.workflow,
     )
 
 
@@ -158,12 +162,12 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
             workflow=workflow,
             dimensions=dimensions,
         )
-        super().__init__(agent, filled(terms, ledger))
-        self._ledger = ledger
+        self._books = source(ledger)
+        super().__init__(agent, filled(terms, self._books))
         self._ground: Framed[Ground]
 
     async def __aenter__(self) -> GovernedRun:
-        ground = kept(open_ground(self._ledger))
+        ground = kept(open_ground(self._books))
         opened = await ground.open()
         try:
             handle = self.enter(opened)

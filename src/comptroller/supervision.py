@@ -10,9 +10,10 @@ from agents import Agent
 from agents.result import RunResult
 
 from .errors import RunCancelled
-from .governed import Ground, RunScope, filled, open_ground, raise_unless_known
+from .governed import Ground, RunScope, filled, open_ground, raise_unless_known, source
 from .host import Framed
 from .ledger.interface import Ledger
+from .ledger.opening import DefaultLedger
 from .openai_agents.active import ACTIVE
 from .openai_agents.episode import EPISODE
 from .policy import Limits, Policy
@@ -171,11 +172,11 @@ class Supervisor:
     def __init__(
         self,
         ground: Ground,
-        ledger: Ledger | None,
+        books: Ledger | DefaultLedger,
         policy: Policy | Callable[[str], Policy],
         max_concurrency: int,
     ) -> None:
-        self._ground, self._hub, self._given_ledger = ground, ground.hub, ledger
+        self._ground, self._hub, self._books = ground, ground.hub, books
         self._policy = policy
         self._slots = anyio.CapacityLimiter(max_concurrency)
 
@@ -214,8 +215,7 @@ class Supervisor:
             workflow=workflow,
             dimensions=dimensions,
         )
-        terms = filled(terms, self._given_ledger)
-        return SupervisedRun(agent, terms, self._ground, self._slots)
+        return SupervisedRun(agent, filled(terms, self._books), self._ground, self._slots)
 
     def start(
         self,
@@ -276,10 +276,11 @@ class open_supervisor:  # noqa: N801 - used like a function
         self._hub: Hub
 
     async def __aenter__(self) -> Supervisor:
-        self._frame = Framed(open_ground(self._ledger))
+        books = source(self._ledger)
+        self._frame = Framed(open_ground(books))
         ground = await self._frame.open()
         self._hub = ground.hub
-        return Supervisor(ground, self._ledger, self._policy, self._max_concurrency)
+        return Supervisor(ground, books, self._policy, self._max_concurrency)
 
     async def __aexit__(
         self,
