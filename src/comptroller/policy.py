@@ -67,10 +67,17 @@ def _lease(_: object, attribute: Field, value: Any) -> None:
 
 
 def _unit(_: object, attribute: Field, value: Any) -> None:
+    _unit_of_tools(attribute.name, value)
+
+
+def _unit_of_tools(what: str, value: object) -> None:
     if not isinstance(value, Unit):
-        raise TypeError(
-            f"{attribute.name}: {value!r} is no unit: write Unit.RISK_POINTS or the like"
-        )
+        raise TypeError(f"{what}: {value!r} is no unit: write Unit.RISK_POINTS or the like")
+
+
+def _at_least_one(_: object, attribute: Field, value: Any) -> None:
+    if value is not None and _whole(attribute.name, value) < 1:
+        raise ValueError(f"{attribute.name}: {value!r}: the least is 1; None sets no cap")
 
 
 def _kind(_: object, attribute: Field, value: Any) -> None:
@@ -105,7 +112,7 @@ class ToolEstimateConfig:
 
 @attrs.frozen
 class ToolCost:
-    """`ToolEstimateConfig` with everything filled in: what one call of a tool reserves."""
+    """What one call of a tool reserves: a `ToolEstimateConfig` with nothing left out."""
 
     estimate: Amount
     action_kind: str
@@ -115,12 +122,10 @@ class ToolCost:
 ToolEstimate = int | Amount | ToolEstimateConfig
 
 
-def _estimates(given: Mapping[str, ToolEstimate] | None) -> dict[str, ToolEstimate]:
-    found = _by_tool("tools", {} if given is None else given)
-    for name, estimate in found.items():
-        if not isinstance(estimate, Amount | ToolEstimateConfig):
-            _whole(f"tools[{name!r}]", estimate)
-    return found
+def _checked_estimate(name: str, given: object) -> ToolEstimate:
+    if isinstance(given, Amount | ToolEstimateConfig):
+        return given
+    return _whole(f"tools[{name!r}]", given)
 
 
 def _by_tool(what: str, given: Any) -> dict[str, Any]:
@@ -133,7 +138,7 @@ def _by_tool(what: str, given: Any) -> dict[str, Any]:
     return dict(given)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, init=False)
 class ToolEstimateMap:
     """Tool name to estimate. A tool that is not in the map costs the default.
 
@@ -142,30 +147,65 @@ class ToolEstimateMap:
         default_estimate: what an unlisted tool costs, in `default_unit`.
         default_unit: the unit of bare ints.
 
+    Attributes:
+        mapping: name to `ToolEstimateConfig`, its unit and action kind filled in.
+        default: the config of every other tool.
+
     Raises:
         TypeError: an estimate is a bool or a float.
         ValueError: an estimate is negative.
     """
 
-    mapping: Mapping[str, ToolEstimate] = field(default=None, converter=_estimates)
-    default_estimate: int = 1
-    default_unit: Unit = field(default=Unit.RISK_POINTS, validator=_unit)
+    mapping: Mapping[str, ToolEstimateConfig]
+    default: ToolEstimateConfig
 
-    def __attrs_post_init__(self) -> None:
-        _whole("default_estimate", self.default_estimate)
-        for given in (self.default_estimate, *self.mapping.values()):
-            self._cost(given)
+    def __init__(
+        self,
+        mapping: Mapping[str, ToolEstimate] | None = None,
+        default_estimate: int = 1,
+        default_unit: Unit = Unit.RISK_POINTS,
+    ) -> None:
+        _unit_of_tools("default_unit", default_unit)
+        given = _by_tool("tools", {} if mapping is None else mapping)
+        filled = {
+            name: _filled(_checked_estimate(name, estimate), default_unit)
+            for name, estimate in given.items()
+        }
+        default = _filled(_whole("default_estimate", default_estimate), default_unit)
+        self.__attrs_init__(filled, default)
+
+    def get(self, tool: str) -> ToolEstimateConfig:
+        """The config of `tool`, or the default."""
+        return self.mapping.get(tool, self.default)
+
+    def is_zero_estimate(self, tool: str) -> bool:
+        """Whether a call of `tool` reserves nothing."""
+        return self.cost(tool).estimate.amount == 0
 
     def cost(self, tool: str) -> ToolCost:
-        """What one call of `tool` costs."""
-        return self._cost(self.mapping.get(tool, self.default_estimate))
+        """What one call of `tool` reserves."""
+        return _cost(self.get(tool))
 
-    def _cost(self, given: ToolEstimate) -> ToolCost:
-        config = given if isinstance(given, ToolEstimateConfig) else ToolEstimateConfig(given)
-        estimate = config.estimate
-        if not isinstance(estimate, Amount):
-            estimate = amount(config.unit or self.default_unit, estimate)
-        return ToolCost(estimate, config.action_kind or "tool.invoke", config.actual)
+
+def _filled(given: ToolEstimate, default_unit: Unit) -> ToolEstimateConfig:
+    """The config with nothing left out; one that is complete stays itself."""
+    config = given if isinstance(given, ToolEstimateConfig) else ToolEstimateConfig(given)
+    carried = config.estimate.unit if isinstance(config.estimate, Amount) else default_unit
+    if config.unit is None or config.action_kind is None:
+        config = attrs.evolve(
+            config,
+            unit=config.unit or Unit(carried),
+            action_kind=config.action_kind or "tool.invoke",
+        )
+    _cost(config)  # an amount beyond the protocol's is told here, not by the first call
+    return config
+
+
+def _cost(config: ToolEstimateConfig) -> ToolCost:
+    estimate = config.estimate
+    if not isinstance(estimate, Amount):
+        estimate = amount(config.unit or Unit.RISK_POINTS, estimate)
+    return ToolCost(estimate, config.action_kind or "tool.invoke", config.actual)
 
 
 UNPRICED_TOOLS = ToolEstimateMap(default_estimate=0)
@@ -218,6 +258,9 @@ class Policy:
         on_abandoned: work that was dispatched and given up is charged (what is known of it, at
             most what was reserved), or released.
         ttl_ms: the lease of a reservation, in milliseconds (protocol: 1 000 to 86 400 000).
+        heartbeat_max_age_ms: how long a lease is extended at most, in milliseconds; None: as long
+            as its call runs. A call that outlasts its lease is charged as an event.
+        heartbeat_max_extensions: how often it is extended at most; None: as often as needed.
         overage_policy: what the ledger does when an actual exceeds its estimate.
         dry_run: evaluate, stop nothing, charge nothing; the receipt says `would_deny`.
         teardown_timeout: seconds to wait for the SDK's own tear-down when a scope ends.
@@ -235,6 +278,8 @@ class Policy:
         default="charge", validator=_word("charge", "release")
     )
     ttl_ms: int = field(default=60_000, validator=_lease)
+    heartbeat_max_age_ms: int | None = field(default=None, validator=_at_least_one)
+    heartbeat_max_extensions: int | None = field(default=None, validator=_at_least_one)
     overage_policy: CommitOveragePolicy = field(
         default=CommitOveragePolicy.ALLOW_IF_AVAILABLE, converter=_overage_policy
     )

@@ -37,9 +37,13 @@ class HeldLease:
 
     def __init__(self, call: Call, terms: Terms, beaten: Callable[[], None]) -> None:
         self._call, self._terms, self._beaten = call, terms, beaten
+        policy = terms.policy
+        most_ms = policy.heartbeat_max_age_ms
         self._lease = Lease.first(
-            terms.policy.ttl_ms,
+            policy.ttl_ms,
             request_timeout_ms=terms.ledger.request_timeout * 1000 + NOTICED_LATE_MS,
+            max_age=None if most_ms is None else most_ms / 1000,
+            max_extensions=policy.heartbeat_max_extensions,
         )
         self._next: Beat | Stop = Stop("nothing is held")
         self._since = 0.0  # from when the next step's delay counts
