@@ -32,6 +32,7 @@ class Event(Enum):
     NOTHING_TO_SETTLE = "nothing to settle"
     UNANSWERED = "no answer: sent again, same key"
     EXPIRED = "lease is over: recorded as an event"
+    KEPT = "not accepted yet: kept in the outbox"
     REJECTED = "ledger rejects the settlement"
     CUT_OFF = "cut off at the bound"
 
@@ -50,6 +51,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (State.SETTLING, Event.NOTHING_TO_SETTLE): State.ENDED,
         (State.SETTLING, Event.UNANSWERED): State.SETTLING,
         (State.SETTLING, Event.EXPIRED): State.SETTLING,
+        (State.SETTLING, Event.KEPT): State.ENDED,
         (State.SETTLING, Event.REJECTED): State.ENDED,
         (State.SETTLING, Event.CUT_OFF): State.ENDED,
     }
@@ -68,6 +70,7 @@ class Outcome(StrEnum):
     FAILED = "failed"  # the ledger could not be asked
     UNRESERVED = "unreserved"  # let through without a reservation; the line says why
     RECORDED = "recorded"  # charged as an event: there was no live reservation
+    OUTBOXED = "outboxed"  # a charge that the ledger has not accepted yet, kept to be sent again
     LAPSING = "lapsing"  # a reserve or release without an answer: the lease runs out
     UNSETTLED = "unsettled"  # the ledger failed: the spend is not in it
 

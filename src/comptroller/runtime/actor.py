@@ -53,6 +53,14 @@ once, the caller's next reserve would wait for that; a moment later, it is sent 
 """
 
 
+_EVENTS = {
+    Outcome.UNSETTLED: Event.REJECTED,
+    Outcome.LAPSING: Event.REJECTED,
+    Outcome.OUTBOXED: Event.KEPT,
+}
+"""What a settlement that was not accepted is to the life cycle."""
+
+
 class Actor(Owner):
     """The owner of one call.
 
@@ -87,6 +95,7 @@ class Actor(Owner):
             beaten=self._beaten,
         )
         self._decision: Commit | Release
+        self._settlement: Settlement
         self._asked = self._began = 0.0
 
     # -- messages, from anywhere
@@ -171,6 +180,14 @@ class Actor(Owner):
         """
         self._move(Event.TOLD)
         decision = self._decision = decided(self.call, self._terms, end, self.streamed)
+        self._settlement = Settlement(
+            self._terms.ledger,
+            self.call,
+            self._grant.reservation_id,
+            self._terms.policy.overage_policy,
+            self._terms.outbox,
+            self._attempted,
+        )
         charge = decision if isinstance(decision, Commit) else None
         self._write(
             lasted=self._terms.home.now() - self._began,
@@ -191,21 +208,19 @@ class Actor(Owner):
             await self._settle_waived(self._decision, self._grant.waived)
 
     async def _settle_reserved(self, decision: Commit | Release) -> None:
-        settle = self._settlement(self._grant)
         if isinstance(decision, Release):
-            done = await settle.release(decision.reason)
+            done = await self._settlement.release(decision.reason)
             given_up = decision.abandoned and done.outcome is Outcome.RELEASED
         else:
-            done = await settle.charge(decision, self._metrics())
+            done = await self._settlement.charge(decision, self._metrics())
             given_up = decision.abandoned is not None and done.outcome is Outcome.COMMITTED
             done = attrs.evolve(done, reason=done.reason or decision.abandoned or "")
         self._finish(attrs.evolve(done, outcome=Outcome.ABANDONED) if given_up else done)
 
     async def _settle_waived(self, decision: Commit | Release, waived: str) -> None:
         """No reservation: what it cost is recorded as an event, unless it is a dry run."""
-        enforced = not self._terms.policy.dry_run
-        if enforced and isinstance(decision, Commit) and decision.actual.amount:
-            done = await self._settlement(Grant()).charge(decision, self._metrics())
+        if (owed := self._owed()) is not None:
+            done = await self._settlement.charge(owed, self._metrics())
             self._finish(attrs.evolve(done, reason=f"{waived}; {done.reason}".strip("; ")))
         else:
             self._move(Event.NOTHING_TO_SETTLE)
@@ -214,15 +229,14 @@ class Actor(Owner):
             else:
                 self._write(outcome=Outcome.UNRESERVED)
 
-    def _settlement(self, grant: Grant) -> Settlement:
-        terms = self._terms
-        return Settlement(
-            terms.ledger,
-            self.call,
-            grant.reservation_id,
-            terms.policy.overage_policy,
-            self._attempted,
-        )
+    def _owed(self) -> Commit | None:
+        """What the ledger is still to be told that was spent."""
+        decision, unreserved = self._decision, self._grant.waived is not None
+        if not isinstance(decision, Commit):
+            return None
+        if unreserved and (self._terms.policy.dry_run or not decision.actual.amount):
+            return None
+        return decision
 
     def _attempted(self, then: Next | None) -> None:
         """An attempt has its answer: whoever waits for first attempts may ask again."""
@@ -241,8 +255,7 @@ class Actor(Owner):
     def _finish(self, done: Settled) -> None:
         if self._state is State.ENDED:
             return  # written off meanwhile
-        lost = done.outcome in (Outcome.UNSETTLED, Outcome.LAPSING)
-        self._move(Event.REJECTED if lost else Event.SETTLED)
+        self._move(_EVENTS.get(done.outcome, Event.SETTLED))
         self._write(outcome=done.outcome, charged=done.charged, reason=done.reason)
 
     def _refused(self, refusal: ComptrollerError) -> None:
@@ -255,11 +268,21 @@ class Actor(Owner):
 
     def _cut_off(self, why: ComptrollerError) -> None:
         """The wait is bounded, or the ledger failed: the receipt says what is left."""
+        if (kept := self._kept(str(why))) is not None:
+            self._finish(kept)
+            return
         if self._state in (State.HOLDING, State.WAIVED):
             self._move(Event.TOLD)
         self._move(Event.CUT_OFF)
         owed = self.line.actual is not None or isinstance(why, LedgerMisbehaved)
         self._write(outcome=Outcome.UNSETTLED if owed else Outcome.LAPSING, reason=str(why))
+
+    def _kept(self, why: str) -> Settled | None:
+        """What was decided and not accepted, in the outbox; None where that is not to be."""
+        charge = self._owed() if self._state is State.SETTLING else None
+        if charge is None:
+            return None
+        return self._settlement.hand_over(charge, self._metrics(), why)
 
     # -- bookkeeping
 

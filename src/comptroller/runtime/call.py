@@ -1,5 +1,6 @@
 """What is said about one call: before it (`Draft`, `Call`), and as the answer (`Grant`)."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import attrs
@@ -7,13 +8,15 @@ from runcycles import Action, Amount, Caps, Subject
 
 from comptroller.decide.estimates import LlmRequest
 from comptroller.decide.pricing import Prices
+from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger
 from comptroller.policy import ActualFunction, Policy
 
 from .home import Home
+from .outbox import Outbox
 from .settling import Settling
 
-Kind = Literal["llm", "tool", "event"]
+Kind = Literal["llm", "tool", "event", "check"]
 
 
 @attrs.frozen(kw_only=True)
@@ -21,8 +24,9 @@ class Draft:
     """What the seam knows when a call is about to begin.
 
     Attributes:
-        kind: an LLM request attempt, a local tool invocation, or an event: something that
-            happened already and is only recorded (a handoff, a tool that the provider ran).
+        kind: an LLM request attempt, a local tool invocation, an event (something that happened
+            already and is only recorded: a handoff, a tool that the provider ran), or a check:
+            whether the ledger would grant an amount, asked before the run's first call.
         name: the tool, or `provider:model`; as the SDK spells it.
         agent: the agent's name, as the user spells it.
         episode: which `Runner.run` it belongs to, e.g. `1.2`: the second one under the first.
@@ -84,15 +88,28 @@ class Grant:
     waived: str | None = None
 
 
+def as_it_is(refusal: ComptrollerError) -> ComptrollerError:
+    """The refusal itself."""
+    return refusal
+
+
 @attrs.frozen(kw_only=True)
 class Terms:
-    """Where and by which rules the calls of a run live: what their actors share."""
+    """Where and by which rules the calls of a run live: what their actors share.
+
+    Attributes:
+        outbox: keeps the charges that the ledger has not accepted; None: an actor sends them until
+            its run's bound.
+        as_seen: a refusal as the run's user is to catch it.
+    """
 
     home: Home
     ledger: Ledger
     policy: Policy
     prices: Prices
     settling: Settling
+    outbox: Outbox | None = None
+    as_seen: Callable[[ComptrollerError], ComptrollerError] = as_it_is
 
 
 Answer = Grant | BaseException

@@ -11,7 +11,7 @@ from comptroller.errors import ComptrollerError
 from .call import Call, Terms
 from .owner import Owner
 from .receipts import CallReceipt
-from .settle import Settlement
+from .settle import Settled, Settlement
 
 
 class Recorder(Owner):
@@ -23,6 +23,11 @@ class Recorder(Owner):
             self.line, actual=call.estimate, actual_source=call.estimate_source
         )
         self._recorded = False
+        self._spent = Commit(call.estimate, "estimate")
+        policy = terms.policy
+        self._settlement = Settlement(
+            terms.ledger, call, None, policy.overage_policy, terms.outbox, lambda _: None
+        )
 
     def tell(self, end: End) -> None:
         """It has happened: no end can change it."""
@@ -32,14 +37,13 @@ class Recorder(Owner):
 
     async def _step(self, not_before: float) -> None:
         del not_before  # it is for calls that are about to begin
-        terms = self._terms
-        settle = Settlement(
-            terms.ledger, self.call, None, terms.policy.overage_policy, lambda _: None
-        )
-        done = await settle.charge(Commit(self.call.estimate, "estimate"), None)
-        self._recorded = True
-        self._write(outcome=done.outcome, charged=done.charged, reason=done.reason)
+        self._finish(await self._settlement.charge(self._spent, None))
 
     def _give_up(self, why: ComptrollerError) -> None:
         if not self._recorded:
-            self._write(outcome=Outcome.UNSETTLED, reason=str(why))
+            kept = self._settlement.hand_over(self._spent, None, str(why))
+            self._finish(kept or Settled(Outcome.UNSETTLED, None, str(why)))
+
+    def _finish(self, done: Settled) -> None:
+        self._recorded = True
+        self._write(outcome=done.outcome, charged=done.charged, reason=done.reason)

@@ -1,7 +1,7 @@
 """What the runs of one supervisor share: their home, their ledger, and who is running."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
@@ -10,12 +10,13 @@ from runcycles import Subject, Unit
 
 from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.pricing import Prices, price_book
-from comptroller.errors import RunCancelled
+from comptroller.errors import ComptrollerError, RunCancelled
 from comptroller.ledger.interface import Ledger
 from comptroller.policy import Limits, Policy
 
-from .call import Terms
+from .call import Terms, as_it_is
 from .home import Change, Home, outlast
+from .outbox import Outbox
 from .receipts import Receipt
 from .run import CUT_OFF_GRACE, Run
 from .settling import settling
@@ -70,8 +71,16 @@ _BUNDLED = price_book(None)
 class Hub:
     """Lives at home, in the frame of the scope that opened it."""
 
-    def __init__(self, home: Home, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        home: Home,
+        ledger: Ledger,
+        *,
+        outbox: Outbox | None = None,
+        as_seen: Callable[[ComptrollerError], ComptrollerError] = as_it_is,
+    ) -> None:
         self.home, self.ledger = home, ledger
+        self._outbox, self._as_seen = outbox, as_seen
         self._settling = settling(ledger)
         self._handles: dict[str, Handle] = {}
         self._live: dict[str, Run] = {}
@@ -119,6 +128,8 @@ class Hub:
             policy=policy,
             prices=self._book(policy.prices),
             settling=self._settling,
+            outbox=self._outbox,
+            as_seen=self._as_seen,
         )
         return Run(run_id, subject, terms, limits)
 

@@ -1,7 +1,8 @@
 """Carrying a decision to the ledger: commit, release, or record, and what an answer means.
 
 Every retry of one message reuses its idempotency key (law 7), so whoever lost an answer may send
-again. A settlement is tried until the ledger has understood it or its actor is cut off.
+again. A settlement is tried until the ledger has understood it, the outbox takes it over, or its
+actor is cut off.
 """
 
 import logging
@@ -24,6 +25,7 @@ from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger
 
 from .call import Call
+from .outbox import Outbox, Owed
 
 log = logging.getLogger("comptroller")
 
@@ -56,30 +58,68 @@ class Settlement:
     call: Call
     reservation_id: str | None
     overage_policy: CommitOveragePolicy
+    outbox: Outbox | None
     answered: Callable[[Next | None], None]
+    _recording: bool = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._recording = self.reservation_id is None
 
     async def charge(self, decision: Commit, metrics: CyclesMetrics | None) -> Settled:
         """Commit the actual, or record it where no reservation lives (any more)."""
-        recording = self.reservation_id is None
-        for pause in _pauses():
+        for attempt, pause in enumerate(_pauses(), 1):
             try:
-                charged = await (self._record if recording else self._commit)(decision, metrics)
+                charged = await (self._record if self._recording else self._commit)(
+                    decision, metrics
+                )
             except ComptrollerError as error:
                 status = getattr(error, "status", None)
                 then = Next.STOP if status is None else after(status, _code(error))
                 self.answered(then)
-                if then is Next.SETTLED:
-                    return Settled(Outcome.COMMITTED, decision.actual)
-                if then is Next.RECORD and not recording:
-                    recording = True
-                elif then is Next.RETRY:
+                if then is Next.RECORD and not self._recording:
+                    self._recording = True
+                elif then is Next.RETRY and (not self.outbox or attempt < self.outbox.attempts):
                     await anyio.sleep(max(pause, (_retry_after(error) or 0) / 1000))
                 else:
-                    return self._lost(error, then)
+                    return self._refused(error, then, decision, metrics)
             else:
                 self.answered(None)
-                return Settled(Outcome.RECORDED if recording else Outcome.COMMITTED, charged)
+                return Settled(Outcome.RECORDED if self._recording else Outcome.COMMITTED, charged)
         raise AssertionError("pauses never end")
+
+    def _refused(
+        self, error: ComptrollerError, then: Next, decision: Commit, metrics: CyclesMetrics | None
+    ) -> Settled:
+        """The last word of an owner on a charge that got no success."""
+        if then is Next.SETTLED:
+            return Settled(Outcome.COMMITTED, decision.actual)
+        kept = None
+        if then in (Next.RETRY, Next.KEEP):
+            kept = self.hand_over(decision, metrics, str(error), _retry_after(error))
+        return kept or self._lost(error, then)
+
+    def hand_over(
+        self,
+        decision: Commit,
+        metrics: CyclesMetrics | None,
+        why: str,
+        retry_after_ms: int | None = None,
+    ) -> Settled | None:
+        """Give the charge to the outbox; None where there is none, or it does not take it."""
+        if self.outbox is None:
+            return None
+        owed = Owed(
+            key=self.reservation_id or self.call.key,
+            commit=None if self._recording else self._commit_request(decision, metrics),
+            event=self._event_request(decision, metrics),
+            retry_after_ms=retry_after_ms,
+        )
+        try:
+            self.outbox.keep(owed)
+        except Exception:
+            log.exception("call %s: the outbox did not take its charge", self.call.key)
+            return None
+        return Settled(Outcome.OUTBOXED, None, why)
 
     async def release(self, reason: str) -> Settled:
         """Give everything back. Best effort: where it fails, the lease runs out by itself."""
@@ -95,19 +135,27 @@ class Settlement:
         return Settled(Outcome.RELEASED, None, reason)
 
     async def _commit(self, decision: Commit, metrics: CyclesMetrics | None) -> Amount:
-        request = CommitRequest(
-            idempotency_key=self.call.message_key("commit"),
-            actual=decision.actual,
-            metrics=metrics,
-            metadata=self._metadata(decision),
-        )
+        request = self._commit_request(decision, metrics)
         answer = await self.ledger.commit(
             self.reservation_id or "", request, tenant=self.call.tenant
         )
         return answer.charged
 
     async def _record(self, decision: Commit, metrics: CyclesMetrics | None) -> Amount:
-        request = EventCreateRequest(
+        request = self._event_request(decision, metrics)
+        answer = await self.ledger.record(request, tenant=self.call.tenant)
+        return answer.charged or decision.actual  # absent where nothing was capped
+
+    def _commit_request(self, decision: Commit, metrics: CyclesMetrics | None) -> CommitRequest:
+        return CommitRequest(
+            idempotency_key=self.call.message_key("commit"),
+            actual=decision.actual,
+            metrics=metrics,
+            metadata=self._metadata(decision),
+        )
+
+    def _event_request(self, decision: Commit, metrics: CyclesMetrics | None) -> EventCreateRequest:
+        return EventCreateRequest(
             idempotency_key=self.call.message_key("commit"),
             subject=self.call.subject,
             action=self.call.action,
@@ -116,8 +164,6 @@ class Settlement:
             metrics=metrics,
             metadata=self._metadata(decision),
         )
-        answer = await self.ledger.record(request, tenant=self.call.tenant)
-        return answer.charged or decision.actual  # absent where nothing was capped
 
     def _metadata(self, decision: Commit) -> dict[str, str]:
         told = {**self.call.metadata, "actual_source": decision.source}
