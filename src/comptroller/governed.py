@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import attrs
 from agents import Agent
+from runcycles import Amount
 
 from .host import Framed, Host, kept, open_host
 from .ledger.interface import Ledger
@@ -98,8 +99,21 @@ class RunScope(AbstractAsyncContextManager[GovernedRun]):
         self._handle: GovernedRun
         self._hub: Hub
 
-    def enter(self, ground: Ground) -> GovernedRun:
-        """Open it at the hub's home, and make it the run that governs this context."""
+    async def enter(self, ground: Ground) -> GovernedRun:
+        """Open it at the hub's home, and make it the run that governs this context.
+
+        Where it is to be checked first, a refusal has ended the run when the body begins.
+        """
+        handle = self._open(ground)
+        if (expected := self.terms.check) is not None:
+            try:
+                await self._run.ask(expected, self.agent.name)
+            except BaseException as error:
+                await self.leave(error)
+                raise
+        return handle
+
+    def _open(self, ground: Ground) -> GovernedRun:
         install()
         terms, hub = self.terms, ground.hub
         run = hub.new_run(terms.run_id, terms.subject(), terms.policy, terms.limits)
@@ -133,6 +147,8 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
         limits: local ceilings of this run.
         run_id: your id for it; None: a new one.
         workspace, app, workflow, dimensions: further fields of the subject.
+        check: what the run is expected to cost. The ledger is asked for it before the first call;
+            where it would not grant it, `run(...)` raises and no token is spent.
 
     Raises:
         ValueError, TypeError: an argument that cannot stand in a subject; at once.
@@ -151,6 +167,7 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
         app: str | None = None,
         workflow: str | None = None,
         dimensions: Mapping[str, str] | None = None,
+        check: Amount | None = None,
     ) -> None:
         terms = RunRequest(
             tenant=tenant,
@@ -161,6 +178,7 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
             app=app,
             workflow=workflow,
             dimensions=dimensions,
+            check=check,
         )
         self._books = source(ledger)
         super().__init__(agent, filled(terms, self._books))
@@ -170,7 +188,7 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
         ground = kept(open_ground(self._books))
         opened = await ground.open()
         try:
-            handle = self.enter(opened)
+            handle = await self.enter(opened)
         except BaseException:
             await ground.close()
             raise

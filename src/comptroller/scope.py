@@ -8,7 +8,7 @@ import attrs
 from agents import Agent, Runner
 from agents.result import RunResult, RunResultStreaming
 from agents.stream_events import StreamEvent
-from runcycles import Subject
+from runcycles import Amount, Subject
 
 from .decide.names import checked, checked_dimensions, checked_run_id
 from .errors import CallDenied, RunCancelled
@@ -36,6 +36,7 @@ class RunRequest:
     app: str | None = None
     workflow: str | None = None
     dimensions: Mapping[str, str] | None = None
+    check: Amount | None = None
 
     def __attrs_post_init__(self) -> None:
         checked("tenant", self.tenant)
@@ -45,6 +46,8 @@ class RunRequest:
                 checked(name, given)
         if self.dimensions is not None:
             checked_dimensions(self.dimensions)
+        if self.check is not None and not isinstance(self.check, Amount):
+            raise TypeError(f'check={self.check!r}: give an amount such as usd("0.05")')
 
     def subject(self) -> Subject:
         """The subject of every call, without its agent and toolset."""

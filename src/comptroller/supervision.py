@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 from agents import Agent
 from agents.result import RunResult
+from runcycles import Amount
 
 from .errors import RunCancelled
 from .governed import Ground, RunScope, filled, open_ground, raise_unless_known, source
@@ -43,7 +44,7 @@ class SupervisedRun(RunScope):
     async def __aenter__(self) -> GovernedRun:
         await self._take_slot()
         try:
-            return self.enter(self._ground)
+            return await self.enter(self._ground)
         except BaseException:
             self._give_back_slot()
             raise
@@ -203,6 +204,7 @@ class Supervisor:
         app: str | None = None,
         workflow: str | None = None,
         dimensions: Mapping[str, str] | None = None,
+        check: Amount | None = None,
     ) -> SupervisedRun:
         """As `governed_run`, with this supervisor's ledger, policy and concurrency."""
         terms = RunRequest(
@@ -214,6 +216,7 @@ class Supervisor:
             app=app,
             workflow=workflow,
             dimensions=dimensions,
+            check=check,
         )
         return SupervisedRun(agent, filled(terms, self._books), self._ground, self._slots)
 
@@ -230,6 +233,7 @@ class Supervisor:
         app: str | None = None,
         workflow: str | None = None,
         dimensions: Mapping[str, str] | None = None,
+        check: Amount | None = None,
         **options: Any,
     ) -> StartedRun:
         """Start a run here and now. `options` are `Runner.run`'s keyword arguments.
@@ -239,7 +243,7 @@ class Supervisor:
         """
         scope = self.run(
             agent, tenant, policy=policy, limits=limits, run_id=run_id, workspace=workspace,
-            app=app, workflow=workflow, dimensions=dimensions,
+            app=app, workflow=workflow, dimensions=dimensions, check=check,
         )  # fmt: skip
         started = StartedRun(scope, self._hub)
         self._hub.register(started, carried=True)

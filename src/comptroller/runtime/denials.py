@@ -14,6 +14,7 @@ from comptroller.errors import (
     ToolDenied,
 )
 from comptroller.money import formatted, show
+from comptroller.policy import Policy
 
 from .call import Call
 from .receipts import Receipt
@@ -23,9 +24,11 @@ _SUCCESSES = range(200, 300)
 
 def wanted(call: Call) -> str:
     """`$0.05 requested for gpt-4.1 by agent triage`."""
-    what = call.draft.name
-    what = what.partition(":")[2] or what if call.draft.request else f"tool {what}"
-    return f"{show(call.estimate)} requested for {what} by agent {call.draft.agent}"
+    name, asked = call.draft.name, f"{show(call.estimate)} requested for"
+    if call.draft.kind == "check":
+        return f"{asked} a run of agent {name}"
+    what = name.partition(":")[2] or name if call.draft.request else f"tool {name}"
+    return f"{asked} {what} by agent {call.draft.agent}"
 
 
 def from_breach(breach: Breach, call: Call) -> CallDenied:
@@ -76,6 +79,15 @@ def _what_is_left(denial: BudgetExceeded, unit: Unit) -> str:
     allocated = (denial.details or {}).get("allocated")
     of = f" of {formatted(unit, allocated)}" if isinstance(allocated, int) else ""
     return f", {formatted(unit, denial.remaining)} left{of} ({denial.scope})"
+
+
+def waiver(refusal: ComptrollerError, policy: Policy) -> str | None:
+    """Why policy lets something begin that the ledger refused; None where it does not."""
+    if policy.dry_run:
+        return f"dry run: {refusal}"
+    if policy.fail_open and isinstance(refusal, LedgerUnreachable):
+        return f"fail-open: {refusal}"
+    return None
 
 
 def outcome_of_refusal(refusal: ComptrollerError) -> Outcome:

@@ -10,6 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import anyio
@@ -30,6 +31,9 @@ class Home:
 
     Use as an async context manager. Its body's exception never passes through the group (it would
     come out as an `ExceptionGroup`): leaving it cancels what is left inside and waits for that.
+
+    It may be sent to before it is entered, by synchronous code that cannot wait for that: what
+    comes is kept, and runs in its order when it opens.
     """
 
     def __init__(self) -> None:
@@ -42,12 +46,14 @@ class Home:
         self._inbox: deque[Message] = deque()
         self._arrived = Change()
         self._sending = threading.Lock()  # nothing is sent by a guest once the door has closed
-        self._closed = self._serving = False
+        self._opened = self._closed = self._serving = False
         self._tasks: TaskGroup
 
     async def __aenter__(self) -> "Home":
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
+        self._opened = True
+        self._drain()
         self._tasks.start_soon(self._serve)
         return self
 
@@ -96,7 +102,10 @@ class Home:
         """
         self.check_process()
         if self.is_here():
-            function(*args)
+            if self._opened:
+                function(*args)
+            else:
+                self._inbox.append((function, args))
             return
         with self._sending:
             if self._closed:
@@ -111,7 +120,10 @@ class Home:
     ) -> None:
         """Start a task at home. Only from home."""
         self.check_process()
-        self._tasks.start_soon(function, *args, name=name)
+        if self._opened:
+            self._tasks.start_soon(function, *args, name=name)
+        else:
+            self._inbox.append((partial(self.start, function, name=name), args))
 
     async def _serve(self) -> None:
         """Gives guests' messages a task to run in.
@@ -135,7 +147,7 @@ class Home:
         self._inbox.append(message)
         if self._serving:
             self._arrived.notify()
-        else:
+        elif self._opened:
             self._drain()
 
     def _drain(self) -> None:

@@ -6,9 +6,10 @@ import anyio
 import attrs
 from runcycles import ReservationCreateRequest
 
-from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerMisbehaved, LedgerUnreachable
+from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerMisbehaved
 
 from .call import Call, Grant, Terms
+from .denials import waiver
 from .lease import HeldLease
 
 
@@ -40,18 +41,17 @@ class Reserving:
 
     async def grant(self) -> Grant:
         """The grant. Raises the refusal (a `ComptrollerError`)."""
-        policy = self.terms.policy
         if self.call.estimate.amount == 0:
             return Grant(waived="nothing to reserve")
         try:
             return await self._ask_at_most_twice()
         except ComptrollerError as refusal:
-            if policy.dry_run:
+            waived = waiver(refusal, self.terms.policy)
+            if waived is None:
+                raise
+            if self.terms.policy.dry_run:
                 self.would_deny = getattr(refusal, "error_code", None) or type(refusal).__name__
-                return Grant(waived=f"dry run: {refusal}")
-            if policy.fail_open and isinstance(refusal, LedgerUnreachable):
-                return Grant(waived=f"fail-open: {refusal}")
-            raise
+            return Grant(waived=waived)
 
     async def _ask_at_most_twice(self) -> Grant:
         """A denial may be due to settlements on their way only: those are waited for, once."""

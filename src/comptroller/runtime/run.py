@@ -19,6 +19,7 @@ import attrs
 from runcycles import Action, Amount, Subject, Unit
 
 from comptroller.decide.estimates import resolve_estimate
+from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.names import fitted
 from comptroller.decide.settlement import Abandoned
 from comptroller.errors import CallDenied, ComptrollerError, LimitReached, RunCancelled
@@ -27,11 +28,12 @@ from comptroller.policy import Limits
 
 from .actor import Actor
 from .call import Answer, Call, Draft, Grant, Terms
+from .check import check
 from .denials import explained, from_breach
 from .event import Recorder
 from .gate import Gate
 from .home import Change, HomeClosed, outlast
-from .owner import Owner
+from .owner import Owner, first_line
 from .receipts import CallReceipt, Receipt, ReceiptBook
 
 log = logging.getLogger("comptroller")
@@ -158,7 +160,7 @@ class Run:
         subject = self._subject.model_copy(
             update={
                 "agent": fitted(draft.agent),
-                "toolset": fitted(draft.name) if draft.kind == "tool" else None,
+                "toolset": fitted(draft.name) if draft.kind == "tool" else self._subject.toolset,
             }
         )
         told = {"run": self.id, "call": call_id, "agent": draft.agent, "name": draft.name}
@@ -213,7 +215,7 @@ class Run:
         if isinstance(given, Grant):
             self._gate.granted(call, given)
         elif isinstance(given, ComptrollerError) and not isinstance(given, RunCancelled):
-            given = explained(given, call, self.receipt)
+            given = self.terms.as_seen(explained(given, call, self.receipt))
             if not (call.draft.tells_model and isinstance(given, CallDenied)):
                 self._stop(given, but=call.draft.episode)
         answer(given)
@@ -223,6 +225,32 @@ class Run:
             self._in_flight.discard(line.id)
             self._gate.ended(line)
         self._book.put(line)
+
+    # -- what its scope asks for, at home
+
+    async def ask(self, expected: Amount, agent: str) -> None:
+        """Ask the ledger whether it would grant `expected` now; a refusal ends the run."""
+        draft = Draft(kind="check", name=agent, agent=agent, episode="")
+        call = self._call(draft, "agent.run", expected, "check", {})
+        line = first_line(call)
+        try:
+            waived = await check(call, self.terms)
+        except ComptrollerError as refusal:
+            outcome = Outcome.DENIED if isinstance(refusal, CallDenied) else Outcome.FAILED
+            self._book.put(attrs.evolve(line, outcome=outcome, reason=str(refusal)))
+            self._stop(self.terms.as_seen(explained(refusal, call, self.receipt)))
+        else:
+            if waived is not None:
+                self._book.put(attrs.evolve(line, outcome=Outcome.UNRESERVED, reason=waived))
+
+    async def abandon(self, reason: str) -> None:
+        """Settle every call that is open now, as given up; the run goes on. Bounded."""
+        told = set(self._live)
+        for owner in told:
+            owner.tell(Abandoned(reason))
+        await outlast(
+            self._change, lambda: told.isdisjoint(self._live), self.terms.policy.settle_timeout
+        )
 
     # -- how it ends
 
