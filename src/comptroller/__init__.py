@@ -33,6 +33,7 @@ from .errors import (
     UnitMismatch,
 )
 from .governed import governed_run
+from .ledger.client import as_client
 from .ledger.opening import open_ledger
 from .money import risk_points, tokens, usd
 from .policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap
@@ -77,6 +78,7 @@ __all__ = [
     "ToolEstimateMap",
     "UnitMismatch",
     "WorstCase",
+    "as_client",
     "governed_run",
     "open_ledger",
     "open_supervisor",

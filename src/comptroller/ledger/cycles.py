@@ -13,13 +13,14 @@ import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import anyio
 import anyio.lowlevel
 import httpx
 from runcycles import (
+    AsyncCyclesClient,
     CommitRequest,
     CommitResponse,
     DecisionRequest,
@@ -62,8 +63,25 @@ from comptroller.ledger.wire import Page
 _PAGE = 200
 
 
+class Clients(Protocol):
+    """Where the client of a tenant comes from."""
+
+    @property
+    def address(self) -> str:
+        """The server's."""
+
+    async def client(self, tenant: str | None) -> AsyncCyclesClient:
+        """The client that holds the tenant's key. Its methods may raise `NoAnswer`."""
+
+    async def aclose(self) -> None:
+        """Close what was opened."""
+
+
 class CyclesLedger:
     """The `Ledger` of a Cycles server. Opened with `open_cycles`.
+
+    Args:
+        connections: who holds the clients.
 
     Attributes:
         name: the server's address.
@@ -72,7 +90,7 @@ class CyclesLedger:
 
     remote = True
 
-    def __init__(self, connections: Connections, *, request_timeout: float, in_flight: int) -> None:
+    def __init__(self, connections: Clients, *, request_timeout: float, in_flight: int) -> None:
         self.name, self.request_timeout = connections.address, request_timeout
         self._connections, self._gate = connections, anyio.CapacityLimiter(in_flight)
         self._process, self._closed = os.getpid(), False
@@ -276,8 +294,7 @@ class CyclesLedger:
             )
 
 
-@asynccontextmanager
-async def open_cycles(
+def connected(
     url: str,
     *,
     api_key: ApiKeys | None = None,
@@ -285,8 +302,8 @@ async def open_cycles(
     connect_timeout: float = 2.0,
     in_flight: int | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
-) -> AsyncIterator[CyclesLedger]:
-    """The ledger of the Cycles server at `url`.
+) -> CyclesLedger:
+    """The ledger of the Cycles server at `url`, for the running event loop. `aclose` it.
 
     Args:
         url: the server's address, such as `https://cycles.example.com`.
@@ -316,7 +333,13 @@ async def open_cycles(
         transport or pool(address, in_flight),
         httpx.Timeout(None, connect=connect_timeout),  # the rest is bounded as a whole
     )
-    ledger = CyclesLedger(connections, request_timeout=request_timeout, in_flight=in_flight)
+    return CyclesLedger(connections, request_timeout=request_timeout, in_flight=in_flight)
+
+
+@asynccontextmanager
+async def open_cycles(url: str, **settings: Any) -> AsyncIterator[CyclesLedger]:
+    """As `connected`, closed at the end of the block."""
+    ledger = connected(url, **settings)
     try:
         yield ledger
     finally:
