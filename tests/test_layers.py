@@ -17,7 +17,7 @@ LAYERS = [  # the lowest first; a name is a module or a package under `comptroll
     {"ledger"},
     {"runtime"},
     {"openai_agents"},
-    {"host", "scope", "governed", "supervision"},
+    {"host", "scope", "governed", "carried", "supervision", "cycles"},
     {"testing"},  # beside the public scopes: for users' tests, used by nothing below
     {""},  # comptroller/__init__.py: the public API
     {"cli", "console", "__main__"},

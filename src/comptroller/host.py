@@ -103,14 +103,18 @@ class Kept(Framed[T]):
         self._failure: Exception | None = None
         self._opened, self._closing = anyio.Event(), anyio.Event()
 
-    async def open(self) -> T:
-        """Enter the scope. Raises what entering it raised."""
+    def begin(self) -> None:
+        """Start the task, from synchronous code: the scope opens soon."""
         # An empty context: what it starts must not inherit the caller's governed run.
         self._task = asyncio.create_task(
             self._keep(), name="comptroller keeper", context=contextvars.Context()
         )
         # Not in `_keep`: a task that is cancelled before its first step never takes it.
         self._task.add_done_callback(lambda _: self._opened.set())
+
+    async def open(self) -> T:
+        """Enter the scope. Raises what entering it raised."""
+        self.begin()
         try:
             await self._opened.wait()
         except BaseException:
@@ -120,12 +124,16 @@ class Kept(Framed[T]):
             raise self._failure or RunCancelled("its event loop has ended")
         return self._value[0]
 
+    def end(self) -> None:
+        """Leave the scope soon, from synchronous code."""
+        self._closing.set()
+
     async def close(self) -> BaseException | None:
         """Leave the scope; returns a native cancellation that came meanwhile.
 
         Raises what leaving it raised.
         """
-        self._closing.set()
+        self.end()
         interrupted: BaseException | None = None
         with anyio.CancelScope(shield=True):
             while not self._task.done():

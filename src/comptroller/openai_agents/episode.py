@@ -11,6 +11,7 @@ from agents import Agent
 from agents.lifecycle import RunHooksBase
 from agents.run_state import RunState
 
+from comptroller.errors import ComptrollerError
 from comptroller.runtime.run import Run
 
 from .compaction import governed_session
@@ -50,6 +51,7 @@ class Episode:
             self.options["session"] = governed_session(run, self.id, agent.name, options["session"])
         self._interrupt: Callable[[], None] = _nothing
         self._closed = self._interrupted = False
+        self._cut: ComptrollerError | None = None
         run.enter(self)
 
     def _governing(self, dispatcher: Dispatcher, own: Any) -> EpisodeHooks:
@@ -84,13 +86,19 @@ class Episode:
 
     # -- ending
 
+    def check(self) -> None:
+        """Raise what has cut it off, if anything did before the SDK was done with it."""
+        cut = self._cut if self._closed else self.run.ended
+        if cut is not None:
+            raise cut
+
     def close(self, why: str, *, clean: bool) -> None:
         """The SDK handed back control.
 
         After an unclean end its tasks may still be tidying up (seen: tools that outlived
         `Runner.run` by 0.7 s): the episode is over when they are.
         """
-        self._closed = True
+        self._closed, self._cut = True, self.run.ended
         hooks = self._hooks
         tasks = set() if clean or not self.pending else sdk_tasks(EPISODE, self)
         left: set[object] = set(tasks)

@@ -30,16 +30,13 @@ from .model import Dispatcher
 log = logging.getLogger("comptroller")
 
 
-class EpisodeHooks(RunHooks[Any]):
-    """Given to the SDK in place of the caller's own, to which everything is handed on."""
+class CallHooks(RunHooks[Any]):
+    """Callbacks that become messages: tools and handoffs. All is handed on to the caller's own."""
 
-    def __init__(self, run: Run, episode: str, dispatcher: Dispatcher, own: Any) -> None:
-        self._run, self._episode, self._dispatcher = run, episode, dispatcher
+    def __init__(self, run: Run, episode: str, own: Any) -> None:
+        self._run, self._episode = run, episode
         self.own: RunHooks[Any] = own or RunHooks()
         self._running: dict[object, Actor] = {}
-        self._reserved: dict[object, Actor] = {}  # ahead of time, not begun
-
-    # -- agents and models
 
     async def on_agent_start(self, context: Any, agent: Any) -> None:
         """Handed on."""
@@ -58,6 +55,49 @@ class EpisodeHooks(RunHooks[Any]):
             "agent.handoff", draft, None, **{"from": from_agent.name, "to": to_agent.name}
         )
         await self.own.on_handoff(context=context, from_agent=from_agent, to_agent=to_agent)
+
+    async def on_tool_start(self, context: Any, agent: Agent[Any], tool: Tool) -> None:
+        """The tool may begin when its reservation is granted."""
+        key = _key(context, tool)
+        actor = self._reserved_ahead(key)
+        if actor is None:
+            actor, _ = await admit(self._run, self._draft(tool.name, agent))
+        try:
+            await self.own.on_tool_start(context, agent, tool)
+        except BaseException as error:
+            actor.tell(NeverBegan(f"on_tool_start raised {type(error).__name__}"))
+            raise
+        self._running[key] = actor
+
+    async def on_tool_end(self, context: Any, agent: Agent[Any], tool: Tool, result: Any) -> None:
+        """What it cost is told."""
+        actor = self._running.pop(_key(context, tool), None)
+        if actor is not None:  # none: it was approved in an earlier run, and settled there
+            actor.tell(Finished(cost=_cost(actor, context, result)))
+        await self.own.on_tool_end(context, agent, tool, result)
+
+    def _reserved_ahead(self, key: object) -> Actor | None:
+        """The actor of a call that was asked for when the model requested it."""
+        del key
+        return None
+
+    def _draft(self, tool: str, agent: Agent[Any], *, tells_model: bool = False) -> Draft:
+        return Draft(
+            kind="tool",
+            name=tool,
+            agent=agent.name,
+            episode=self._episode,
+            tells_model=tells_model,
+        )
+
+
+class EpisodeHooks(CallHooks):
+    """Given to the SDK in place of the caller's own, beside the dispatching model."""
+
+    def __init__(self, run: Run, episode: str, dispatcher: Dispatcher, own: Any) -> None:
+        super().__init__(run, episode, own)
+        self._dispatcher = dispatcher
+        self._reserved: dict[object, Actor] = {}  # ahead of time, not begun
 
     async def on_llm_start(
         self, context: Any, agent: Agent[Any], system_prompt: str | None, input_items: Any
@@ -84,36 +124,8 @@ class EpisodeHooks(RunHooks[Any]):
                 raise refusal
         await self.own.on_llm_end(context, agent, response)
 
-    # -- tools
-
-    async def on_tool_start(self, context: Any, agent: Agent[Any], tool: Tool) -> None:
-        """The tool may begin when its reservation is granted."""
-        key = _key(context, tool)
-        actor = self._reserved.pop(key, None)
-        if actor is None:
-            actor, _ = await admit(self._run, self._draft(tool.name, agent))
-        try:
-            await self.own.on_tool_start(context, agent, tool)
-        except BaseException as error:
-            actor.tell(NeverBegan(f"on_tool_start raised {type(error).__name__}"))
-            raise
-        self._running[key] = actor
-
-    async def on_tool_end(self, context: Any, agent: Agent[Any], tool: Tool, result: Any) -> None:
-        """What it cost is told."""
-        actor = self._running.pop(_key(context, tool), None)
-        if actor is not None:  # none: it was approved in an earlier run, and settled there
-            actor.tell(Finished(cost=_cost(actor, context, result)))
-        await self.own.on_tool_end(context, agent, tool, result)
-
-    def _draft(self, tool: str, agent: Agent[Any], *, tells_model: bool = False) -> Draft:
-        return Draft(
-            kind="tool",
-            name=tool,
-            agent=agent.name,
-            episode=self._episode,
-            tells_model=tells_model,
-        )
+    def _reserved_ahead(self, key: object) -> Actor | None:
+        return self._reserved.pop(key, None)
 
     async def _reserve_ahead(
         self, context: Any, agent: Agent[Any], call: ResponseFunctionToolCall
@@ -126,8 +138,6 @@ class EpisodeHooks(RunHooks[Any]):
                 ToolApprovalItem(agent=agent, raw_item=call),
                 rejection_message=f"The tool {call.name} was not run: {denial}",
             )
-
-    # -- the end
 
     def _give_back(self, why: str) -> None:
         for actor in self._reserved.values():

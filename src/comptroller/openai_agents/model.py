@@ -158,11 +158,7 @@ class Dispatcher(Model):
             actor.streamed = (actor.streamed or 0) + count
 
     def _finished(self, actor: Actor, response: Any) -> None:
-        actor.tell(Finished(usage.token_count(getattr(response, "usage", None))))
-        for tool in usage.hosted_tools(response.output):
-            draft = Draft(kind="event", name=tool, agent=self.agent.name, episode=self._episode)
-            cost = self._run.terms.policy.tools.cost(tool).estimate
-            self._run.note("tool.hosted", draft, cost if cost.amount else None)
+        answered(self._run, actor, response)
 
     def _resolve(self) -> Model:
         model = self.target()
@@ -211,6 +207,16 @@ class Dispatcher(Model):
         if self.agent.model_settings != own or isinstance(configured, Model):
             return ModelSettings()
         return _defaults_of(configured) if configured else own
+
+
+def answered(run: Run, actor: Actor, response: Any) -> None:
+    """A model has answered `actor`'s call: its usage is told, and the provider's tools noted."""
+    actor.tell(Finished(usage.token_count(getattr(response, "usage", None))))
+    asked = actor.call.draft
+    for tool in usage.hosted_tools(response.output):
+        draft = Draft(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
+        cost = run.terms.policy.tools.cost(tool).estimate
+        run.note("tool.hosted", draft, cost if cost.amount else None)
 
 
 def _defaults_of(name: str | None) -> ModelSettings:

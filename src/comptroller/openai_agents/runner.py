@@ -6,7 +6,7 @@ top-level and nested `run`, `run_streamed` and `run_sync` is seen.
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,15 @@ from agents.result import RunResult, RunResultStreaming
 
 from comptroller.runtime.run import Run
 
-from .active import ACTIVE
+from .active import governing
+from .carriage import (
+    Carriage,
+    Followed,
+    GoverningHooks,
+    followed_by,
+    following,
+    governing_run,
+)
 from .compat import (
     close_owned_provider,
     close_owned_provider_with,
@@ -37,39 +45,72 @@ class DelegatingRunner:
 
     async def run(self, agent: Agent[Any], given: Any, **options: Any) -> RunResult:
         """`Runner.run`."""
-        run = ACTIVE.get()
-        if run is None:
-            result: RunResult = await self.inner.run(agent, given, **options)
-            return result
-        return await self._episode(run, True, agent, given, **options)
+        return await self._run(True, agent, given, **options)
 
     def run_sync(self, agent: Agent[Any], given: Any, **options: Any) -> RunResult:
         """`Runner.run_sync`: the SDK's own calls its own `run`, so a copy of it calls ours."""
-        run = ACTIVE.get()
-        if run is None:
-            result: RunResult = self.inner.run_sync(agent, given, **options)
-            return result
-        twin = copy.copy(self.inner)
-        twin.run = partial(self._episode, run, False)
-        result = twin.run_sync(agent, given, **options)
-        return result  # noqa: RET504 - the name carries the type
+        inner = self.inner
+        if governing_run() is not None or options.get("hooks") is not None:
+            inner = copy.copy(inner)
+            inner.run = partial(self._run, False)
+        result: RunResult = inner.run_sync(agent, given, **options)
+        return result
 
     def run_streamed(self, agent: Agent[Any], given: Any, **options: Any) -> RunResultStreaming:
         """`Runner.run_streamed`."""
-        run = ACTIVE.get()
-        if run is None:
-            result: RunResultStreaming = self.inner.run_streamed(agent, given, **options)
+        run, hooks = governing_run(), options.get("hooks")
+        if run is not None:
+            with governing(run):
+                return self._streamed(run, agent, given, options)
+        if isinstance(hooks, GoverningHooks):
+            carriage = hooks.carry()
+            return carried_stream(
+                carriage, lambda: self._streamed(carriage.run, agent, given, options)
+            )
+        if hooks is not None:
+            return self._followed(agent, given, options)
+        result: RunResultStreaming = self.inner.run_streamed(agent, given, **options)
+        return result
+
+    async def _run(self, pending: bool, agent: Agent[Any], given: Any, **options: Any) -> RunResult:
+        """`pending`: whether the loop goes on after it."""
+        run, hooks = governing_run(), options.get("hooks")
+        if run is not None:
+            with governing(run):
+                return await self._episode(run, pending, agent, given, **options)
+        if isinstance(hooks, GoverningHooks):
+            async with hooks.carry() as run:
+                return await self._episode(run, pending, agent, given, **options)
+        if hooks is None:
+            result: RunResult = await self.inner.run(agent, given, **options)
             return result
+        async with following(options.get("run_config")):
+            return await self.inner.run(agent, given, **options)  # type: ignore[no-any-return]
+
+    def _streamed(
+        self, run: Run, agent: Agent[Any], given: Any, options: dict[str, Any]
+    ) -> RunResultStreaming:
+        """One governed `Runner.run_streamed`."""
         episode = Episode(run, agent, given, options)
         token = EPISODE.set(episode)
         try:
-            result = self.inner.run_streamed(agent, given, **episode.options)
+            result: RunResultStreaming = self.inner.run_streamed(agent, given, **episode.options)
         except BaseException:
             episode.close("it never started", clean=True)
             raise
         finally:
             EPISODE.reset(token)
         _follow(episode, result)
+        return result
+
+    def _followed(
+        self, agent: Agent[Any], given: Any, options: dict[str, Any]
+    ) -> RunResultStreaming:
+        """An ungoverned stream: what hooks begin in it ends with its task."""
+        followed = Followed(options.get("run_config"))
+        with followed_by(followed):
+            result: RunResultStreaming = self.inner.run_streamed(agent, given, **options)
+        _ends_with(result, followed.carriages)
         return result
 
     async def _episode(
@@ -115,7 +156,7 @@ def _follow(episode: Episode, result: RunResultStreaming) -> None:
 
     task.add_done_callback(over)
     events: Callable[[], Any] = result.stream_events
-    result.stream_events = lambda: _Events(events(), episode.run)  # type: ignore[method-assign]
+    result.stream_events = lambda: _Events(events(), episode)  # type: ignore[method-assign]
 
 
 class _Events:
@@ -125,8 +166,8 @@ class _Events:
     not close one that another is just closing.
     """
 
-    def __init__(self, source: AsyncGenerator[Any, None], run: Run) -> None:
-        self._source, self._run = source, run
+    def __init__(self, source: AsyncGenerator[Any, None], episode: Episode) -> None:
+        self._source, self._episode = source, episode
 
     def __aiter__(self) -> "_Events":
         return self
@@ -135,7 +176,55 @@ class _Events:
         try:
             return await anext(self._source)
         except StopAsyncIteration:
-            self._run.check()
+            self._episode.check()
+            raise
+
+    async def aclose(self) -> None:
+        await self._source.aclose()
+
+
+def carried_stream(
+    carriage: Carriage, start: Callable[[], RunResultStreaming]
+) -> RunResultStreaming:
+    """`start()`, a stream that brings its run along: the run ends with the stream's task."""
+    try:
+        with governing(carriage.run):
+            result = start()
+    except BaseException:
+        carriage.end("it never started")
+        raise
+    _ends_with(result, [carriage])
+    events: Callable[[], Any] = result.stream_events
+    result.stream_events = lambda: _Settled(events(), carriage)  # type: ignore[method-assign]
+    return result
+
+
+def _ends_with(result: RunResultStreaming, carriages: Sequence[Carriage]) -> None:
+    def over(_: object) -> None:
+        for carriage in carriages:
+            carriage.end("the stream of its hooks has ended")
+
+    task = getattr(result, "run_loop_task", None)  # the runner underneath may be anybody's
+    if task is not None:
+        task.add_done_callback(over)
+
+
+class _Settled:
+    """A stream's events, which end when everything of its run is settled."""
+
+    def __init__(self, source: Any, carriage: Carriage) -> None:
+        self._source, self._carriage = source, carriage
+
+    def __aiter__(self) -> "_Settled":
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await anext(self._source)
+        except Exception:  # the end of the stream is one, too
+            self._carriage.end("its stream was read to the end")
+            if (interrupted := await self._carriage.ended()) is not None:
+                raise interrupted from None
             raise
 
     async def aclose(self) -> None:

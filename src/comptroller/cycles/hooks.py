@@ -1,0 +1,315 @@
+"""`CyclesRunHooks`: what `runcycles-openai-agents` calls so, on Comptroller's runtime.
+
+They are settings and a way in. Given to any `Runner.run`, they bring a governed run along, which
+sees every call of it; their callbacks then have nothing to do. Where hooks of the user's own hand
+on to them, or another runner calls them, the callbacks are all there is to see: they become
+messages to the actors of a run that is begun at the first of them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Generic
+
+from agents import Agent, ModelResponse, RunContextWrapper, Runner, RunResult, TContext, Tool
+from runcycles import Amount, AsyncCyclesClient, CommitOveragePolicy, CyclesConfig, Unit
+from runcycles.retry import AsyncCommitRetryEngine
+
+from comptroller.carried import CarriedRun
+from comptroller.money import amount
+from comptroller.openai_agents.active import ACTIVE
+from comptroller.openai_agents.callbacks import Callbacks
+from comptroller.openai_agents.carriage import FOLLOWED, GoverningHooks
+from comptroller.openai_agents.runner import carried_stream, install
+from comptroller.policy import Policy, ToolEstimate, ToolEstimateMap
+from comptroller.runtime.run import Run
+
+from .errors import as_seen
+from .journal import EngineOutbox
+from .lending import Lender
+from .streams import CyclesRunResultStreaming
+from .subjects import subject_of
+
+
+class CyclesRunHooks(GoverningHooks[TContext], Generic[TContext]):
+    """Reserves budget before every LLM call and tool call, and settles it afterwards.
+
+    `await hooks.run(agent, input)`, or `Runner.run(agent, input, hooks=hooks)`. One object serves
+    any number of runs, at once too.
+
+    Args:
+        client: an `AsyncCyclesClient`, or `as_client(ledger)`; its giver closes it.
+        config: the server to connect to where no client is given; else the `CYCLES_*` environment.
+        tenant, workspace, app, workflow: who spends; unset ones come from the config.
+        agent, toolset: the same; a call's own agent and tool stand in their place.
+        tool_estimates: what tools reserve: a `ToolEstimateMap`, or a mapping for one.
+        default_tool_estimate: what a tool reserves that a mapping does not name, in risk points.
+        llm_estimate, llm_unit: what an LLM call reserves. What it is charged is what it used.
+        fail_open: let calls through when the server does not answer or answers 5xx. A denial, or
+            any 4xx, always stops.
+        ttl_ms: the lease of a reservation, in milliseconds (1 000 to 86 400 000).
+        heartbeat_max_age_ms, heartbeat_max_extensions: how long, and how often, it is extended.
+        commit_max_attempts: how often a charge is sent before the retry engine takes it over.
+        overage_policy: what the server does when an actual exceeds its estimate.
+        dry_run: evaluate, stop nothing, charge nothing.
+        retry_engine: keeps the charges that the server has not accepted; None: one of the config's.
+
+    Raises:
+        ValueError, TypeError: a setting that makes no sense, or no server is named.
+    """
+
+    def __init__(  # noqa: PLR0917 - as the package whose interface this is
+        self,
+        client: AsyncCyclesClient | None = None,
+        config: CyclesConfig | None = None,
+        tenant: str | None = None,
+        workspace: str | None = None,
+        app: str | None = None,
+        workflow: str | None = None,
+        agent: str | None = None,
+        toolset: str | None = None,
+        tool_estimates: Mapping[str, ToolEstimate] | ToolEstimateMap | None = None,
+        default_tool_estimate: int = 1,
+        llm_estimate: int = 500_000,
+        llm_unit: Unit = Unit.USD_MICROCENTS,
+        fail_open: bool = False,
+        ttl_ms: int = 60_000,
+        heartbeat_max_age_ms: int = 600_000,
+        heartbeat_max_extensions: int | None = None,
+        commit_max_attempts: int = 2,
+        overage_policy: CommitOveragePolicy | str = CommitOveragePolicy.ALLOW_IF_AVAILABLE,
+        dry_run: bool = False,
+        retry_engine: AsyncCommitRetryEngine | None = None,
+    ) -> None:
+        if isinstance(commit_max_attempts, bool) or commit_max_attempts < 1:
+            raise ValueError(f"commit_max_attempts={commit_max_attempts!r}: the least is 1")
+        self._lender = Lender(client, config)
+        self._subject = subject_of(
+            self._lender.config,
+            tenant=tenant,
+            workspace=workspace,
+            app=app,
+            workflow=workflow,
+            agent=agent,
+            toolset=toolset,
+        )
+        self._policy = Policy(
+            llm_estimate=_llm_estimate(llm_unit, llm_estimate),
+            tools=_tools(tool_estimates, default_tool_estimate),
+            fail_open=fail_open,
+            ttl_ms=ttl_ms,
+            heartbeat_max_age_ms=heartbeat_max_age_ms,
+            heartbeat_max_extensions=heartbeat_max_extensions,
+            overage_policy=CommitOveragePolicy(overage_policy),
+            dry_run=dry_run,
+        )
+        self._outbox = _outbox(self._lender, retry_engine, commit_max_attempts)
+        self._carried: dict[str, CarriedRun] = {}
+        self._called: dict[int, tuple[object, CarriedRun, Callbacks]] = {}
+        install()
+
+    # -- runs
+
+    async def run(
+        self,
+        starting_agent: Agent[TContext],
+        input: Any,  # noqa: A002 - the SDK's name
+        *,
+        run_id: str | None = None,
+        **runner_kwargs: Any,
+    ) -> RunResult:
+        """`Runner.run`, governed; everything is settled when it returns or raises.
+
+        Raises:
+            BudgetExceededError: a call was denied, or the server is unreachable.
+            ValueError: `hooks` was given, or the run id is in use.
+            Exception: what `Runner.run` raises.
+        """
+        _check_options("run", runner_kwargs)
+        async with self.carry(run_id):
+            return await Runner.run(starting_agent, input, hooks=self, **runner_kwargs)
+
+    def run_streamed(
+        self,
+        starting_agent: Agent[TContext],
+        input: Any,  # noqa: A002 - the SDK's name
+        *,
+        run_id: str | None = None,
+        **runner_kwargs: Any,
+    ) -> CyclesRunResultStreaming:
+        """`Runner.run_streamed`, governed; everything is settled when its events have ended."""
+        _check_options("run_streamed", runner_kwargs)
+        carriage = self.carry(run_id)
+        result = carried_stream(
+            carriage,
+            lambda: Runner.run_streamed(starting_agent, input, hooks=self, **runner_kwargs),
+        )
+        return CyclesRunResultStreaming(result, carriage)
+
+    def carry(self, run_id: str | None = None) -> CarriedRun:
+        """As `GoverningHooks.carry`."""
+        install()  # another runner may have been put in its place
+        carried = CarriedRun(
+            self._subject,
+            self._policy,
+            self._lender,
+            run_id=run_id,
+            outbox=self._outbox,
+            as_seen=as_seen,
+            left=self._left,
+        )
+        self._carried[carried.run.id] = carried
+        return carried
+
+    def _left(self, run: Run) -> None:
+        """Everything of it is over."""
+        self._carried = {
+            i: carried for i, carried in self._carried.items() if carried.run is not run
+        }
+        self._called = {key: seen for key, seen in self._called.items() if seen[1].run is not run}
+
+    # -- giving up
+
+    async def release_pending(
+        self, reason: str = "agent_run_failed", *, run_id: str | None = None
+    ) -> None:
+        """Settle what a run has open: what never began is released, what was dispatched is given
+        up, and charged as such. The run itself goes on.
+
+        Args:
+            reason: stands in the releases and the charges.
+            run_id: which run; None: the one that this is called in, else the only one there is.
+
+        Raises:
+            RuntimeError: no run was named, and there are several.
+        """
+        if run_id is None:
+            run_id = self._only_run()
+        if run_id in self._carried:
+            await self._give_up(self._carried[run_id], reason)
+
+    async def release_all_pending(self, reason: str = "all_agent_runs_failed") -> None:
+        """`release_pending` of every run."""
+        for carried in tuple(self._carried.values()):
+            await self._give_up(carried, reason)
+
+    def _only_run(self) -> str | None:
+        run = ACTIVE.get()
+        if run is not None and run.id in self._carried:
+            return run.id
+        if len(self._carried) > 1:
+            raise RuntimeError(f"run_id: {len(self._carried)} runs are pending: name one of them")
+        return next(iter(self._carried), None)
+
+    async def _give_up(self, carried: CarriedRun, reason: str) -> None:
+        called = [key for key, (_, run, _) in self._called.items() if run is carried]
+        if not called:
+            await carried.run.abandon(reason)
+            return
+        for key in called:  # nobody else says that this run has ended
+            del self._called[key]
+        carried.end(reason)
+        await carried.ended()
+
+    # -- callbacks: nothing to do where a scope governs the run
+
+    async def on_agent_start(self, context: Any, agent: Agent[TContext]) -> None:
+        """Nothing is known yet."""
+
+    async def on_agent_end(self, context: Any, agent: Agent[TContext], output: Any) -> None:  # noqa: ARG002
+        """Where no `Runner.run` of ours is around it, the outermost agent's end is the run's."""
+        if ACTIVE.get() is None and FOLLOWED.get() is None:
+            _, carried, calls = self._called.get(_key(context), (None, None, None))
+            if carried is not None and calls is not None and calls.idle:
+                await self._give_up(carried, "the agent has ended")
+
+    async def on_llm_start(
+        self,
+        context: RunContextWrapper[TContext],
+        agent: Agent[TContext],
+        system_prompt: str | None,
+        input_items: list[Any],
+    ) -> None:
+        """Reserve. Raises BudgetExceededError: it was refused."""
+        if (calls := self._calls(context)) is not None:
+            await calls.on_llm_start(context, agent, system_prompt, input_items)
+
+    async def on_llm_end(
+        self,
+        context: RunContextWrapper[TContext],
+        agent: Agent[TContext],
+        response: ModelResponse,
+    ) -> None:
+        """Settle what it used."""
+        if (calls := self._calls(context)) is not None:
+            await calls.on_llm_end(context, agent, response)
+
+    async def on_tool_start(
+        self, context: RunContextWrapper[TContext], agent: Agent[TContext], tool: Tool
+    ) -> None:
+        """Reserve. Raises BudgetExceededError: it was refused."""
+        if (calls := self._calls(context)) is not None:
+            await calls.on_tool_start(context, agent, tool)
+
+    async def on_tool_end(
+        self, context: RunContextWrapper[TContext], agent: Agent[TContext], tool: Tool, result: Any
+    ) -> None:
+        """Settle what it cost."""
+        if (calls := self._calls(context)) is not None:
+            await calls.on_tool_end(context, agent, tool, result)
+
+    async def on_handoff(
+        self,
+        context: RunContextWrapper[TContext],
+        from_agent: Agent[TContext],
+        to_agent: Agent[TContext],
+    ) -> None:
+        """Record it."""
+        if (calls := self._calls(context)) is not None:
+            await calls.on_handoff(context, from_agent, to_agent)
+
+    def _calls(self, context: Any) -> Callbacks | None:
+        """Who hears the callbacks of this context; None where its calls are governed already."""
+        if ACTIVE.get() is not None:
+            return None
+        followed, key = FOLLOWED.get(), _key(context)
+        if key not in self._called:
+            carried = self.carry()
+            calls = Callbacks(carried.run, followed.config if followed is not None else None)
+            self._called[key] = (context, carried, calls)
+            if followed is not None:
+                followed.carriages.append(carried)
+        return self._called[key][2]
+
+
+def _key(context: Any) -> int:
+    """Contexts of one SDK run share what it has used: that names the run."""
+    return id(getattr(context, "usage", context))
+
+
+def _check_options(method: str, options: Mapping[str, Any]) -> None:
+    if "hooks" in options:
+        raise ValueError(f"CyclesRunHooks.{method}() manages the hooks argument: leave it out")
+
+
+def _llm_estimate(unit: Unit, estimate: int) -> Amount:
+    return amount(Unit(unit), estimate, shown=f"llm_estimate={estimate!r}")
+
+
+def _tools(
+    given: Mapping[str, ToolEstimate] | ToolEstimateMap | None, default: int
+) -> ToolEstimateMap:
+    return given if isinstance(given, ToolEstimateMap) else ToolEstimateMap(given, default)
+
+
+def _outbox(
+    lender: Lender, engine: AsyncCommitRetryEngine | None, attempts: int
+) -> EngineOutbox | None:
+    """The engine that was given, else one of the config; None where neither is there."""
+    client, config = lender.client, lender.config
+    if config is not None and client is None and (engine or config.retry_enabled):
+        client = AsyncCyclesClient(config)
+    if engine is None and config is not None and config.retry_enabled:
+        engine = AsyncCommitRetryEngine(config)
+    if engine is None:
+        return None
+    engine.set_client(client)
+    return EngineOutbox(engine, attempts)

@@ -1,0 +1,39 @@
+"""What `CyclesRunHooks.run_streamed` gives: the SDK's result, settled when its events end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Literal
+
+from agents import RunResultStreaming
+
+from comptroller.openai_agents.carriage import Carriage
+
+
+class CyclesRunResultStreaming:
+    """`agents.RunResultStreaming`, whose events end when everything of the run is settled."""
+
+    def __init__(self, result: RunResultStreaming, carriage: Carriage) -> None:
+        self._result, self._carriage = result, carriage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._result, name)
+
+    def cancel(self, mode: Literal["immediate", "after_turn"] = "immediate") -> None:
+        """Cancel the SDK's stream; what it leaves open is settled as given up."""
+        self._result.cancel(mode=mode)
+
+    async def stream_events(self) -> AsyncIterator[Any]:
+        """The SDK's events. Left before their end, the run is cancelled."""
+        try:
+            events: Any = self._result.stream_events()
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+        except (asyncio.CancelledError, GeneratorExit):
+            self._result.cancel()
+            await self._carriage.ended()
+            raise
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self.stream_events()
