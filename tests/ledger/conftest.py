@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from comptroller.ledger.client import as_client
+from comptroller.ledger.cycles import CyclesLedger
 from comptroller.ledger.memory import open_memory
 from comptroller.ledger.sqlite import open_sqlite
 from ledger.clocks import Clock
-from ledger.over_http import over_http
+from ledger.over_http import Served, over_http
 
 
 @asynccontextmanager
@@ -27,8 +29,28 @@ async def sqlite(clock, tmp_path):
         yield ledger
 
 
+@asynccontextmanager
+async def client(clock, tmp_path):
+    """The Cycles SDK's client of a ledger, and a ledger again."""
+    async with open_memory(now=clock) as behind:
+        remote = CyclesLedger(Clients(behind), request_timeout=5, in_flight=100)
+        yield Served(remote, behind)
+
+
+class Clients:
+    """One for each tenant."""
+
+    address = "a client"
+
+    def __init__(self, ledger):
+        self._ledger = ledger
+
+    async def client(self, tenant):
+        return as_client(self._ledger, tenant=tenant)
+
+
 EMBEDDED = {"memory": memory, "sqlite": sqlite}
-LEDGERS = {**EMBEDDED, "cycles": over_http}
+LEDGERS = {**EMBEDDED, "cycles": over_http, "client": client}
 DURABLE = {"sqlite": sqlite}
 
 

@@ -51,6 +51,8 @@ class CyclesRunHooks(GoverningHooks[TContext], Generic[TContext]):
         overage_policy: what the server does when an actual exceeds its estimate.
         dry_run: evaluate, stop nothing, charge nothing.
         retry_engine: keeps the charges that the server has not accepted; None: one of the config's.
+        prices: a price book, or aliases, as in `comptroller.Policy`; not in the package that this
+            stands for, which charges estimates.
 
     Raises:
         ValueError, TypeError: a setting that makes no sense, or no server is named.
@@ -78,6 +80,8 @@ class CyclesRunHooks(GoverningHooks[TContext], Generic[TContext]):
         overage_policy: CommitOveragePolicy | str = CommitOveragePolicy.ALLOW_IF_AVAILABLE,
         dry_run: bool = False,
         retry_engine: AsyncCommitRetryEngine | None = None,
+        *,
+        prices: Any = None,
     ) -> None:
         if isinstance(commit_max_attempts, bool) or commit_max_attempts < 1:
             raise ValueError(f"commit_max_attempts={commit_max_attempts!r}: the least is 1")
@@ -93,6 +97,7 @@ class CyclesRunHooks(GoverningHooks[TContext], Generic[TContext]):
         )
         self._policy = Policy(
             llm_estimate=_llm_estimate(llm_unit, llm_estimate),
+            prices=prices,
             tools=_tools(tool_estimates, default_tool_estimate),
             fail_open=fail_open,
             ttl_ms=ttl_ms,
@@ -211,8 +216,10 @@ class CyclesRunHooks(GoverningHooks[TContext], Generic[TContext]):
 
     # -- callbacks: nothing to do where a scope governs the run
 
-    async def on_agent_start(self, context: Any, agent: Agent[TContext]) -> None:
-        """Nothing is known yet."""
+    async def on_agent_start(self, context: Any, agent: Agent[TContext]) -> None:  # noqa: ARG002
+        """Where a `Runner.run` is followed, its run begins: what runs inside it is governed."""
+        if FOLLOWED.get() is not None:
+            self._calls(context)
 
     async def on_agent_end(self, context: Any, agent: Agent[TContext], output: Any) -> None:  # noqa: ARG002
         """Where no `Runner.run` of ours is around it, the outermost agent's end is the run's."""

@@ -25,15 +25,15 @@ class CyclesRunResultStreaming:
 
     async def stream_events(self) -> AsyncIterator[Any]:
         """The SDK's events. Left before their end, the run is cancelled."""
-        try:
-            events: Any = self._result.stream_events()
-            async with aclosing(events):
+        events: Any = self._result.stream_events()
+        async with aclosing(events):
+            try:
                 async for event in events:
                     yield event
-        except (asyncio.CancelledError, GeneratorExit):
-            self._result.cancel()
-            await self._carriage.ended()
-            raise
+            except (asyncio.CancelledError, GeneratorExit):
+                self._result.cancel()  # the SDK's own generator would wait for the run's end
+                await self._carriage.ended()
+                raise
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self.stream_events()

@@ -30,16 +30,18 @@ from comptroller.ledger.interface import Ledger
 
 Request = TypeVar("Request", bound=BaseModel)
 
-_OK, _CREATED, _BAD_REQUEST, _CONFLICT, _OWN_FAULT = 200, 201, 400, 409, 500
+_OK, _CREATED, _BAD_REQUEST, _FORBIDDEN, _CONFLICT, _OWN_FAULT = 200, 201, 400, 403, 409, 500
 
 
-def as_client(ledger: Ledger) -> "LedgerClient":
+def as_client(ledger: Ledger, *, tenant: str | None = None) -> "LedgerClient":
     """`ledger` with the methods of `runcycles.AsyncCyclesClient`.
 
-    The effective tenant of a request is its subject's; those about a reservation are trusted. Close
-    the ledger, not the client.
+    Args:
+        ledger: whom it asks. Close the ledger, not the client.
+        tenant: whose client it is: another tenant's budgets and reservations are refused, as with
+            a key over HTTP. None: it is trusted with every tenant's.
     """
-    return LedgerClient(ledger)
+    return LedgerClient(ledger, tenant)
 
 
 class LedgerClient(AsyncCyclesClient):
@@ -47,10 +49,11 @@ class LedgerClient(AsyncCyclesClient):
 
     Attributes:
         ledger: whom it asks.
+        tenant: whose client it is; None: everybody's.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
+    def __init__(self, ledger: Ledger, tenant: str | None = None) -> None:
+        self.ledger, self.tenant = ledger, tenant
         # No retries and no journal: an embedded ledger has answered, or it has not been asked.
         self._config = CyclesConfig(
             base_url=ledger.name, api_key="none", retry_enabled=False, journal_enabled=False
@@ -58,14 +61,20 @@ class LedgerClient(AsyncCyclesClient):
 
     async def create_reservation(self, request: BaseModel | dict[str, Any]) -> CyclesResponse:
         """`POST /v1/reservations`."""
-        return await _answer(lambda: self.ledger.reserve(_read(ReservationCreateRequest, request)))
+        return await _answer(
+            lambda: self.ledger.reserve(
+                _read(ReservationCreateRequest, request), tenant=self.tenant
+            )
+        )
 
     async def commit_reservation(
         self, reservation_id: str, request: BaseModel | dict[str, Any]
     ) -> CyclesResponse:
         """`POST /v1/reservations/{id}/commit`."""
         return await _answer(
-            lambda: self.ledger.commit(reservation_id, _read(CommitRequest, request))
+            lambda: self.ledger.commit(
+                reservation_id, _read(CommitRequest, request), tenant=self.tenant
+            )
         )
 
     async def release_reservation(
@@ -73,7 +82,9 @@ class LedgerClient(AsyncCyclesClient):
     ) -> CyclesResponse:
         """`POST /v1/reservations/{id}/release`."""
         return await _answer(
-            lambda: self.ledger.release(reservation_id, _read(ReleaseRequest, request))
+            lambda: self.ledger.release(
+                reservation_id, _read(ReleaseRequest, request), tenant=self.tenant
+            )
         )
 
     async def extend_reservation(
@@ -81,33 +92,49 @@ class LedgerClient(AsyncCyclesClient):
     ) -> CyclesResponse:
         """`POST /v1/reservations/{id}/extend`."""
         return await _answer(
-            lambda: self.ledger.extend(reservation_id, _read(ReservationExtendRequest, request))
+            lambda: self.ledger.extend(
+                reservation_id, _read(ReservationExtendRequest, request), tenant=self.tenant
+            )
         )
 
     async def decide(self, request: BaseModel | dict[str, Any]) -> CyclesResponse:
         """`POST /v1/decide`."""
-        return await _answer(lambda: self.ledger.decide(_read(DecisionRequest, request)))
+        return await _answer(
+            lambda: self.ledger.decide(_read(DecisionRequest, request), tenant=self.tenant)
+        )
 
     async def create_event(self, request: BaseModel | dict[str, Any]) -> CyclesResponse:
         """`POST /v1/events`."""
         return await _answer(
-            lambda: self.ledger.record(_read(EventCreateRequest, request)), _CREATED
+            lambda: self.ledger.record(_read(EventCreateRequest, request), tenant=self.tenant),
+            _CREATED,
         )
 
     async def list_reservations(self, **query_params: str) -> CyclesResponse:
         """`GET /v1/reservations`."""
-        return await _answer(lambda: self.ledger.reservations(**_page(query_params)))
+        return await _answer(lambda: self.ledger.reservations(**self._filters(_page(query_params))))
 
     async def get_reservation(self, reservation_id: str) -> CyclesResponse:
         """`GET /v1/reservations/{id}`."""
-        return await _answer(lambda: self.ledger.reservation(reservation_id))
+        return await _answer(lambda: self.ledger.reservation(reservation_id, tenant=self.tenant))
 
     async def get_balances(self, **query_params: str) -> CyclesResponse:
         """`GET /v1/balances`."""
         filters = {level: query_params[level] for level in LEVELS if query_params.get(level)}
         if not filters:
             raise ValueError(f"give at least one filter of {', '.join(LEVELS)}")
-        return await _answer(lambda: self.ledger.balances(**filters))
+        return await _answer(lambda: self.ledger.balances(**self._filters(filters)))
+
+    def _filters(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Those of a listing: another tenant's is refused, none is one's own."""
+        if self.tenant is None:
+            return given
+        if given.get("tenant", self.tenant).lower() != self.tenant.lower():
+            raise refusal(
+                f"this client belongs to tenant {self.tenant}",
+                status=_FORBIDDEN, error_code="FORBIDDEN", asks_for_budget=False,
+            )  # fmt: skip
+        return {**given, "tenant": self.tenant}
 
     async def aclose(self) -> None:
         """Nothing to close: the ledger is its opener's."""

@@ -2,7 +2,8 @@
 
 from runcycles import DecisionRequest
 
-from comptroller.errors import BudgetExceeded, ComptrollerError
+from comptroller.errors import BudgetExceeded, BudgetNotFound, ComptrollerError
+from comptroller.ledger.interface import Ledger
 
 from .call import Call, Terms
 from .denials import waiver
@@ -34,7 +35,16 @@ async def _ask(call: Call, terms: Terms) -> None:
     )
     answer = await terms.ledger.decide(request, tenant=call.tenant)
     if answer.is_denied():
-        code = answer.reason_code or "BUDGET_EXCEEDED"
-        raise BudgetExceeded(
-            f"the ledger {terms.ledger.name} would not grant it ({code})", error_code=code
-        )
+        raise _denial(answer.reason_code or "BUDGET_EXCEEDED", call, terms.ledger)
+
+
+def _denial(code: str, call: Call, ledger: Ledger) -> ComptrollerError:
+    """A DENY as the error that a reserve would have raised."""
+    if code in ("BUDGET_NOT_FOUND", "NOT_FOUND"):
+        how = "ask its operator for one" if ledger.remote else f"set one: {_HOW}"
+        text = f"no budget for {call.tenant} in {ledger.name}: {how}"
+        return BudgetNotFound(text, status=404, error_code="NOT_FOUND")
+    return BudgetExceeded(f"{ledger.name} would not grant it ({code})", error_code=code)
+
+
+_HOW = "comptroller budget set, or ledger.set_budget"
