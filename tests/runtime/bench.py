@@ -149,11 +149,12 @@ async def bench(
     *,
     limits: Limits | None = None,
     run_id: str | None = None,
+    outbox: Any = None,
     **changes: Any,
 ) -> AsyncIterator[Bench]:
     """A run on `ledger`, closed at the end, whose actors were all answered exactly once."""
     async with Home() as home:
-        hub = Hub(home, ledger)
+        hub = Hub(home, ledger, outbox=outbox)
         run_id = run_id or f"run-{next(_ids)}"
         hub.register(Named(run_id))
         run = hub.new_run(run_id, Subject(tenant="acme"), policy(**changes), limits or Limits())
@@ -166,6 +167,16 @@ async def bench(
         await anyio.lowlevel.checkpoint()
         assert [len(asked.answers) for asked in made.calls] == [1] * len(made.calls)
         assert not any(line.open for line in run.receipt.calls)
+
+
+class Kept:
+    """An outbox that writes down what it is given."""
+
+    def __init__(self, attempts: int = 1) -> None:
+        self.attempts, self.owed = attempts, []
+
+    def keep(self, owed: Any) -> None:
+        self.owed.append(owed)
 
 
 async def tokens_spent(ledger: Any) -> int:

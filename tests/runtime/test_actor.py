@@ -34,7 +34,18 @@ from comptroller.testing import (
     refused,
     server_error,
 )
-from runtime.bench import DONE, USED, bench, funded, llm, outcomes, reserved, tokens_spent, tool
+from runtime.bench import (
+    DONE,
+    USED,
+    Kept,
+    bench,
+    funded,
+    llm,
+    outcomes,
+    reserved,
+    tokens_spent,
+    tool,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -99,6 +110,13 @@ async def rejected():
             await it.whole()
 
 
+async def handed_over():
+    async with funded() as memory:
+        ledger = ScriptedLedger(memory, {"commit": repeat(lost_request())})
+        async with bench(ledger, outbox=Kept()) as it:
+            await it.whole()
+
+
 async def cut_off_while_settling():
     async with funded() as memory, bench(StalledLedger(memory, ["commit"])) as it:
         await it.granted()
@@ -117,6 +135,7 @@ WALKS = {
     (State.SETTLING, Event.NOTHING_TO_SETTLE): waived_and_nothing_to_settle,
     (State.SETTLING, Event.UNANSWERED): sent_again,
     (State.SETTLING, Event.EXPIRED): recorded_after_its_lease,
+    (State.SETTLING, Event.KEPT): handed_over,
     (State.SETTLING, Event.REJECTED): rejected,
     (State.SETTLING, Event.CUT_OFF): cut_off_while_settling,
 }
@@ -453,6 +472,77 @@ async def test_a_defect_while_extending_stops_the_heartbeat_only(caplog):
         assert asked.line.outcome is Outcome.COMMITTED
         assert "a slip" in asked.line.heartbeat
         assert "a slip" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("caps", "beats"),
+    [({"heartbeat_max_extensions": 3}, 3), ({"heartbeat_max_age_ms": 120_000}, 2)],
+)
+async def test_a_capped_heartbeat_stops_and_says_so_and_the_call_is_still_charged(caps, beats):
+    async with funded() as memory:
+        ledger = RecordingLedger(memory)
+        async with bench(ledger, **caps) as it:
+            asked = await it.granted()
+            await anyio.sleep(900)
+            assert len(ledger.asked("extend")) == beats
+            asked.actor.tell(DONE)
+            await it.idle()
+            assert asked.line.outcome is Outcome.RECORDED
+            assert asked.line.heartbeat
+            assert await tokens_spent(memory) == 30
+
+
+# -- the outbox
+
+
+async def test_a_charge_that_the_bound_cuts_off_is_handed_over():
+    """With what its lease, its subject and its key were."""
+    outbox = Kept(attempts=5)
+    async with (
+        funded() as memory,
+        bench(StalledLedger(memory, ["commit"], request_timeout=600), outbox=outbox) as it,
+    ):
+        asked = await it.granted()
+        asked.actor.tell(DONE)
+        await it.close()
+        assert asked.line.outcome is Outcome.OUTBOXED
+        (owed,) = outbox.owed
+        assert owed.key == asked.line.reservation_id
+        assert owed.commit.actual == owed.event.actual == tokens(30)
+        assert owed.commit.idempotency_key == asked.actor.call.message_key("commit")
+
+
+async def test_what_never_began_is_not_owed():
+    outbox = Kept()
+    async with funded() as memory, bench(StalledLedger(memory, ["release"]), outbox=outbox) as it:
+        asked = await it.granted()
+        asked.actor.tell(NeverBegan("nobody wants it"))
+        await it.close()
+        assert asked.line.outcome is Outcome.LAPSING
+        assert outbox.owed == []
+
+
+async def test_spend_without_a_reservation_is_owed_as_an_event():
+    outbox = Kept()
+    script = {"reserve": repeat(lost_request()), "record": repeat(lost_request())}
+    async with funded() as memory:
+        async with bench(ScriptedLedger(memory, script), outbox=outbox, fail_open=True) as it:
+            line = await it.whole()
+            assert line.outcome is Outcome.OUTBOXED
+            (owed,) = outbox.owed
+            assert (owed.commit, owed.event.actual) == (None, tokens(30))
+
+
+async def test_an_event_that_is_not_accepted_is_owed_too():
+    outbox = Kept()
+    async with funded() as memory:
+        ledger = ScriptedLedger(memory, {"record": repeat(lost_request())})
+        async with bench(ledger, outbox=outbox) as it:
+            await it.granted(llm())
+            it.run.note("agent.handoff", tool("Desk"), None)
+            await anyio.sleep(1)
+            assert [line.outcome for line in it.run.receipt.calls][1] is Outcome.OUTBOXED
+            assert len(outbox.owed) == 1
 
 
 # -- answers to a settlement

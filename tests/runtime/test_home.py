@@ -43,6 +43,26 @@ async def test_what_is_sent_from_home_has_run_when_the_call_returns():
         assert log == [1]
 
 
+async def test_what_is_sent_before_it_has_opened_runs_in_its_order_when_it_opens():
+    """Messages, tasks, and what a thread has sent: nothing of it overtakes another."""
+    home = Home()
+    log = Log(home)
+
+    async def task(what):
+        log.note(what)
+
+    home.call(log.note, 1)
+    home.start(task, "task", name="early")
+    home.call(log.note, 2)
+    await anyio.to_thread.run_sync(lambda: home.call(log.note, 3))
+    await anyio.lowlevel.checkpoint()
+    assert log == []
+    async with home:
+        home.call(log.note, 4)
+        await log.reaches(5)
+    assert [what for what in log if what != "task"] == [1, 2, 3, 4]
+
+
 async def test_what_a_thread_sends_arrives_in_order():
     async with Home() as home:
         log = Log(home)
