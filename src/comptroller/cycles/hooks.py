@@ -9,15 +9,14 @@ messages to the actors of a run that is begun at the first of them.
 from collections.abc import Mapping
 from typing import Any, Generic
 
-from agents import Agent, ModelResponse, RunContextWrapper, Runner, RunResult, TContext, Tool
+from agents import Agent, Runner, RunResult, TContext
 from runcycles import Amount, AsyncCyclesClient, CommitOveragePolicy, CyclesConfig, Unit
 from runcycles.retry import AsyncCommitRetryEngine
 
 from comptroller.carried import CarriedRun
 from comptroller.money import amount
 from comptroller.openai_agents.active import ACTIVE
-from comptroller.openai_agents.callbacks import Callbacks
-from comptroller.openai_agents.carriage import FOLLOWED, GoverningHooks
+from comptroller.openai_agents.callbacks import CalledHooks
 from comptroller.openai_agents.runner import carried_stream, install
 from comptroller.policy import Policy, ToolEstimate, ToolEstimateMap
 from comptroller.runtime.run import Run
@@ -29,7 +28,7 @@ from .streams import CyclesRunResultStreaming
 from .subjects import subject_of
 
 
-class CyclesRunHooks(GoverningHooks[TContext], Generic[TContext]):
+class CyclesRunHooks(CalledHooks[TContext], Generic[TContext]):
     """Reserves budget before every LLM call and tool call, and settles it afterwards.
 
     `await hooks.run(agent, input)`, or `Runner.run(agent, input, hooks=hooks)`. One object serves
@@ -108,7 +107,7 @@ class CyclesRunHooks(GoverningHooks[TContext], Generic[TContext]):
         )
         self._outbox = _outbox(self._lender, retry_engine, commit_max_attempts)
         self._carried: dict[str, CarriedRun] = {}
-        self._called: dict[int, tuple[object, CarriedRun, Callbacks]] = {}
+        super().__init__()
         install()
 
     # -- runs
@@ -159,17 +158,17 @@ class CyclesRunHooks(GoverningHooks[TContext], Generic[TContext]):
             run_id=run_id,
             outbox=self._outbox,
             as_seen=as_seen,
-            left=self._left,
+            left=self.left,
         )
         self._carried[carried.run.id] = carried
         return carried
 
-    def _left(self, run: Run) -> None:
-        """Everything of it is over."""
-        self._carried = {
-            i: carried for i, carried in self._carried.items() if carried.run is not run
-        }
-        self._called = {key: seen for key, seen in self._called.items() if seen[1].run is not run}
+    def left(self, run: Run) -> None:
+        """Everything of `run` is over."""
+        super().left(run)
+        carried = self._carried.get(run.id)
+        if carried is not None and carried.run is run:  # not one that was refused for its id
+            del self._carried[run.id]
 
     # -- giving up
 
@@ -205,91 +204,10 @@ class CyclesRunHooks(GoverningHooks[TContext], Generic[TContext]):
         return next(iter(self._carried), None)
 
     async def _give_up(self, carried: CarriedRun, reason: str) -> None:
-        called = [key for key, (_, run, _) in self._called.items() if run is carried]
-        if not called:
+        if self.called(carried):  # nobody else says that this run has ended
+            await self.leave(carried, reason)
+        else:
             await carried.run.abandon(reason)
-            return
-        for key in called:  # nobody else says that this run has ended
-            del self._called[key]
-        carried.end(reason)
-        await carried.ended()
-
-    # -- callbacks: nothing to do where a scope governs the run
-
-    async def on_agent_start(self, context: Any, agent: Agent[TContext]) -> None:  # noqa: ARG002
-        """Where a `Runner.run` is followed, its run begins: what runs inside it is governed."""
-        if FOLLOWED.get() is not None:
-            self._calls(context)
-
-    async def on_agent_end(self, context: Any, agent: Agent[TContext], output: Any) -> None:  # noqa: ARG002
-        """Where no `Runner.run` of ours is around it, the outermost agent's end is the run's."""
-        if ACTIVE.get() is None and FOLLOWED.get() is None:
-            _, carried, calls = self._called.get(_key(context), (None, None, None))
-            if carried is not None and calls is not None and calls.idle:
-                await self._give_up(carried, "the agent has ended")
-
-    async def on_llm_start(
-        self,
-        context: RunContextWrapper[TContext],
-        agent: Agent[TContext],
-        system_prompt: str | None,
-        input_items: list[Any],
-    ) -> None:
-        """Reserve. Raises BudgetExceededError: it was refused."""
-        if (calls := self._calls(context)) is not None:
-            await calls.on_llm_start(context, agent, system_prompt, input_items)
-
-    async def on_llm_end(
-        self,
-        context: RunContextWrapper[TContext],
-        agent: Agent[TContext],
-        response: ModelResponse,
-    ) -> None:
-        """Settle what it used."""
-        if (calls := self._calls(context)) is not None:
-            await calls.on_llm_end(context, agent, response)
-
-    async def on_tool_start(
-        self, context: RunContextWrapper[TContext], agent: Agent[TContext], tool: Tool
-    ) -> None:
-        """Reserve. Raises BudgetExceededError: it was refused."""
-        if (calls := self._calls(context)) is not None:
-            await calls.on_tool_start(context, agent, tool)
-
-    async def on_tool_end(
-        self, context: RunContextWrapper[TContext], agent: Agent[TContext], tool: Tool, result: Any
-    ) -> None:
-        """Settle what it cost."""
-        if (calls := self._calls(context)) is not None:
-            await calls.on_tool_end(context, agent, tool, result)
-
-    async def on_handoff(
-        self,
-        context: RunContextWrapper[TContext],
-        from_agent: Agent[TContext],
-        to_agent: Agent[TContext],
-    ) -> None:
-        """Record it."""
-        if (calls := self._calls(context)) is not None:
-            await calls.on_handoff(context, from_agent, to_agent)
-
-    def _calls(self, context: Any) -> Callbacks | None:
-        """Who hears the callbacks of this context; None where its calls are governed already."""
-        if ACTIVE.get() is not None:
-            return None
-        followed, key = FOLLOWED.get(), _key(context)
-        if key not in self._called:
-            carried = self.carry()
-            calls = Callbacks(carried.run, followed.config if followed is not None else None)
-            self._called[key] = (context, carried, calls)
-            if followed is not None:
-                followed.carriages.append(carried)
-        return self._called[key][2]
-
-
-def _key(context: Any) -> int:
-    """Contexts of one SDK run share what it has used: that names the run."""
-    return id(getattr(context, "usage", context))
 
 
 def _check_options(method: str, options: Mapping[str, Any]) -> None:

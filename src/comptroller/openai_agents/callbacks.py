@@ -6,7 +6,8 @@ call ended that raised. Such a call is settled as given up when its run ends.
 
 from typing import Any
 
-from agents import Agent, RunConfig
+import attrs
+from agents import Agent, RunConfig, RunContextWrapper, TContext, Tool
 from agents.items import ModelResponse
 
 from comptroller.decide.estimates import LlmRequest
@@ -16,7 +17,8 @@ from comptroller.runtime.call import Draft
 from comptroller.runtime.run import Run
 
 from . import usage
-from .active import admit
+from .active import ACTIVE, admit
+from .carriage import FOLLOWED, Carriage, GoverningHooks
 from .compat import get_model, normalized
 from .hooks import CallHooks
 from .model import answered
@@ -76,3 +78,113 @@ class Callbacks(CallHooks):
         except Exception:  # noqa: BLE001 - the SDK will raise it where the model is called
             return f"unknown:{asked_for}"
         return usage.model_name(model, asked_for if isinstance(asked_for, str) else None)
+
+
+@attrs.frozen
+class _Called:
+    """A run that a callback has begun."""
+
+    context: object  # kept, so that its id stays its own
+    carriage: Carriage
+    calls: Callbacks
+
+
+class CalledHooks(GoverningHooks[TContext]):
+    """Governing hooks whose callbacks govern where nothing else does.
+
+    Inside a governed scope they have nothing to do. Else the first callback begins a run; it ends
+    with the `Runner.run` around it. Where that is not ours, either, it ends with the end of an
+    agent of which no call is open: the outermost one, since one inside a tool has that tool's.
+    """
+
+    def __init__(self) -> None:
+        self._called: dict[int, _Called] = {}
+
+    def called(self, carriage: Carriage) -> bool:
+        """Whether a callback has begun it, so that nobody knows its end."""
+        return any(seen.carriage is carriage for seen in self._called.values())
+
+    async def leave(self, carriage: Carriage, why: str) -> None:
+        """It has ended: settle what is open."""
+        carriage.end(why)
+        await carriage.ended()
+
+    def left(self, run: Run) -> None:
+        """Everything of `run` is over: whoever carries it says so."""
+        self._called = {
+            key: seen for key, seen in self._called.items() if seen.carriage.run is not run
+        }
+
+    async def on_agent_start(self, context: Any, agent: Agent[TContext]) -> None:  # noqa: ARG002
+        """Where a `Runner.run` is followed, its run begins: what runs inside it is governed."""
+        if FOLLOWED.get() is not None:
+            self._calls(context)
+
+    async def on_agent_end(self, context: Any, agent: Agent[TContext], output: Any) -> None:  # noqa: ARG002
+        """Where no `Runner.run` is followed, the outermost agent's end is the run's."""
+        seen = self._called.get(_key(context))
+        if seen is not None and FOLLOWED.get() is None and seen.calls.idle:
+            await self.leave(seen.carriage, "the agent has ended")
+
+    async def on_llm_start(
+        self,
+        context: RunContextWrapper[TContext],
+        agent: Agent[TContext],
+        system_prompt: str | None,
+        input_items: list[Any],
+    ) -> None:
+        """Reserve. Raises the refusal."""
+        if (calls := self._calls(context)) is not None:
+            await calls.on_llm_start(context, agent, system_prompt, input_items)
+
+    async def on_llm_end(
+        self, context: RunContextWrapper[TContext], agent: Agent[TContext], response: ModelResponse
+    ) -> None:
+        """Settle what it used."""
+        if (seen := self._called.get(_key(context))) is not None:
+            await seen.calls.on_llm_end(context, agent, response)
+
+    async def on_tool_start(
+        self, context: RunContextWrapper[TContext], agent: Agent[TContext], tool: Tool
+    ) -> None:
+        """Reserve. Raises the refusal."""
+        if (calls := self._calls(context)) is not None:
+            await calls.on_tool_start(context, agent, tool)
+
+    async def on_tool_end(
+        self, context: RunContextWrapper[TContext], agent: Agent[TContext], tool: Tool, result: Any
+    ) -> None:
+        """Settle what it cost."""
+        if (seen := self._called.get(_key(context))) is not None:
+            await seen.calls.on_tool_end(context, agent, tool, result)
+
+    async def on_handoff(
+        self,
+        context: RunContextWrapper[TContext],
+        from_agent: Agent[TContext],
+        to_agent: Agent[TContext],
+    ) -> None:
+        """Record it."""
+        if (calls := self._calls(context)) is not None:
+            await calls.on_handoff(context, from_agent, to_agent)
+
+    def _calls(self, context: Any) -> Callbacks | None:
+        """Who hears the callbacks of this context; None where its calls are governed already."""
+        if ACTIVE.get() is not None:
+            return None
+        key = _key(context)
+        if key not in self._called:
+            self._called[key] = self._begin(context)
+        return self._called[key].calls
+
+    def _begin(self, context: Any) -> _Called:
+        followed, carriage = FOLLOWED.get(), self.carry()
+        if followed is not None:
+            followed.carriages.append(carriage)
+        config = followed.config if followed is not None else None
+        return _Called(context, carriage, Callbacks(carriage.run, config))
+
+
+def _key(context: Any) -> int:
+    """Contexts of one SDK run share what it has used: that names the run."""
+    return id(getattr(context, "usage", context))
