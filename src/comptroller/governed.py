@@ -16,7 +16,7 @@ from .ledger.opening import DefaultLedger, default_settings
 from .openai_agents.active import step_in, step_out
 from .openai_agents.runner import install
 from .policy import Limits, Policy
-from .runtime.home import Home
+from .runtime.home import Home, raise_unless_known
 from .runtime.hub import Hub
 from .runtime.run import Run
 from .scope import GovernedRun, RunRequest, status_of
@@ -72,15 +72,6 @@ def filled(terms: RunRequest, books: Ledger | DefaultLedger) -> RunRequest:
         app=terms.app or books.app,
         workflow=terms.workflow or books.workflow,
     )
-
-
-def raise_unless_known(interrupted: BaseException | None, error: BaseException | None) -> None:
-    """Raise the native cancellation that came while a scope was left, now that it has been.
-
-    Not where the body's own `error` is one: that goes on by itself.
-    """
-    if interrupted is not None and not isinstance(error, type(interrupted)):
-        raise interrupted
 
 
 class RunScope(AbstractAsyncContextManager[GovernedRun]):

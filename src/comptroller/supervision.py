@@ -11,14 +11,14 @@ from agents.result import RunResult
 from runcycles import Amount
 
 from .errors import RunCancelled
-from .governed import Ground, RunScope, filled, open_ground, raise_unless_known, source
+from .governed import Ground, RunScope, filled, open_ground, source
 from .host import Framed
 from .ledger.interface import Ledger
 from .ledger.opening import DefaultLedger
 from .openai_agents.active import ACTIVE
 from .openai_agents.episode import EPISODE
 from .policy import Limits, Policy
-from .runtime.home import Change, HomeClosed
+from .runtime.home import Change, HomeClosed, raise_unless_known
 from .runtime.hub import Handle, Hub, Statistics, Status
 from .runtime.outcomes import Cancelled, Completed, Denied, Failed, RunOutcome, outcome_of
 from .runtime.receipts import Receipt

@@ -14,6 +14,7 @@ from comptroller.decide.estimates import LlmRequest
 from comptroller.decide.settlement import Abandoned
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Draft
+from comptroller.runtime.home import raise_unless_known
 from comptroller.runtime.run import Run
 
 from . import usage
@@ -107,7 +108,7 @@ class CalledHooks(GoverningHooks[TContext]):
     async def leave(self, carriage: Carriage, why: str) -> None:
         """It has ended: settle what is open."""
         carriage.end(why)
-        await carriage.ended()
+        raise_unless_known(await carriage.ended(), None)
 
     def left(self, run: Run) -> None:
         """Everything of `run` is over: whoever carries it says so."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import attrs
 from agents import RunConfig, RunHooks, TContext
 
+from comptroller.runtime.home import raise_unless_known
 from comptroller.runtime.run import Run
 
 from .active import ACTIVE
@@ -76,12 +77,15 @@ def followed_by(followed: Followed) -> Iterator[None]:
 @asynccontextmanager
 async def following(config: RunConfig | dict[str, Any] | None) -> AsyncIterator[None]:
     """The body is one ungoverned `Runner.run`: what hooks have begun in it ends with it."""
-    followed = Followed(config)
+    followed, error = Followed(config), None
     try:
         with followed_by(followed):
             yield
+    except BaseException as raised:
+        error = raised
+        raise
     finally:
         for carriage in followed.carriages:
             carriage.end("the run of its hooks has ended")
-        for carriage in followed.carriages:
-            await carriage.ended()
+        waits = [await carriage.ended() for carriage in followed.carriages]
+        raise_unless_known(next(filter(None, waits), None), error)

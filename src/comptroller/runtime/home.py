@@ -202,3 +202,12 @@ async def outlast(change: Change, done: Callable[[], bool], seconds: float) -> B
     except anyio.get_cancelled_exc_class() as cancelled:  # a native one, at that very moment
         interrupted = interrupted or cancelled
     return interrupted
+
+
+def raise_unless_known(interrupted: BaseException | None, error: BaseException | None) -> None:
+    """Raise the native cancellation that came while a scope was left, now that it has been.
+
+    Not where the body's own `error` is one: that goes on by itself.
+    """
+    if interrupted is not None and not isinstance(error, type(interrupted)):
+        raise interrupted

@@ -32,7 +32,7 @@ from .check import check
 from .denials import explained, from_breach
 from .event import Recorder
 from .gate import Gate
-from .home import Change, HomeClosed, outlast
+from .home import Change, HomeClosed, outlast, raise_unless_known
 from .owner import Owner, first_line
 from .receipts import CallReceipt, Receipt, ReceiptBook
 
@@ -245,11 +245,13 @@ class Run:
 
     async def abandon(self, reason: str) -> None:
         """Settle every call that is open now, as given up; the run goes on. Bounded."""
+        self.terms.home.check_here("calls are given up")
         told = set(self._live)
         for owner in told:
             owner.tell(Abandoned(reason))
-        await outlast(
-            self._change, lambda: told.isdisjoint(self._live), self.terms.policy.settle_timeout
+        settled = self.terms.policy.settle_timeout
+        raise_unless_known(
+            await outlast(self._change, lambda: told.isdisjoint(self._live), settled), None
         )
 
     # -- how it ends
