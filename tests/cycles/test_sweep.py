@@ -1,4 +1,4 @@
-"""A run under hooks, given up at every single turn of its loop: nothing is left, nothing given back.
+"""A run under hooks, given up at every turn of its loop: nothing is left, nothing given back.
 
 Cancelled natively, once and twice; plain, streamed, and behind hooks of one's own.
 """
