@@ -4,12 +4,13 @@ from types import SimpleNamespace
 
 import anyio
 import pytest
-from agents import ModelResponse, RunContextWrapper, Usage
+from agents import ModelResponse, RunContextWrapper, Runner, Usage
 from agents.run import AgentRunner
-from agents.testing import assistant_message
+from agents.testing import assistant_message, function_call
 from runcycles import BudgetExceededError
 
 from comptroller.testing import FailingModel, assert_settled, no_task_left, open_reservations
+from cycles.hooked import Beside
 from cycles.stand import hooks_on, search, searcher, statuses, talker
 
 pytestmark = pytest.mark.anyio
@@ -125,3 +126,24 @@ async def test_an_end_that_nobody_began_is_nobodys():
         await hooks.on_agent_end(context, agent, "done")
         assert await statuses(ledger) == []
         assert hooks._called == {}
+
+
+async def test_release_pending_inside_a_followed_run_does_not_end_it():
+    """The `Runner.run` around it goes on, and so does what runs inside its tools."""
+    async with hooks_on() as (hooks, ledger), no_task_left():
+        inner, _ = talker("inner")
+        turn = [function_call("ask", {"input": "y"}, call_id="c")]
+        agent, _ = talker(turn, "done", tools=[inner.as_tool("ask", "asks")])
+
+        class Releasing(Beside):
+            async def on_tool_start(self, *args):
+                await super().on_tool_start(*args)
+                await hooks.release_pending("so far")
+
+        result = await Runner.run(agent, "hi", hooks=Releasing(hooks))
+        assert result.final_output == "done"
+        assert len(hooks.runs) == 1
+        outcomes = [(line.kind, line.outcome.value) for line in hooks.receipt.calls]
+        answered = ("llm.completion", "committed")
+        assert sorted(outcomes) == [*[answered] * 3, ("tool.invoke", "abandoned")]
+        assert await open_reservations(ledger) == []

@@ -83,11 +83,12 @@ class Callbacks(CallHooks):
 
 @attrs.frozen
 class _Called:
-    """A run that a callback has begun."""
+    """A run that a callback has begun. `followed`: the `Runner.run` around it ends it."""
 
     context: object  # kept, so that its id stays its own
     carriage: Carriage
     calls: Callbacks
+    followed: bool
 
 
 class CalledHooks(GoverningHooks[TContext]):
@@ -102,8 +103,10 @@ class CalledHooks(GoverningHooks[TContext]):
         self._called: dict[int, _Called] = {}
 
     def called(self, carriage: Carriage) -> bool:
-        """Whether a callback has begun it, so that nobody knows its end."""
-        return any(seen.carriage is carriage for seen in self._called.values())
+        """Whether a callback has begun it and nothing follows it, so that nobody knows its end."""
+        return any(
+            seen.carriage is carriage and not seen.followed for seen in tuple(self._called.values())
+        )
 
     async def leave(self, carriage: Carriage, why: str) -> None:
         """It has ended: settle what is open."""
@@ -112,9 +115,9 @@ class CalledHooks(GoverningHooks[TContext]):
 
     def left(self, run: Run) -> None:
         """Everything of `run` is over: whoever carries it says so."""
-        self._called = {
-            key: seen for key, seen in self._called.items() if seen.carriage.run is not run
-        }
+        for key, seen in tuple(self._called.items()):
+            if seen.carriage.run is run:
+                del self._called[key]
 
     async def on_agent_start(self, context: Any, agent: Agent[TContext]) -> None:  # noqa: ARG002
         """Where a `Runner.run` is followed, its run begins: what runs inside it is governed."""
@@ -124,7 +127,7 @@ class CalledHooks(GoverningHooks[TContext]):
     async def on_agent_end(self, context: Any, agent: Agent[TContext], output: Any) -> None:  # noqa: ARG002
         """Where no `Runner.run` is followed, the outermost agent's end is the run's."""
         seen = self._called.get(_key(context))
-        if seen is not None and FOLLOWED.get() is None and seen.calls.idle:
+        if seen is not None and not seen.followed and seen.calls.idle:
             await self.leave(seen.carriage, "the agent has ended")
 
     async def on_llm_start(
@@ -183,7 +186,8 @@ class CalledHooks(GoverningHooks[TContext]):
         if followed is not None:
             followed.carriages.append(carriage)
         config = followed.config if followed is not None else None
-        return _Called(context, carriage, Callbacks(carriage.run, config))
+        calls = Callbacks(carriage.run, config)
+        return _Called(context, carriage, calls, followed=followed is not None)
 
 
 def _key(context: Any) -> int:
