@@ -88,8 +88,9 @@ demo: .venv/$(MAIN)/ready
 	$(BIN)/comptroller demo
 
 examples: .venv/$(MAIN)/ready-e2e
-	@set -e; for example in examples/*.py; do \
-	    echo "-- $$example"; $(BIN)/python $$example < /dev/null; \
+	@set -e; for example in examples/[!_]*.py; do \
+	    case $$example in *_backend.py) option=--try ;; *) option= ;; esac; \
+	    echo "-- $$example $$option"; $(BIN)/python $$example $$option < /dev/null; \
 	done
 
 format: .venv/$(MAIN)/ready

@@ -1,0 +1,119 @@
+"""A web backend that answers customers of several tenants, each within its tenant's budget.
+
+    pip install -r examples/requirements-fastapi.txt
+    python examples/fastapi_backend.py          # serves on http://127.0.0.1:8000
+    python examples/fastapi_backend.py --try    # asks itself a few questions, and ends
+
+`/ask` answers when it is done, `/stream` as server-sent events while the model speaks. A reader who
+leaves ends the run: it is cancelled, settled, and charged for what was said until then.
+"""
+
+import json
+import socket
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Annotated
+
+import anyio
+import httpx
+import uvicorn
+from _stage import ledger, model
+from agents import Agent
+from fastapi import FastAPI, Header, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from comptroller import BudgetNotFound, CallDenied, LimitReached, Limits, open_supervisor, usd
+
+STORY = "Once upon a time a ledger and a language model shared a house by the lake. " * 3
+support = Agent(
+    name="Support",
+    instructions="Answer the customer.",
+    model=model("gpt-4.1-mini", STORY, pause=0.01),
+)
+limits = Limits(seconds=120, llm_calls=20)  # of one request
+TEXT = "response.output_text.delta"
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with ledger(acme=usd("1"), globex=usd("0.00001")) as app.state.books:
+        async with open_supervisor(ledger=app.state.books) as app.state.supervisor:
+            yield
+
+
+app = FastAPI(lifespan=lifespan)
+Tenant = Annotated[str, Header(alias="X-Tenant")]  # in earnest it comes from who has logged in
+
+
+@app.exception_handler(BudgetNotFound)
+@app.exception_handler(CallDenied)
+async def denied(request: Request, denial: Exception) -> JSONResponse:
+    del request
+    status = 429 if isinstance(denial, LimitReached) else 402
+    return JSONResponse({"detail": str(denial)}, status)
+
+
+@app.get("/ask")
+async def ask(question: str, tenant: Tenant) -> dict[str, str]:
+    async with app.state.supervisor.run(support, tenant, limits=limits) as run:
+        result = await run(question)
+    return {"answer": result.final_output, "run": run.id}
+
+
+@app.get("/stream")
+async def stream(question: str, tenant: Tenant) -> StreamingResponse:
+    pieces = spoken(question, tenant)
+    first = await anext(pieces, "")  # a denial comes here, while the status can still say so
+    return StreamingResponse(server_sent(first, pieces), media_type="text/event-stream")
+
+
+async def spoken(question: str, tenant: str) -> AsyncGenerator[str]:
+    """The answer, piece by piece. Closed at any of them, the run is cancelled."""
+    async with app.state.supervisor.run(support, tenant, limits=limits) as run:
+        async for event in run.stream(question):
+            if event.type == "raw_response_event" and event.data.type == TEXT:
+                yield event.data.delta
+
+
+async def server_sent(first: str, rest: AsyncGenerator[str]) -> AsyncIterator[str]:
+    async with aclosing(rest):
+        yield f"data: {json.dumps(first)}\n\n"
+        try:
+            async for piece in rest:
+                yield f"data: {json.dumps(piece)}\n\n"
+        except CallDenied as denial:
+            yield f"event: denied\ndata: {json.dumps(str(denial))}\n\n"
+
+
+async def try_it() -> None:
+    """Serve on a free port, ask, and end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    base_url = "http://{}:{}".format(*listener.getsockname())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, [listener])
+        async with httpx.AsyncClient(base_url=base_url, timeout=60) as client:
+            await ask_around(client)
+        server.should_exit = True
+    for run in app.state.supervisor.runs.values():
+        print(f"-- {run.status}: {run.receipt}")
+
+
+async def ask_around(client: httpx.AsyncClient) -> None:
+    story = {"question": "Tell me a story."}
+    for tenant in ("acme", "globex"):
+        client.headers["X-Tenant"] = tenant
+        answer = await client.get("/ask", params=story)
+        print(f"{tenant} asks: {answer.status_code} {answer.text[:80]}")
+    client.headers["X-Tenant"] = "acme"
+    async with client.stream("GET", "/stream", params=story) as answer:
+        heard = await anext(answer.aiter_lines())
+        print(f"acme listens: {answer.status_code} {heard}, and leaves")
+
+
+if __name__ == "__main__":
+    if "--try" in sys.argv:
+        anyio.run(try_it)
+    else:
+        uvicorn.run(app, timeout_graceful_shutdown=10)  # seconds for those who still listen
