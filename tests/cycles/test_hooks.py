@@ -5,6 +5,7 @@ import inspect
 import itertools
 
 import anyio
+import httpx
 import pytest
 from agents import Agent, RunHooks, Runner
 from agents.testing import function_call
@@ -18,6 +19,8 @@ from comptroller.cycles import (
     ToolEstimateConfig,
     ToolEstimateMap,
 )
+from comptroller.ledger.cycles import open_cycles
+from comptroller.ledger.server import serve_ledger
 from comptroller.testing import (
     BlockedModel,
     CountingModel,
@@ -282,6 +285,19 @@ async def test_dry_run_stops_and_charges_nothing():
 
 
 # -- over HTTP, as the Cycles SDK speaks it
+
+
+async def test_a_ledger_that_was_given_stays_open_for_its_giver():
+    """A server's, too: what others opened, the hooks do not close."""
+    async with funded() as behind:
+        transport = httpx.ASGITransport(serve_ledger(behind, {"key": "acme"}))
+        async with open_cycles("http://cycles", api_key="key", transport=transport) as ledger:
+            hooks = CyclesRunHooks(as_client(ledger), tenant="acme")
+            for _ in range(2):
+                agent, model = talker()
+                await hooks.run(agent, "go")
+                assert model.dispatches == 1
+            assert (await spent(ledger, "acme"))[Unit.USD_MICROCENTS] == 1_000_000
 
 
 async def test_a_client_of_the_cycles_sdk_may_be_given():

@@ -61,7 +61,8 @@ class Lender:
         found.users -= 1
         if not found.users:
             del self._open[loop]
-            if isinstance(found.ledger, CyclesLedger):
+            given = isinstance(self.client, LedgerClient)
+            if isinstance(found.ledger, CyclesLedger) and not given:
                 await found.ledger.aclose()
 
     @asynccontextmanager
