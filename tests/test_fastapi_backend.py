@@ -107,7 +107,11 @@ class Served:
     def start(self, app=None, **settings):
         settings = {"log_config": None, "timeout_graceful_shutdown": PATIENCE, **settings}
         self.server = uvicorn.Server(uvicorn.Config(app or self.backend.app, **settings))
-        self.thread = threading.Thread(target=anyio.run, args=[self.server.serve, [self.listener]])
+        self.thread = threading.Thread(
+            target=anyio.run,
+            args=[self.server.serve, [self.listener]],
+            daemon=True,  # a server that hangs fails its test, not the whole session
+        )
         self.thread.start()
 
     def stop(self):
