@@ -5,7 +5,9 @@ run has begun, a callback returns before its run has ended. So the home is sent 
 opened, and the task that keeps it is told when to close. Only on asyncio.
 """
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Protocol
@@ -26,6 +28,8 @@ from .runtime.outbox import Outbox
 from .runtime.receipts import Receipt
 from .runtime.run import Run
 
+log = logging.getLogger("comptroller")
+
 
 class Lender(Protocol):
     """Where the ledger of the running loop comes from."""
@@ -33,8 +37,15 @@ class Lender(Protocol):
     def lend(self) -> Ledger:
         """The ledger, usable at once."""
 
-    async def give_back(self) -> None:
-        """It is no longer used."""
+    def take_back(self, loop: asyncio.AbstractEventLoop) -> Callable[[], Awaitable[object]] | None:
+        """It is no longer used there; what closes it, where that is to be done."""
+
+
+class Carrier(Protocol):
+    """Hooks that bring a run along."""
+
+    def left(self, run: Run) -> None:
+        """Everything of `run` is over."""
 
 
 class CarriedRun(AbstractAsyncContextManager[Run]):
@@ -43,7 +54,10 @@ class CarriedRun(AbstractAsyncContextManager[Run]):
     Args:
         subject, policy: who spends, and by which rules.
         lender: whose ledger it uses for the length of its life.
-        left: called with its run when everything of it is over.
+        carrier: the hooks that bring it along; told when everything of it is over.
+
+    Attributes:
+        loop: where it lives.
 
     Raises:
         ValueError: its id is in use.
@@ -59,22 +73,25 @@ class CarriedRun(AbstractAsyncContextManager[Run]):
         run_id: str | None = None,
         outbox: Outbox | None = None,
         as_seen: Callable[[ComptrollerError], ComptrollerError],
-        left: Callable[[Run], object],
+        carrier: Carrier,
     ) -> None:
         if under_trio():
             raise ComptrollerError("these hooks govern asyncio programs: use governed_run on trio")
-        self._home, self._lender, self._left = Home(), lender, left
         run_id = uuid4().hex if run_id is None else checked_run_id(run_id)
+        self.loop = asyncio.get_running_loop()
+        self._home, self._lender, self._carrier = Home(), lender, carrier
         self._hub = Hub(self._home, lender.lend(), outbox=outbox, as_seen=as_seen)
-        self._kept = Kept(self._life())
-        self._why = "its hooks were left"
-        self.run = self._hub.new_run(run_id, subject, policy, Limits())
-        self._kept.begin()
+        self._why: str | None = None
+        self._refusal: ComptrollerError | None = None
         try:
+            self.run = self._hub.new_run(run_id, subject, policy, Limits())
             self._hub.register(_Handle(self.run))
         except BaseException:
-            self._kept.end()
+            lender.take_back(self.loop)
             raise
+        self.run.carrier = carrier
+        self._kept = Kept(self._life())
+        self._kept.begin(self.lose)
         self._hub.begin(self.run)
 
     @asynccontextmanager
@@ -85,14 +102,49 @@ class CarriedRun(AbstractAsyncContextManager[Run]):
                     yield
                 finally:
                     with anyio.CancelScope(shield=True):
-                        await self._hub.cancel_all(self._why)
+                        await self._hub.cancel_all(self._why or "its hooks were left")
         finally:
-            self._left(self.run)
-            await self._lender.give_back()
+            self._carrier.left(self.run)
+            await self._close_ledger()
+
+    async def _close_ledger(self) -> None:
+        """What goes wrong there is no outcome of the run."""
+        if (unused := self._lender.take_back(self.loop)) is None:
+            return
+        try:
+            await unused()
+        except Exception:
+            log.exception("run %s: its ledger's connections could not be closed", self.run.id)
+
+    def lose(self) -> None:
+        """Its loop went before it could open, or was closed without its end: nothing is waited for.
+
+        What it has reserved lapses.
+        """
+        self.run.lose("its event loop has ended")
+        self._home.lose()
+        self._hub.forget(self.run.id, "cancelled")
+        self._carrier.left(self.run)
+        self._lender.take_back(self.loop)  # connections of a dead loop cannot be closed
+
+    async def abandon(self, reason: str) -> None:
+        """Settle what is open now, as given up, from any loop; the run goes on. Bounded."""
+        if self.loop is asyncio.get_running_loop():
+            await self.run.abandon(reason)
+            return
+        there = asyncio.run_coroutine_threadsafe(self.run.abandon(reason), self.loop)
+        with anyio.move_on_after(self.run.patience):
+            await asyncio.wrap_future(there)
+
+    @property
+    def refusal(self) -> ComptrollerError | None:
+        """What has ended the run before its regular end, if anything did."""
+        return self.run.ended if self._why is None else self._refusal
 
     def end(self, why: str) -> None:
         """Close it soon: what is open is settled as given up, for this reason."""
-        self._why = why
+        if self._why is None:
+            self._why, self._refusal = why, self.run.ended
         self._kept.end()
 
     async def ended(self) -> BaseException | None:

@@ -103,14 +103,23 @@ class Kept(Framed[T]):
         self._failure: Exception | None = None
         self._opened, self._closing = anyio.Event(), anyio.Event()
 
-    def begin(self) -> None:
-        """Start the task, from synchronous code: the scope opens soon."""
+    def begin(self, lost: Callable[[], object] | None = None) -> None:
+        """Start the task, from synchronous code: the scope opens soon.
+
+        `lost` is called where it never does: a task that is cancelled before its first step never
+        takes it.
+        """
         # An empty context: what it starts must not inherit the caller's governed run.
         self._task = asyncio.create_task(
             self._keep(), name="comptroller keeper", context=contextvars.Context()
         )
-        # Not in `_keep`: a task that is cancelled before its first step never takes it.
-        self._task.add_done_callback(lambda _: self._opened.set())
+
+        def over(_: object) -> None:
+            if not self._value and lost is not None:
+                lost()
+            self._opened.set()
+
+        self._task.add_done_callback(over)
 
     async def open(self) -> T:
         """Enter the scope. Raises what entering it raised."""

@@ -138,7 +138,7 @@ def _by_tool(what: str, given: Any) -> dict[str, Any]:
     return dict(given)
 
 
-@attrs.frozen(eq=False, init=False)
+@attrs.frozen(eq=False, init=False, repr=False)
 class ToolEstimateMap:
     """Tool name to estimate. A tool that is not in the map costs the default.
 
@@ -156,7 +156,7 @@ class ToolEstimateMap:
         ValueError: an estimate is negative.
     """
 
-    mapping: Mapping[str, ToolEstimateConfig]
+    _mapping: Mapping[str, ToolEstimateConfig]
     default: ToolEstimateConfig
 
     def __init__(
@@ -176,7 +176,15 @@ class ToolEstimateMap:
 
     def get(self, tool: str) -> ToolEstimateConfig:
         """The config of `tool`, or the default."""
-        return self.mapping.get(tool, self.default)
+        return self._mapping.get(tool, self.default)
+
+    @property
+    def mapping(self) -> dict[str, ToolEstimateConfig]:
+        """A copy of what is in it."""
+        return dict(self._mapping)
+
+    def __repr__(self) -> str:
+        return f"ToolEstimateMap(mapping={self._mapping!r}, default={self.default!r})"
 
     def is_zero_estimate(self, tool: str) -> bool:
         """Whether a call of `tool` reserves nothing."""

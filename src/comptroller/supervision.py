@@ -37,7 +37,7 @@ class SupervisedRun(RunScope):
     ) -> None:
         super().__init__(agent, terms)
         self._ground, self._slots = ground, slots
-        self._needs_slot = ACTIVE.get() is None  # inside a governed run it would wait for itself
+        self._needs_slot = not _inside(ground.hub)  # there it would wait for itself
         self._queue: anyio.CancelScope | None = None
         self._given_up: str | None = None
 
@@ -79,6 +79,14 @@ class SupervisedRun(RunScope):
     def _give_back_slot(self) -> None:
         with suppress(RuntimeError):  # it had none
             self._slots.release_on_behalf_of(self)
+
+
+def _inside(hub: Hub) -> bool:
+    """Whether a run of `hub` governs this context, or a run around the one that does."""
+    run = ACTIVE.get()
+    while run is not None and run.terms.home is not hub.home:
+        run = run.outer
+    return run is not None
 
 
 class StartedRun:

@@ -112,5 +112,5 @@ async def hooked(scenario: Any, way: Any, *, beside: bool = False, **settings: A
         assert len(listed.reservations) == len(details)
         balances = (await ledger.balances(tenant="acme")).balances
         spent = {Unit(b.spent.unit): b.spent.amount for b in balances}
-    assert hooks._carried == hooks._called == {}
+    assert hooks._carried == hooks._begun == {}
     return Governed(outcome, hooks.receipt, details, spent)

@@ -30,7 +30,7 @@ async def test_under_a_runner_of_anothers_the_callbacks_govern():
         assert model.dispatches == 2
         kinds = ["llm.completion", "tool.invoke", "llm.completion"]
         assert await statuses(ledger) == [(kind, "COMMITTED") for kind in kinds]
-        assert hooks._carried == hooks._called == {}
+        assert hooks._carried == hooks._begun == {}
 
 
 async def test_there_a_denial_comes_out_unwrapped():
@@ -95,10 +95,10 @@ async def test_an_agents_end_inside_a_tool_is_not_the_runs_end():
         await hooks.on_llm_start(inner, agent, None, [])
         await hooks.on_llm_end(inner, agent, answer())
         await hooks.on_agent_end(inner, agent, "inner done")
-        assert len(hooks._called) == 1
+        assert len(hooks._begun) == 1
         await hooks.on_tool_end(outer, agent, search, "found")
         await hooks.on_agent_end(outer, agent, "done")
-        assert hooks._called == {}
+        assert hooks._begun == {}
         assert len(hooks.runs) == 1
 
 
@@ -125,7 +125,7 @@ async def test_an_end_that_nobody_began_is_nobodys():
         await hooks.on_tool_end(context, agent, search, "found")
         await hooks.on_agent_end(context, agent, "done")
         assert await statuses(ledger) == []
-        assert hooks._called == {}
+        assert hooks._begun == {}
 
 
 async def test_release_pending_inside_a_followed_run_does_not_end_it():

@@ -59,7 +59,7 @@ async def test_what_fits_is_allowed_and_nothing_is_locked():
 
 
 def test_it_does_not_run_beside_the_model():
-    guardrail = cycles_budget_guardrail(client=as_client(None or _Named()), tenant="acme")
+    guardrail = cycles_budget_guardrail(client=as_client(_Named()), tenant="acme")
     assert (guardrail.name, guardrail.run_in_parallel) == ("cycles_budget", False)
 
 

@@ -37,6 +37,7 @@ from comptroller.testing import (
 )
 from cycles.hooked import Watched
 from cycles.stand import answers, client_over, funded, hooks_on, searcher, served, statuses, talker
+from openai_agents.scenarios.agents import own_loop
 
 pytestmark = pytest.mark.anyio
 
@@ -395,13 +396,8 @@ async def test_hooks_used_in_several_loops_one_after_another():
         def twice():
             for _ in range(2):
                 asyncio.run(Runner.run(talker()[0], "hi", hooks=hooks))
-            loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(loop)
-            try:
+            with own_loop():
                 Runner.run_sync(talker()[0], "hi", hooks=hooks)
-            finally:
-                asyncio.set_event_loop(None)
-                loop.close()
 
         await anyio.to_thread.run_sync(twice)
         assert [status for _, status in await statuses(ledger)] == ["COMMITTED"] * 3

@@ -73,7 +73,7 @@ async def once(way, due):
         took, loop.task = loop.turns, None
         if way == "streamed":  # its consumer was cancelled: the SDK's own run goes on to its end
             await until(lambda: hooks._carried == {})
-        assert hooks._carried == hooks._called == {}
+        assert hooks._carried == hooks._begun == {}
         del ledger  # hooks_on sees that nothing is reserved in it
         charged = [line for line in hooks.receipt.calls if line.charged is not None]
         llm = sum(line.kind == "llm.completion" for line in charged)

@@ -1,9 +1,13 @@
 """`ToolEstimateConfig` as `runcycles-openai-agents` has it: every field has a value."""
 
+from typing import Any
+
 import attrs
 from runcycles import Amount, Unit
 
 from comptroller import policy
+
+_ITS: Any = attrs.fields(policy.ToolEstimateConfig)
 
 
 @attrs.frozen
@@ -18,6 +22,6 @@ class ToolEstimateConfig(policy.ToolEstimateConfig):
     """
 
     estimate: int | Amount = 0
-    action_kind: str = "tool.invoke"
-    unit: Unit = Unit.RISK_POINTS
+    action_kind: str = attrs.field(default="tool.invoke", validator=_ITS.action_kind.validator)
+    unit: Unit = attrs.field(default=Unit.RISK_POINTS, validator=_ITS.unit.validator)
     actual: policy.ActualFunction | None = None

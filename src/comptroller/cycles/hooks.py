@@ -9,26 +9,28 @@ messages to the actors of a run that is begun at the first of them.
 from collections.abc import Mapping
 from typing import Any, Generic
 
-from agents import Agent, Runner, RunResult, TContext
+from agents import Agent, Runner, RunResult, RunResultStreaming, TContext
 from runcycles import Amount, AsyncCyclesClient, CommitOveragePolicy, CyclesConfig, Unit
 from runcycles.retry import AsyncCommitRetryEngine
 
 from comptroller.carried import CarriedRun
+from comptroller.decide.pricing import price_book
 from comptroller.money import amount
 from comptroller.openai_agents.active import ACTIVE
-from comptroller.openai_agents.callbacks import CalledHooks
+from comptroller.openai_agents.callbacks import SelfGoverningHooks
+from comptroller.openai_agents.carriage import end_all, governing_run
 from comptroller.openai_agents.runner import carried_stream, install
 from comptroller.policy import Policy, ToolEstimate, ToolEstimateMap
 from comptroller.runtime.run import Run
 
 from .errors import as_seen
-from .journal import EngineOutbox
+from .journal import EngineOutbox, keeps
 from .lending import Lender
 from .streams import CyclesRunResultStreaming
 from .subjects import subject_of
 
 
-class CyclesRunHooks(CalledHooks[TContext], Generic[TContext]):
+class CyclesRunHooks(SelfGoverningHooks[TContext], Generic[TContext]):
     """Reserves budget before every LLM call and tool call, and settles it afterwards.
 
     `await hooks.run(agent, input)`, or `Runner.run(agent, input, hooks=hooks)`. One object serves
@@ -96,7 +98,7 @@ class CyclesRunHooks(CalledHooks[TContext], Generic[TContext]):
         )
         self._policy = Policy(
             llm_estimate=_llm_estimate(llm_unit, llm_estimate),
-            prices=prices,
+            prices=_prices(prices),
             tools=_tools(tool_estimates, default_tool_estimate),
             fail_open=fail_open,
             ttl_ms=ttl_ms,
@@ -122,12 +124,16 @@ class CyclesRunHooks(CalledHooks[TContext], Generic[TContext]):
     ) -> RunResult:
         """`Runner.run`, governed; everything is settled when it returns or raises.
 
+        Inside a governed scope, or inside a run of these hooks, that one governs it.
+
         Raises:
             BudgetExceededError: a call was denied, or the server is unreachable.
             ValueError: `hooks` was given, or the run id is in use.
             Exception: what `Runner.run` raises.
         """
         _check_options("run", runner_kwargs)
+        if self.join(governing_run()):
+            return await Runner.run(starting_agent, input, hooks=self, **runner_kwargs)
         async with self.carry(run_id):
             return await Runner.run(starting_agent, input, hooks=self, **runner_kwargs)
 
@@ -141,16 +147,21 @@ class CyclesRunHooks(CalledHooks[TContext], Generic[TContext]):
     ) -> CyclesRunResultStreaming:
         """`Runner.run_streamed`, governed; everything is settled when its events have ended."""
         _check_options("run_streamed", runner_kwargs)
+
+        def start() -> RunResultStreaming:
+            return Runner.run_streamed(starting_agent, input, hooks=self, **runner_kwargs)
+
+        if self.join(governing_run()):
+            return CyclesRunResultStreaming(start(), None)
         carriage = self.carry(run_id)
-        result = carried_stream(
-            carriage,
-            lambda: Runner.run_streamed(starting_agent, input, hooks=self, **runner_kwargs),
-        )
-        return CyclesRunResultStreaming(result, carriage)
+        return CyclesRunResultStreaming(carried_stream(carriage, start), carriage)
 
     def carry(self, run_id: str | None = None) -> CarriedRun:
         """As `GoverningHooks.carry`."""
         install()  # another runner may have been put in its place
+        self._forget_dead_loops()
+        if self._outbox is not None:
+            self._outbox.begin()
         carried = CarriedRun(
             self._subject,
             self._policy,
@@ -158,7 +169,7 @@ class CyclesRunHooks(CalledHooks[TContext], Generic[TContext]):
             run_id=run_id,
             outbox=self._outbox,
             as_seen=as_seen,
-            left=self.left,
+            carrier=self,
         )
         self._carried[carried.run.id] = carried
         return carried
@@ -170,13 +181,20 @@ class CyclesRunHooks(CalledHooks[TContext], Generic[TContext]):
         if carried is not None and carried.run is run:  # not one that was refused for its id
             del self._carried[run.id]
 
+    def _forget_dead_loops(self) -> None:
+        """Runs of a loop that was closed without ending its tasks: their leases lapse."""
+        for carried in tuple(self._carried.values()):
+            if carried.loop.is_closed():
+                carried.lose()
+
     # -- giving up
 
     async def release_pending(
         self, reason: str = "agent_run_failed", *, run_id: str | None = None
     ) -> None:
         """Settle what a run has open: what never began is released, what was dispatched is given
-        up, and charged as such. The run itself goes on.
+        up, and charged as such. The run goes on; a call that was only asking is refused, though,
+        which ends it.
 
         Args:
             reason: stands in the releases and the charges.
@@ -185,13 +203,15 @@ class CyclesRunHooks(CalledHooks[TContext], Generic[TContext]):
         Raises:
             RuntimeError: no run was named, and there are several.
         """
+        self._forget_dead_loops()
         if run_id is None:
             run_id = self._only_run()
         if run_id in self._carried:
             await self._give_up(self._carried[run_id], reason)
 
     async def release_all_pending(self, reason: str = "all_agent_runs_failed") -> None:
-        """`release_pending` of every run."""
+        """`release_pending` of every run, whatever loop it is in."""
+        self._forget_dead_loops()
         for carried in tuple(self._carried.values()):
             await self._give_up(carried, reason)
 
@@ -204,10 +224,10 @@ class CyclesRunHooks(CalledHooks[TContext], Generic[TContext]):
         return next(iter(self._carried), None)
 
     async def _give_up(self, carried: CarriedRun, reason: str) -> None:
-        if self.called(carried):  # nobody else says that this run has ended
-            await self.leave(carried, reason)
+        if self.is_unowned(carried):  # nobody else says that this run has ended
+            await end_all([carried], reason)
         else:
-            await carried.run.abandon(reason)
+            await carried.abandon(reason)
 
 
 def _check_options(method: str, options: Mapping[str, Any]) -> None:
@@ -219,6 +239,11 @@ def _llm_estimate(unit: Unit, estimate: int) -> Amount:
     return amount(Unit(unit), estimate, shown=f"llm_estimate={estimate!r}")
 
 
+def _prices(given: Any) -> Any:
+    price_book(given)  # a wrong one fails here, not at the first run
+    return given
+
+
 def _tools(
     given: Mapping[str, ToolEstimate] | ToolEstimateMap | None, default: int
 ) -> ToolEstimateMap:
@@ -228,13 +253,12 @@ def _tools(
 def _outbox(
     lender: Lender, engine: AsyncCommitRetryEngine | None, attempts: int
 ) -> EngineOutbox | None:
-    """The engine that was given, else one of the config; None where neither is there."""
+    """The engine that was given, else one of the config; None where neither keeps anything."""
     client, config = lender.client, lender.config
-    if config is not None and client is None and (engine or config.retry_enabled):
-        client = AsyncCyclesClient(config)
     if engine is None and config is not None and config.retry_enabled:
         engine = AsyncCommitRetryEngine(config)
-    if engine is None:
+    if engine is None or not keeps(engine):
         return None
-    engine.set_client(client)
-    return EngineOutbox(engine, attempts)
+    if client is None and config is not None:
+        client = AsyncCyclesClient(config)
+    return EngineOutbox(engine, client, attempts)

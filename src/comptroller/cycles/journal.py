@@ -1,12 +1,21 @@
 """The retry engine of `runcycles` as an outbox: it journals charges on disk and sends them again.
 
-The engine backs off between its attempts, replays what it finds in its journal when a process
-starts, and records an expired reservation's charge as an event. Its tasks are its own.
+The engine backs off between its attempts, replays what it finds in its journal when a process first
+uses it, and records an expired reservation's charge as an event. Its tasks are its own.
 """
 
+import asyncio
 from typing import Any
 
 from comptroller.runtime.outbox import Owed
+
+
+def keeps(engine: Any) -> bool:
+    """Whether a charge that the engine is given is in safe hands.
+
+    One that is switched off and has no journal drops it; it says so only to itself.
+    """
+    return getattr(engine, "_enabled", True) or getattr(engine, "_journal", None) is not None
 
 
 class EngineOutbox:
@@ -14,16 +23,33 @@ class EngineOutbox:
 
     Args:
         engine: where charges go.
+        client: with which it sends them.
         attempts: how often a call's owner sends a charge before.
     """
 
-    def __init__(self, engine: Any, attempts: int) -> None:
-        self._engine, self.attempts = engine, attempts
+    def __init__(self, engine: Any, client: Any, attempts: int) -> None:
+        self._engine, self._client, self.attempts = engine, client, attempts
+        self._replayed = False
+        self.begin()
+
+    def begin(self) -> None:
+        """The engine replays its journal when it is given its client in a running loop."""
+        if self._replayed:
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # hooks are made before there is one: their first run says it again
+        self._replayed = True
+        self._engine.set_client(self._client)
 
     def keep(self, owed: Owed) -> None:
         """As `Outbox.keep`."""
         event = _body(owed.event)
-        event["metadata"] = {**event.get("metadata", {}), "recovered_reservation_id": owed.key}
+        event.pop("overage_policy", None)  # the default rejects nothing: the spend has happened
+        if owed.reservation_id is not None:
+            told = event.get("metadata", {})
+            event["metadata"] = {**told, "recovered_reservation_id": owed.reservation_id}
         if owed.commit is None:
             self._engine.schedule_event(owed.key, event)
         else:

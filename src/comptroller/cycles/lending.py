@@ -5,7 +5,7 @@ opened when a loop first needs it, shared by those who use it there, and closed 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,9 +23,10 @@ _READ_TIMEOUT = 5.0  # seconds; CyclesConfig's default, for clients that show no
 
 @attrs.define
 class _Open:
-    """A ledger of one loop, and how many use it."""
+    """A ledger of one loop, how it is closed where it was opened for that, and how many use it."""
 
     ledger: Ledger
+    close: Callable[[], Awaitable[object]] | None = None
     users: int = 0
 
 
@@ -46,52 +47,52 @@ class Lender:
         self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, _Open] = WeakKeyDictionary()
 
     def lend(self) -> Ledger:
-        """The ledger of the running loop. Whoever got it calls `give_back`."""
+        """The ledger of the running loop. Whoever got it calls `take_back`."""
         loop = asyncio.get_running_loop()
         if loop not in self._open:
-            self._open[loop] = _Open(self._connect())
+            self._open[loop] = self._connect()
         found = self._open[loop]
         found.users += 1
         return found.ledger
 
-    async def give_back(self) -> None:
-        """The last one to give it back closes what was opened for it."""
-        loop = asyncio.get_running_loop()
+    def take_back(self, loop: asyncio.AbstractEventLoop) -> Callable[[], Awaitable[object]] | None:
+        """The last one to give it back is told how to close what was opened for it."""
         found = self._open[loop]
         found.users -= 1
-        if not found.users:
-            del self._open[loop]
-            given = isinstance(self.client, LedgerClient)
-            if isinstance(found.ledger, CyclesLedger) and not given:
-                await found.ledger.aclose()
+        if found.users:
+            return None
+        del self._open[loop]
+        return found.close
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Ledger]:
         """The ledger, for the length of a block."""
-        ledger = self.lend()
+        ledger, loop = self.lend(), asyncio.get_running_loop()
         try:
             yield ledger
         finally:
-            await self.give_back()
+            if (close := self.take_back(loop)) is not None:
+                await close()
 
-    def _connect(self) -> Ledger:
-        config = self.config
-        if isinstance(self.client, LedgerClient):
-            return self.client.ledger
-        if self.client is not None:
-            return CyclesLedger(
-                _GivenClient(self.client, config),
+    def _connect(self) -> _Open:
+        client, config = self.client, self.config
+        if type(client) is LedgerClient and client.tenant is None:
+            return _Open(client.ledger)  # trusted with every tenant: nothing stands between
+        if client is not None:
+            given = CyclesLedger(
+                _GivenClient(client, config),
                 request_timeout=config.read_timeout if config else _READ_TIMEOUT,
                 in_flight=ASYNCIO_IN_FLIGHT,
             )
-        if config is None:
-            raise TypeError("neither a client nor a config: see the constructor")
-        return connected(
+            return _Open(given)
+        assert config is not None, "a lender has a client or a config"  # noqa: S101 - for mypy
+        made = connected(
             config.base_url,
             api_key=config.api_key,
             request_timeout=config.read_timeout,
             connect_timeout=config.connect_timeout,
         )
+        return _Open(made, made.aclose)
 
 
 def _from_environment() -> CyclesConfig:
@@ -126,6 +127,8 @@ class _GivenClient:
 
 
 class _Asked:
+    """A client whose failures, of whatever kind, are answers that did not come."""
+
     def __init__(self, client: AsyncCyclesClient) -> None:
         self._client = client
 

@@ -7,16 +7,19 @@ from typing import Any, Literal
 
 from agents import RunResultStreaming
 
-from comptroller.openai_agents.carriage import Carriage
+from comptroller.openai_agents.carriage import Carriage, end_all
 
 
 class CyclesRunResultStreaming:
     """`agents.RunResultStreaming`, whose events end when everything of the run is settled."""
 
-    def __init__(self, result: RunResultStreaming, carriage: Carriage) -> None:
-        self._result, self._carriage = result, carriage
+    def __init__(self, result: RunResultStreaming, carriage: Carriage | None) -> None:
+        self._result = result
+        self._carried = [] if carriage is None else [carriage]
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
         return getattr(self._result, name)
 
     def cancel(self, mode: Literal["immediate", "after_turn"] = "immediate") -> None:
@@ -30,9 +33,9 @@ class CyclesRunResultStreaming:
             try:
                 async for event in events:
                     yield event
-            except (asyncio.CancelledError, GeneratorExit):
+            except (asyncio.CancelledError, GeneratorExit) as left:
                 self._result.cancel()  # the SDK's own generator would wait for the run's end
-                await self._carriage.ended()
+                await end_all(self._carried, "its stream was left", left)
                 raise
 
     def __aiter__(self) -> AsyncIterator[Any]:

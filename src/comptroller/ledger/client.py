@@ -121,7 +121,7 @@ class LedgerClient(AsyncCyclesClient):
     async def get_balances(self, **query_params: str) -> CyclesResponse:
         """`GET /v1/balances`."""
         filters = {level: query_params[level] for level in LEVELS if query_params.get(level)}
-        if not filters:
+        if not filters and self.tenant is None:
             raise ValueError(f"give at least one filter of {', '.join(LEVELS)}")
         return await _answer(lambda: self.ledger.balances(**self._filters(filters)))
 

@@ -4,6 +4,7 @@ What hooks cannot see stays unseen: retries behind one `on_llm_start`, session c
 call ended that raised. Such a call is settled as given up when its run ends.
 """
 
+from collections.abc import Awaitable
 from typing import Any
 
 import attrs
@@ -12,20 +13,20 @@ from agents.items import ModelResponse
 
 from comptroller.decide.estimates import LlmRequest
 from comptroller.decide.settlement import Abandoned
+from comptroller.errors import ComptrollerError
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Draft
-from comptroller.runtime.home import raise_unless_known
 from comptroller.runtime.run import Run
 
 from . import usage
-from .active import ACTIVE, admit
-from .carriage import FOLLOWED, Carriage, GoverningHooks
+from .active import admit
+from .carriage import Carriage, GoverningHooks, end_all, followed
 from .compat import get_model, normalized
-from .hooks import CallHooks
+from .hooks import HANDED_ON, CallHooks
 from .model import answered
 
 
-class Callbacks(CallHooks):
+class BareHooks(CallHooks):
     """One SDK run as its callbacks show it.
 
     LLM calls are keyed by the context that both of their callbacks get: nested runs that share
@@ -82,53 +83,54 @@ class Callbacks(CallHooks):
 
 
 @attrs.frozen
-class _Called:
-    """A run that a callback has begun. `followed`: the `Runner.run` around it ends it."""
+class _Begun:
+    """A run that a callback has begun.
 
-    context: object  # kept, so that its id stays its own
+    Attributes:
+        usage: what names the SDK run; kept, so that its id stays its own.
+        followed: whether the `Runner.run` around it ends it.
+    """
+
+    usage: object
     carriage: Carriage
-    calls: Callbacks
+    hooks: BareHooks
     followed: bool
 
 
-class CalledHooks(GoverningHooks[TContext]):
+class SelfGoverningHooks(GoverningHooks[TContext]):
     """Governing hooks whose callbacks govern where nothing else does.
 
-    Inside a governed scope they have nothing to do. Else the first callback begins a run; it ends
-    with the `Runner.run` around it. Where that is not ours, either, it ends with the end of an
-    agent of which no call is open: the outermost one, since one inside a tool has that tool's.
+    An episode that hands on to them governs its calls itself. Else the first callback begins a run;
+    it ends with the `Runner.run` around it. Where that is not ours, either, it ends with a refusal,
+    or with the end of an agent of which no call is open: the outermost one, since one inside a tool
+    has that tool's.
     """
 
     def __init__(self) -> None:
-        self._called: dict[int, _Called] = {}
+        self._begun: dict[int, _Begun] = {}
 
-    def called(self, carriage: Carriage) -> bool:
+    def is_unowned(self, carriage: Carriage) -> bool:
         """Whether a callback has begun it and nothing follows it, so that nobody knows its end."""
         return any(
-            seen.carriage is carriage and not seen.followed for seen in tuple(self._called.values())
+            seen.carriage is carriage and not seen.followed for seen in tuple(self._begun.values())
         )
-
-    async def leave(self, carriage: Carriage, why: str) -> None:
-        """It has ended: settle what is open."""
-        carriage.end(why)
-        raise_unless_known(await carriage.ended(), None)
 
     def left(self, run: Run) -> None:
         """Everything of `run` is over: whoever carries it says so."""
-        for key, seen in tuple(self._called.items()):
+        for key, seen in tuple(self._begun.items()):
             if seen.carriage.run is run:
-                del self._called[key]
+                del self._begun[key]
 
     async def on_agent_start(self, context: Any, agent: Agent[TContext]) -> None:  # noqa: ARG002
         """Where a `Runner.run` is followed, its run begins: what runs inside it is governed."""
-        if FOLLOWED.get() is not None:
-            self._calls(context)
+        if followed() is not None:
+            self._hearing(context)
 
     async def on_agent_end(self, context: Any, agent: Agent[TContext], output: Any) -> None:  # noqa: ARG002
         """Where no `Runner.run` is followed, the outermost agent's end is the run's."""
-        seen = self._called.get(_key(context))
-        if seen is not None and not seen.followed and seen.calls.idle:
-            await self.leave(seen.carriage, "the agent has ended")
+        seen = self._begun.get(_key(context))
+        if seen is not None and not seen.followed and seen.hooks.idle:
+            await end_all([seen.carriage], "the agent has ended")
 
     async def on_llm_start(
         self,
@@ -138,29 +140,29 @@ class CalledHooks(GoverningHooks[TContext]):
         input_items: list[Any],
     ) -> None:
         """Reserve. Raises the refusal."""
-        if (calls := self._calls(context)) is not None:
-            await calls.on_llm_start(context, agent, system_prompt, input_items)
+        if (seen := self._hearing(context)) is not None:
+            await _asked(seen, seen.hooks.on_llm_start(context, agent, system_prompt, input_items))
 
     async def on_llm_end(
         self, context: RunContextWrapper[TContext], agent: Agent[TContext], response: ModelResponse
     ) -> None:
         """Settle what it used."""
-        if (seen := self._called.get(_key(context))) is not None:
-            await seen.calls.on_llm_end(context, agent, response)
+        if (seen := self._begun.get(_key(context))) is not None:
+            await seen.hooks.on_llm_end(context, agent, response)
 
     async def on_tool_start(
         self, context: RunContextWrapper[TContext], agent: Agent[TContext], tool: Tool
     ) -> None:
         """Reserve. Raises the refusal."""
-        if (calls := self._calls(context)) is not None:
-            await calls.on_tool_start(context, agent, tool)
+        if (seen := self._hearing(context)) is not None:
+            await _asked(seen, seen.hooks.on_tool_start(context, agent, tool))
 
     async def on_tool_end(
         self, context: RunContextWrapper[TContext], agent: Agent[TContext], tool: Tool, result: Any
     ) -> None:
         """Settle what it cost."""
-        if (seen := self._called.get(_key(context))) is not None:
-            await seen.calls.on_tool_end(context, agent, tool, result)
+        if (seen := self._begun.get(_key(context))) is not None:
+            await seen.hooks.on_tool_end(context, agent, tool, result)
 
     async def on_handoff(
         self,
@@ -169,27 +171,40 @@ class CalledHooks(GoverningHooks[TContext]):
         to_agent: Agent[TContext],
     ) -> None:
         """Record it."""
-        if (calls := self._calls(context)) is not None:
-            await calls.on_handoff(context, from_agent, to_agent)
+        if (seen := self._hearing(context)) is not None:
+            await seen.hooks.on_handoff(context, from_agent, to_agent)
 
-    def _calls(self, context: Any) -> Callbacks | None:
-        """Who hears the callbacks of this context; None where its calls are governed already."""
-        if ACTIVE.get() is not None:
+    def _hearing(self, context: Any) -> _Begun | None:
+        """Who hears the callbacks of this context; None where an episode has handed them on."""
+        if HANDED_ON.get():
             return None
         key = _key(context)
-        if key not in self._called:
-            self._called[key] = self._begin(context)
-        return self._called[key].calls
+        if key not in self._begun:
+            self._begun[key] = self._begin(context)
+        return self._begun[key]
 
-    def _begin(self, context: Any) -> _Called:
-        followed, carriage = FOLLOWED.get(), self.carry()
-        if followed is not None:
-            followed.carriages.append(carriage)
-        config = followed.config if followed is not None else None
-        calls = Callbacks(carriage.run, config)
-        return _Called(context, carriage, calls, followed=followed is not None)
+    def _begin(self, context: Any) -> _Begun:
+        around, carriage = followed(), self.carry()
+        if around is not None:
+            around.carriages.append(carriage)
+        hooks = BareHooks(carriage.run, around.config if around is not None else None)
+        return _Begun(_usage(context), carriage, hooks, followed=around is not None)
+
+
+async def _asked(seen: _Begun, asking: Awaitable[None]) -> None:
+    """Where nothing follows it, a refusal is the last that is heard of a run."""
+    try:
+        await asking
+    except ComptrollerError as refusal:
+        if not seen.followed:
+            await end_all([seen.carriage], str(refusal), refusal)
+        raise
+
+
+def _usage(context: Any) -> object:
+    """Contexts of one SDK run share what it has used: that names the run."""
+    return getattr(context, "usage", context)
 
 
 def _key(context: Any) -> int:
-    """Contexts of one SDK run share what it has used: that names the run."""
-    return id(getattr(context, "usage", context))
+    return id(_usage(context))

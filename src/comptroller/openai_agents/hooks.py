@@ -11,6 +11,7 @@ model has answered, and a denied one becomes a rejected approval, which the mode
 import asyncio
 import json
 import logging
+from contextvars import ContextVar
 from typing import Any
 
 from agents import Agent, RunHooks, Tool
@@ -30,6 +31,10 @@ from .model import Dispatcher
 log = logging.getLogger("comptroller")
 
 
+HANDED_ON: ContextVar[bool] = ContextVar("comptroller_handed_on", default=False)
+"""Whether a callback comes from hooks of ours, which govern the call that it is about."""
+
+
 class CallHooks(RunHooks[Any]):
     """Callbacks that become messages: tools and handoffs. All is handed on to the caller's own."""
 
@@ -38,13 +43,21 @@ class CallHooks(RunHooks[Any]):
         self.own: RunHooks[Any] = own or RunHooks()
         self._running: dict[object, Actor] = {}
 
+    async def _hand_on(self, callback: str, *args: Any, **named: Any) -> None:
+        """To the caller's own hooks, which learn that these calls are governed."""
+        mark = HANDED_ON.set(True)
+        try:
+            await getattr(self.own, callback)(*args, **named)
+        finally:
+            HANDED_ON.reset(mark)
+
     async def on_agent_start(self, context: Any, agent: Any) -> None:
         """Handed on."""
-        await self.own.on_agent_start(context, agent)
+        await self._hand_on("on_agent_start", context, agent)
 
     async def on_agent_end(self, context: Any, agent: Any, output: Any) -> None:
         """Handed on."""
-        await self.own.on_agent_end(context, agent, output)
+        await self._hand_on("on_agent_end", context, agent, output)
 
     async def on_handoff(self, context: Any, from_agent: Any, to_agent: Any) -> None:
         """Recorded as an event."""
@@ -54,7 +67,7 @@ class CallHooks(RunHooks[Any]):
         self._run.note(
             "agent.handoff", draft, None, **{"from": from_agent.name, "to": to_agent.name}
         )
-        await self.own.on_handoff(context=context, from_agent=from_agent, to_agent=to_agent)
+        await self._hand_on("on_handoff", context=context, from_agent=from_agent, to_agent=to_agent)
 
     async def on_tool_start(self, context: Any, agent: Agent[Any], tool: Tool) -> None:
         """The tool may begin when its reservation is granted."""
@@ -63,7 +76,7 @@ class CallHooks(RunHooks[Any]):
         if actor is None:
             actor, _ = await admit(self._run, self._draft(tool.name, agent))
         try:
-            await self.own.on_tool_start(context, agent, tool)
+            await self._hand_on("on_tool_start", context, agent, tool)
         except BaseException as error:
             actor.tell(NeverBegan(f"on_tool_start raised {type(error).__name__}"))
             raise
@@ -74,7 +87,7 @@ class CallHooks(RunHooks[Any]):
         actor = self._running.pop(_key(context, tool), None)
         if actor is not None:  # none: it was approved in an earlier run, and settled there
             actor.tell(Finished(cost=_cost(actor, context, result)))
-        await self.own.on_tool_end(context, agent, tool, result)
+        await self._hand_on("on_tool_end", context, agent, tool, result)
 
     def _reserved_ahead(self, key: object) -> Actor | None:
         """The actor of a call that was asked for when the model requested it."""
@@ -105,7 +118,7 @@ class EpisodeHooks(CallHooks):
         """The dispatching model learns who speaks."""
         self._dispatcher.speaks(agent)
         self._give_back("the model was asked again without running it")
-        await self.own.on_llm_start(context, agent, system_prompt, input_items)
+        await self._hand_on("on_llm_start", context, agent, system_prompt, input_items)
 
     async def on_llm_end(self, context: Any, agent: Agent[Any], response: ModelResponse) -> None:
         """Under `tell_model`, the requested tool calls are asked for now."""
@@ -122,7 +135,7 @@ class EpisodeHooks(CallHooks):
             )
             for refusal in filter(None, answers):
                 raise refusal
-        await self.own.on_llm_end(context, agent, response)
+        await self._hand_on("on_llm_end", context, agent, response)
 
     def _reserved_ahead(self, key: object) -> Actor | None:
         return self._reserved.pop(key, None)

@@ -20,6 +20,7 @@ from .carriage import (
     Carriage,
     Followed,
     GoverningHooks,
+    end_all,
     followed_by,
     following,
     governing_run,
@@ -59,14 +60,14 @@ class DelegatingRunner:
     def run_streamed(self, agent: Agent[Any], given: Any, **options: Any) -> RunResultStreaming:
         """`Runner.run_streamed`."""
         run, hooks = governing_run(), options.get("hooks")
-        if run is not None:
-            with governing(run):
-                return self._streamed(run, agent, given, options)
-        if isinstance(hooks, GoverningHooks):
+        if isinstance(hooks, GoverningHooks) and not hooks.join(run):
             carriage = hooks.carry()
             return carried_stream(
                 carriage, lambda: self._streamed(carriage.run, agent, given, options)
             )
+        if run is not None:
+            with governing(run):
+                return self._streamed(run, agent, given, options)
         if hooks is not None:
             return self._followed(agent, given, options)
         result: RunResultStreaming = self.inner.run_streamed(agent, given, **options)
@@ -75,11 +76,11 @@ class DelegatingRunner:
     async def _run(self, pending: bool, agent: Agent[Any], given: Any, **options: Any) -> RunResult:
         """`pending`: whether the loop goes on after it."""
         run, hooks = governing_run(), options.get("hooks")
+        if isinstance(hooks, GoverningHooks) and not hooks.join(run):
+            async with hooks.carry() as run:
+                return await self._episode(run, pending, agent, given, **options)
         if run is not None:
             with governing(run):
-                return await self._episode(run, pending, agent, given, **options)
-        if isinstance(hooks, GoverningHooks):
-            async with hooks.carry() as run:
                 return await self._episode(run, pending, agent, given, **options)
         if hooks is None:
             result: RunResult = await self.inner.run(agent, given, **options)
@@ -107,10 +108,12 @@ class DelegatingRunner:
         self, agent: Agent[Any], given: Any, options: dict[str, Any]
     ) -> RunResultStreaming:
         """An ungoverned stream: what hooks begin in it ends with its task."""
-        followed = Followed(options.get("run_config"))
-        with followed_by(followed):
+        around = Followed(options.get("run_config"))
+        with followed_by(around):
             result: RunResultStreaming = self.inner.run_streamed(agent, given, **options)
-        _ends_with(result, followed.carriages)
+        if isinstance(result, RunResultStreaming):  # the runner underneath may be anybody's
+            _ends_with(result, around.carriages, around.end)
+            _watch(result, around.check, around.carriages)
         return result
 
     async def _episode(
@@ -155,19 +158,33 @@ def _follow(episode: Episode, result: RunResultStreaming) -> None:
         episode.close("the stream ended", clean=clean)
 
     task.add_done_callback(over)
+    _watch(result, episode.check)
+
+
+def _watch(
+    result: RunResultStreaming, check: Callable[[], None], carriages: Sequence[Carriage] = ()
+) -> None:
+    """Its events are read through `_Events`."""
     events: Callable[[], Any] = result.stream_events
-    result.stream_events = lambda: _Events(events(), episode)  # type: ignore[method-assign]
+    result.stream_events = lambda: _Events(  # type: ignore[method-assign]
+        events(), check, carriages
+    )
 
 
 class _Events:
-    """A stream's events. One that we cut must not look complete.
+    """A stream's events. A cut stream must not look complete; what it brought along is settled.
 
     No generator around the SDK's own: a loop that ends closes every generator at once, and could
     not close one that another is just closing.
     """
 
-    def __init__(self, source: AsyncGenerator[Any, None], episode: Episode) -> None:
-        self._source, self._episode = source, episode
+    def __init__(
+        self,
+        source: AsyncGenerator[Any, None],
+        check: Callable[[], None],
+        carriages: Sequence[Carriage],
+    ) -> None:
+        self._source, self._check, self._carriages = source, check, carriages
 
     def __aiter__(self) -> "_Events":
         return self
@@ -176,11 +193,16 @@ class _Events:
         try:
             return await anext(self._source)
         except StopAsyncIteration:
-            self._episode.check()
+            await end_all(self._carriages, "its stream was read to the end")
+            self._check()
+            raise
+        except Exception as error:
+            await end_all(self._carriages, described(error), error)
             raise
 
     async def aclose(self) -> None:
         await self._source.aclose()
+        await end_all(self._carriages, "its stream was closed")
 
 
 def carried_stream(
@@ -194,41 +216,28 @@ def carried_stream(
         carriage.end("it never started")
         raise
     _ends_with(result, [carriage])
-    events: Callable[[], Any] = result.stream_events
-    result.stream_events = lambda: _Settled(events(), carriage)  # type: ignore[method-assign]
+    _watch(result, _nothing, [carriage])
     return result
 
 
-def _ends_with(result: RunResultStreaming, carriages: Sequence[Carriage]) -> None:
-    def over(_: object) -> None:
+def _ends_with(
+    result: RunResultStreaming,
+    carriages: Sequence[Carriage],
+    over: Callable[[], None] | None = None,
+) -> None:
+    """What they carry ends with the stream's task."""
+
+    def ended(_: object) -> None:
+        if over is not None:
+            over()
         for carriage in carriages:
             carriage.end("the stream of its hooks has ended")
 
-    task = getattr(result, "run_loop_task", None)  # the runner underneath may be anybody's
-    if task is not None:
-        task.add_done_callback(over)
+    result.run_loop_task.add_done_callback(ended)  # type: ignore[union-attr] # it has begun
 
 
-class _Settled:
-    """A stream's events, which end when everything of its run is settled."""
-
-    def __init__(self, source: Any, carriage: Carriage) -> None:
-        self._source, self._carriage = source, carriage
-
-    def __aiter__(self) -> "_Settled":
-        return self
-
-    async def __anext__(self) -> Any:
-        try:
-            return await anext(self._source)
-        except Exception:  # the end of the stream is one, too
-            self._carriage.end("its stream was read to the end")
-            if (interrupted := await self._carriage.ended()) is not None:
-                raise interrupted from None
-            raise
-
-    async def aclose(self) -> None:
-        await self._source.aclose()
+def _nothing() -> None:
+    """The episode's own events have checked it."""
 
 
 def install() -> None:

@@ -62,6 +62,12 @@ class Home:
         self._tasks.cancel_scope.cancel("the scope at home has exited")
         await self._tasks.__aexit__(None, None, None)
 
+    def lose(self) -> None:
+        """It never opens: what was sent is handed on, to those who turn it away."""
+        with self._sending:
+            self._closed, self._serving = True, False
+        self._drain()
+
     def is_here(self) -> bool:
         """Whether the caller runs on this very loop, in this flavour.
 
@@ -102,7 +108,7 @@ class Home:
         """
         self.check_process()
         if self.is_here():
-            if self._opened:
+            if self._opened or self._closed:
                 function(*args)
             else:
                 self._inbox.append((function, args))
@@ -147,7 +153,7 @@ class Home:
         self._inbox.append(message)
         if self._serving:
             self._arrived.notify()
-        elif self._opened:
+        elif self._opened or self._closed:
             self._drain()
 
     def _drain(self) -> None:

@@ -16,12 +16,14 @@ class Owed:
 
     Attributes:
         key: names it: the reservation's id, or the call's key where there was none.
+        reservation_id: whose charge it is; None where policy let the call through without one.
         commit: to be sent first; None where no reservation lives (any more).
         event: what records it in place of the commit, under the same idempotency key.
         retry_after_ms: how long the ledger has asked to wait.
     """
 
     key: str
+    reservation_id: str | None
     commit: CommitRequest | None
     event: EventCreateRequest
     retry_after_ms: int | None = None

@@ -58,12 +58,15 @@ class Run:
         id: the run's id. Its keys also carry the execution, new each time (law 7).
         ended: why no further call may begin, or None.
         outer: the run that governed the context in which this one's scope was entered.
+        carrier: the hooks that brought it along; None: it has a scope of its user's.
+        closed: its scope has exited.
     """
 
     def __init__(self, run_id: str, subject: Subject, terms: Terms, limits: Limits) -> None:
         self.id, self.tenant = run_id, subject.tenant or ""
         self.ended: ComptrollerError | None = None
         self.outer: Run | None = None
+        self.carrier: object = None
         self.terms, self._subject, self._limits = terms, subject, limits
         self._execution = uuid.uuid4().hex[:12]
         self._numbers = itertools.count(1)
@@ -75,7 +78,7 @@ class Run:
         self._episodes: set[Episode] = set()
         self._change = Change()
         self._deadline: anyio.CancelScope | None = None
-        self._closed = False
+        self.closed = False
         self._llm_unit = Unit.USD_MICROCENTS
 
     def begin(self) -> None:
@@ -193,7 +196,7 @@ class Run:
         self._start(actor)
 
     def _note(self, recorder: Recorder) -> None:
-        if self._closed:
+        if self.closed:
             log.warning("run %s: %s came after its end", self.id, recorder.line.kind)
         else:
             self._gate.happened(recorder.call)
@@ -284,6 +287,14 @@ class Run:
                 run_id=self.id, reason_code="LIMIT_REACHED",
             ))  # fmt: skip
 
+    def lose(self, why: str) -> None:
+        """Its loop is gone, or its home never opened: whatever comes is turned away."""
+        self._stop(RunCancelled(why))
+        self.closed = True
+        for owner in tuple(self._live):
+            with suppress(RuntimeError):  # who waits for it is of a loop that is closed
+                owner.write_off()
+
     @property
     def patience(self) -> float:
         """Seconds that `close` may take."""
@@ -316,5 +327,5 @@ class Run:
         waits += [await outlast(self._change, lambda: not self._live, CUT_OFF_GRACE)]
         for owner in tuple(self._live):
             owner.write_off()
-        self._closed = True
+        self.closed = True
         return next((interrupted for interrupted in waits if interrupted is not None), None)

@@ -78,16 +78,23 @@ class Settlement:
                 self.answered(then)
                 if then is Next.RECORD and not self._recording:
                     self._recording = True
-                elif then is Next.RETRY and (not self.outbox or attempt < self.outbox.attempts):
+                elif then is Next.RETRY and self._again(attempt, pause, error):
                     await anyio.sleep(max(pause, (_retry_after(error) or 0) / 1000))
                 else:
-                    return self._refused(error, then, decision, metrics)
+                    return self._last_word(error, then, decision, metrics)
             else:
                 self.answered(None)
                 return Settled(Outcome.RECORDED if self._recording else Outcome.COMMITTED, charged)
         raise AssertionError("pauses never end")
 
-    def _refused(
+    def _again(self, attempt: int, pause: float, error: ComptrollerError) -> bool:
+        """Whether the owner sends it once more itself: no run waits for what an outbox takes."""
+        if self.outbox is None:
+            return True
+        soon = (_retry_after(error) or 0) / 1000 <= pause
+        return soon and attempt < self.outbox.attempts
+
+    def _last_word(
         self, error: ComptrollerError, then: Next, decision: Commit, metrics: CyclesMetrics | None
     ) -> Settled:
         """The last word of an owner on a charge that got no success."""
@@ -110,6 +117,7 @@ class Settlement:
             return None
         owed = Owed(
             key=self.reservation_id or self.call.key,
+            reservation_id=self.reservation_id,
             commit=None if self._recording else self._commit_request(decision, metrics),
             event=self._event_request(decision, metrics),
             retry_after_ms=retry_after_ms,
