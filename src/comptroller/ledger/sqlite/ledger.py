@@ -107,7 +107,7 @@ class SqliteLedger(Embedded):
             self._turns.close()
             raise
         self._turns.give_back()
-        self._store = SqliteStore(self._sql)
+        self._store = SqliteStore(self._path, self._sql)
         self._book = Book(self._store, self.name)
         self._upkeep.begin()
 
@@ -199,10 +199,10 @@ class SqliteLedger(Embedded):
         """Perform a batch in one transaction; False where another program has the file locked."""
         batch: list[_Request[Any]] = []
         try:
-            if not self._store.begin():
+            now_ms = self._now()
+            if not self._store.begin(now_ms):
                 return False
             batch = self._taken()
-            now_ms = self._now()
             settle.sweep(self._book, now_ms)
             for request in batch:
                 request.perform(self._book, self._store, now_ms)
@@ -230,7 +230,9 @@ class SqliteLedger(Embedded):
         )
 
     def _broken(self, error: BaseException) -> ComptrollerError:
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, ComptrollerError):
+            said = f"{error}; nothing was recorded"
+        elif isinstance(error, sqlite3.Error):
             said = files.explained(self._path, error)
         elif isinstance(error, Exception):
             said = f"{self._name}: {error!r} undid the batch; nothing of it was recorded"

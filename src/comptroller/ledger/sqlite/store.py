@@ -9,13 +9,14 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from runcycles import Unit
 
 from comptroller.decide.admission import Account
 from comptroller.ledger.book.records import Event, Remembered, Reservation, Wanted
-from comptroller.ledger.sqlite import rows
+from comptroller.ledger.sqlite import rows, schema
 
 _INSERT_ACCOUNT = f"INSERT INTO accounts ({rows.ACCOUNT}) VALUES ({rows.marks(rows.ACCOUNT)})"
 _UPDATE_ACCOUNT = f"UPDATE accounts SET ({rows.STATE}) = ({rows.marks(rows.STATE)}) WHERE id = ?"
@@ -30,9 +31,8 @@ _INSERT_EVENT = (
     "INSERT INTO events (id, token, tenant, created_ms, charged, request) VALUES (?,?,?,?,?,?)"
 )
 _ANSWER = "fingerprint, made, token, amount, moment_ms, reason, caps, balances"
-_INSERT_ANSWER = (
-    f"INSERT INTO answers (id, reservation, digest, {_ANSWER}) VALUES (?,?,?,{rows.marks(_ANSWER)})"
-)
+_NEW_ANSWER = f"id, reservation, digest, made_ms, {_ANSWER}"
+_INSERT_ANSWER = f"INSERT INTO answers ({_NEW_ANSWER}) VALUES ({rows.marks(_NEW_ANSWER)})"
 _RECALL_SUBJECTS = (
     f"SELECT {_ANSWER} FROM answers WHERE id = (SELECT answer FROM keys WHERE digest = ?)"
 )
@@ -45,9 +45,9 @@ _OVERDUE = f"SELECT {rows.RESERVATION} FROM reservations WHERE status = 'ACTIVE'
 class SqliteStore:
     """A `Store` over one connection, which nothing else uses."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._sql = connection
-        self._version = -1
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path, self._sql = path, connection
+        self._version, self._now_ms = -1, 0
         self.changes = 0
         """Grows with every change, so that it can be told whether an act made any."""
         self._forget()
@@ -65,11 +65,15 @@ class SqliteStore:
         self._events: list[Event] = []
         self._answers: dict[tuple[int, bytes], Remembered] = {}
 
-    def begin(self) -> bool:
+    def begin(self, now_ms: int) -> bool:
         """Begin a batch; False where another program holds the file's write lock.
 
         What another process may have changed is not kept.
+
+        Raises:
+            ComptrollerError: that process was of a newer version, and changed the schema.
         """
+        self._now_ms = now_ms
         if self._sql.in_transaction:  # left by an `abandon` that the disk did not allow
             self._sql.execute("ROLLBACK")
         try:
@@ -81,6 +85,7 @@ class SqliteStore:
         (version,) = self._sql.execute("PRAGMA data_version").fetchone()
         if version != self._version or len(self._accounts) > _KEPT:
             self._forget()
+            schema.must_be_current(self._path, self._sql)
             self._version = version
         return True
 
@@ -263,7 +268,7 @@ class SqliteStore:
         self._sql.executemany(
             _INSERT_ANSWER,
             [
-                (number, row or None, digest if row else None, *self._thin(answer))
+                (number, row or None, digest, self._now_ms, *self._thin(answer))
                 for number, ((row, digest), answer) in numbered
             ],
         )
