@@ -10,6 +10,9 @@ from runcycles import Amount, Caps
 from comptroller.decide.periods import PERIODS, Period, zone_of
 from comptroller.money import amount
 
+Share = str | int
+"""A part of a whole: `"80%"`, or 80."""
+
 _PERCENT = re.compile(r"\s*(\d{1,3})\s*%\s*")
 
 
@@ -29,7 +32,13 @@ def percent(given: Any, name: str) -> int:
     return given
 
 
-def _amount(given: Any) -> Amount:
+def checked_amount(given: Any) -> Amount:
+    """`given`, if it is an amount of the protocol.
+
+    Raises:
+        TypeError: no amount, such as a bare number.
+        ValueError: negative, or more than the protocol carries.
+    """
     if not isinstance(given, Amount):
         raise TypeError(f'{given!r} is no amount: write usd("10"), tokens(5000) or an Amount')
     return amount(given.unit, given.amount)
@@ -63,7 +72,7 @@ class BudgetTerms:
         TypeError, ValueError: a value that is none of these; the text shows how to write it.
     """
 
-    allocated: Amount = attrs.field(converter=_amount, kw_only=False)
+    allocated: Amount = attrs.field(converter=checked_amount, kw_only=False)
     overdraft_limit: int = attrs.field(default=0)
     caps: Caps | None = attrs.field(default=None)
     caps_below: int | None = attrs.field(default=None, converter=_share)
