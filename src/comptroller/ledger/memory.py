@@ -140,15 +140,15 @@ class MemoryStore:
 
     def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """What each reservation, event and count of denials comes to."""
-        span = range(asked.since_ms, asked.until_ms)
         for one in self._reservations.values():
-            if one.created_ms in span and (spent := usage.of_reservation(one, asked)):
+            spent = usage.of_reservation(one, asked)
+            if spent is not None and asked.concerns(one.path, one.created_ms):
                 yield spent
         for event in self._events.values():
-            if event.created_ms in span:
+            if asked.concerns(event.path, event.created_ms):
                 yield usage.of_event(event, asked)
         for denied, (count, requested) in self._denied.items():
-            if denied.quarter_ms in span:
+            if asked.concerns(denied.path, denied.quarter_ms):
                 yield usage.of_denials(denied, count, requested, asked)
 
     def entries(self, sought: Sought) -> list[Entry]:

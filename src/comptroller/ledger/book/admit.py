@@ -212,7 +212,8 @@ def _evaluated(
     grant = admit(found, estimate.amount)
     if isinstance(grant, Denial):
         return Remembered(key.fingerprint, reason=grant.code)
-    return Remembered(key.fingerprint, caps=grant.caps, accounts=found)
+    there = tuple(one for one in found if one.unit in book.store.at(one.scope))
+    return Remembered(key.fingerprint, caps=grant.caps, accounts=there)
 
 
 def _reserved(

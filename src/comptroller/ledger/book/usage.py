@@ -38,6 +38,11 @@ class Asked:
         """Whether it tells `dimension` apart."""
         return dimension in self.by
 
+    def concerns(self, path: str, at_ms: int) -> bool:
+        """Whether what was made there and then is in it."""
+        ours = self.tenant is None or f"{path}/".startswith(f"tenant:{self.tenant}/")
+        return ours and self.since_ms <= at_ms < self.until_ms
+
 
 @attrs.frozen
 class Spending:
