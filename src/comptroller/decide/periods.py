@@ -35,6 +35,7 @@ def zone_of(name: str) -> str:
     return name
 
 
+@lru_cache(maxsize=4096)
 def began(per: Period, zone: str, now_ms: int) -> int:
     """When the period that holds `now_ms` began."""
     return _starts(_first(per, _day(zone, now_ms)), zone)

@@ -1,17 +1,18 @@
 """Reports: what was charged, reserved, abandoned, denied, by whom, for what, when.
 
-A store adds up what agrees in everything that a report may tell apart (`Spending`), wherever that
-is done fastest; what it all comes to is decided here. A call belongs to the day of its reservation,
-also where it was settled after midnight.
+A store adds up what agrees in everything that a report may tell apart (`Spending`), whenever that
+is done best; what it all comes to is decided here. A call belongs to the day of its reservation,
+also where it was settled after midnight. Times are taken to the quarter of an hour, in which every
+zone's days begin.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import attrs
+from pydantic_core import from_json
 from runcycles import ReservationStatus, Unit
 
 from comptroller.decide.scopes import LEVELS
@@ -92,6 +93,9 @@ class Usage:
     tokens_output: int = 0
 
 
+EVERYTHING = Asked(by=("tool", "model", "day"))
+"""All that is told apart of calls whose run is not asked for."""
+
 COUNTED = tuple(field.name for field in attrs.fields(Usage))[2:]
 
 
@@ -111,11 +115,12 @@ def asked(
     for name in by:
         if name not in DIMENSIONS:
             raise ValueError(f"by={name!r}: a report is by any of {', '.join(DIMENSIONS)}")
-    more: dict[str, int] = {}
-    for name, moment in (("since", since), ("until", until)):
-        if moment is not None:
-            more[f"{name}_ms"] = milliseconds(name, moment)
-    return Asked(tuple(dict.fromkeys(by)), tenant=tenant and tenant.lower(), zone=zone, **more)
+    span: dict[str, int] = {}
+    if since is not None:
+        span["since_ms"] = milliseconds("since", since) // QUARTER_MS * QUARTER_MS
+    if until is not None:
+        span["until_ms"] = -(-milliseconds("until", until) // QUARTER_MS) * QUARTER_MS
+    return Asked(tuple(dict.fromkeys(by)), tenant=tenant and tenant.lower(), zone=zone, **span)
 
 
 def milliseconds(name: str, moment: datetime) -> int:
@@ -157,67 +162,69 @@ def _about(name: str, one: Spending, levels: Mapping[str, str], asked: Asked) ->
     return levels.get(name, "")
 
 
-# -- one by one, for a store that has nothing better
+# -- one by one
 
 
 def of_reservation(reservation: Reservation, asked: Asked) -> Spending | None:
     """What one reservation comes to; None where nothing came of it."""
-    committed = reservation.status is ReservationStatus.COMMITTED
-    if not committed and not reservation.active:
+    about = (reservation.path, reservation.unit, reservation.created_ms, reservation.request)
+    if reservation.active:
+        return Spending(*_key(*about, asked), 1, 0, reservation.estimate)
+    if reservation.status is not ReservationStatus.COMMITTED:
         return None
-    request = json.loads(reservation.request)
-    said = json.loads(reservation.settlement) if reservation.settlement else {}
+    said = from_json(reservation.settlement) if reservation.settlement else {}
     charged = reservation.charged or 0
-    return attrs.evolve(
-        _of(reservation.path, reservation.unit, reservation.created_ms, request, asked),
-        calls=1,
-        charged=charged,
-        reserved=0 if committed else reservation.estimate,
-        **_settled(said, charged),
-    )
+    return Spending(*_key(*about, asked), 1, charged, 0, *_settled(said, charged))
 
 
 def of_event(event: Event, asked: Asked) -> Spending:
     """What one event comes to."""
-    request = json.loads(event.request)
-    return attrs.evolve(
-        _of(event.path, event.unit, event.created_ms, request, asked),
-        calls=1 if event.charged else 0,
-        charged=event.charged,
-        **_settled(request, event.charged),
-    )
+    key = _key(event.path, event.unit, event.created_ms, event.request, asked)
+    calls = 1 if event.charged else 0
+    settled = _settled(from_json(event.request), event.charged)
+    return Spending(*key, calls, event.charged, 0, *settled)
 
 
 def of_denials(denied: Denied, count: int, requested: int, asked: Asked) -> Spending:
     """What denials come to that were counted together."""
-    request = {
-        "action": {"kind": denied.kind, "name": denied.name},
-        "metadata": {"run": denied.run},
-    }
-    return attrs.evolve(
-        _of(denied.path, denied.unit, denied.quarter_ms, request, asked),
+    acts, by_day = asked.wants("tool") or asked.wants("model"), asked.wants("day")
+    return Spending(
+        denied.path,
+        denied.unit,
+        denied.kind if acts else "",
+        denied.name if acts else "",
+        denied.run if asked.wants("run") else "",
+        denied.quarter_ms if by_day else 0,
         denied=count,
         refused=requested,
     )
 
 
-def _of(path: str, unit: Unit, at_ms: int, request: Mapping[str, Any], asked: Asked) -> Spending:
-    action, run = request["action"], (request.get("metadata") or {}).get("run")
+_Key = tuple[str, Unit, str, str, str, int]
+
+
+def _key(path: str, unit: Unit, at_ms: int, request: str, asked: Asked) -> _Key:
+    """The members of `Spending` that tell calls apart; `request` is JSON."""
+    kind = name = run = ""
     acts = asked.wants("tool") or asked.wants("model")
-    return Spending(
-        path,
-        unit,
-        action["kind"] if acts else "",
-        action["name"] if acts else "",
-        run if asked.wants("run") and isinstance(run, str) else "",
-        at_ms // QUARTER_MS * QUARTER_MS if asked.wants("day") else 0,
-    )
+    if acts or asked.wants("run"):
+        said = from_json(request)
+        if acts:
+            kind, name = said["action"]["kind"], said["action"]["name"]
+        if asked.wants("run"):
+            given = (said.get("metadata") or {}).get("run")
+            run = given if isinstance(given, str) else ""
+    quarter_ms = at_ms // QUARTER_MS * QUARTER_MS if asked.wants("day") else 0
+    return path, unit, kind, name, run, quarter_ms
 
 
-def _settled(said: Mapping[str, Any], charged: int) -> dict[str, Any]:
+def _settled(said: Mapping[str, Any], charged: int) -> tuple[int, int, int, int, int]:
+    """The members of `Spending` from `abandoned` on, of what a commit or an event said."""
     metrics, metadata = said.get("metrics") or {}, said.get("metadata") or {}
-    return {
-        "abandoned": charged if metadata.get("abandoned") is not None else 0,
-        "tokens_input": metrics.get("tokens_input") or 0,
-        "tokens_output": metrics.get("tokens_output") or 0,
-    }
+    return (
+        charged if metadata.get("abandoned") is not None else 0,
+        0,
+        0,
+        metrics.get("tokens_input") or 0,
+        metrics.get("tokens_output") or 0,
+    )

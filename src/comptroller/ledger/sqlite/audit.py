@@ -1,10 +1,12 @@
-"""The event log, periods that are over, and counted denials, in tables.
+"""The event log, periods that are over, usage and denials added up, in tables.
 
-Entries and counts are buffered in a batch, and written with it.
+Entries and sums are made of a batch, and written with it: a hundred commits of one agent are one
+row of usage, changed once.
 """
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from typing import Any
 
 from runcycles import Unit
@@ -12,6 +14,8 @@ from runcycles import Unit
 from comptroller.decide.admission import Account
 from comptroller.ledger.book.denials import Denied
 from comptroller.ledger.book.journal import Entry, Origin
+from comptroller.ledger.book.records import Event, Reservation
+from comptroller.ledger.book.usage import EVERYTHING, of_event, of_reservation
 from comptroller.ledger.sqlite import rows
 
 ENTRY = (
@@ -25,7 +29,14 @@ _DENY = (
     " VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE"
     " SET count = count + excluded.count, requested = requested + excluded.requested"
 )
-_MOST = 2**63 - 1
+_USE = (
+    "INSERT INTO usage (quarter_ms, path, unit, kind, name, calls, charged, abandoned,"
+    " tokens_input, tokens_output) VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET"
+    " calls = calls + excluded.calls, charged = charged + excluded.charged,"
+    " abandoned = abandoned + excluded.abandoned,"
+    " tokens_input = tokens_input + excluded.tokens_input,"
+    " tokens_output = tokens_output + excluded.tokens_output"
+)
 
 
 class Audit:
@@ -56,9 +67,25 @@ class Audit:
     def deny(self, denied: Denied, requested: int, entry: Entry | None) -> None:
         """Count a denial."""
         count, before = self._denied.get(denied, (0, 0))
-        self._denied[denied] = count + 1, min(before + requested, _MOST)
+        self._denied[denied] = count + 1, before + requested
         if entry is not None:
             self._entries.append(entry)
+
+    def use(self, settled: Iterable[Reservation], events: Iterable[Event]) -> None:
+        """Write what these came to into the transaction."""
+        sums: dict[tuple[Any, ...], list[int]] = {}
+        spent = [of_reservation(one, EVERYTHING) for one in settled if not one.active]
+        spent += [of_event(one, EVERYTHING) for one in events if one.charged]
+        for one in filter(None, spent):
+            key = (one.quarter_ms, one.path, one.unit.value, one.kind, one.name)
+            counted = sums.setdefault(key, [0, 0, 0, 0, 0])
+            counted[0] += one.calls
+            counted[1] += one.charged
+            counted[2] += one.abandoned
+            counted[3] += one.tokens_input
+            counted[4] += one.tokens_output
+        if sums:
+            self._sql.executemany(_USE, [(*key, *counted) for key, counted in sums.items()])
 
     def flush(self) -> None:
         """Write what is buffered into the transaction."""

@@ -1,8 +1,9 @@
 """All records of a ledger file as they stand at one moment, for reports and audits.
 
 Read on a connection of their own, which waits for no turn and keeps nobody from writing: a report
-over a million reservations stalls no caller. Sums are made by SQLite itself; reservations are
-numbered in the order in which they were made, so what is older than a report is not even looked at.
+stalls no caller. It reads what was added up as calls were settled, and the reservations that are
+still held; only by run are reservations read one by one, from the first that is new enough: they
+are numbered in the order in which they were made.
 """
 
 import sqlite3
@@ -13,9 +14,10 @@ from pathlib import Path
 from runcycles import Unit
 
 from comptroller.decide.admission import Account
+from comptroller.decide.periods import began
 from comptroller.ledger.book import usage, verify
-from comptroller.ledger.book.denials import QUARTER_MS
 from comptroller.ledger.book.journal import Entry, Sought
+from comptroller.ledger.book.records import Reservation
 from comptroller.ledger.sqlite import audit, rows
 
 _SUMS = """
@@ -25,18 +27,6 @@ FROM reservations WHERE status IN ('ACTIVE', 'COMMITTED') GROUP BY path, held, s
 UNION ALL
 SELECT path, held, since, unit, sum(charged), 0 FROM events GROUP BY path, held, since, unit
 """
-_WHAT = """
-count(*) FILTER (WHERE {counts}), sum(charged), sum({reserved}),
-sum(CASE WHEN json_extract({said}, '$.metadata.abandoned') IS NULL THEN 0 ELSE charged END), 0, 0,
-sum(json_extract({said}, '$.metrics.tokens_input')),
-sum(json_extract({said}, '$.metrics.tokens_output'))
-"""
-_OF_RESERVATIONS = _WHAT.format(
-    counts="TRUE",
-    said="settlement",
-    reserved="CASE status WHEN 'ACTIVE' THEN estimate ELSE 0 END",
-)
-_OF_EVENTS = _WHAT.format(counts="charged > 0", said="request", reserved="0")
 
 
 @contextmanager
@@ -108,57 +98,71 @@ class SqliteRecords:
 
     def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """What calls and denials come to, by what the report tells apart."""
-        yield from self._spent("reservations", _OF_RESERVATIONS, asked)
-        yield from self._spent("events", _OF_EVENTS, asked)
-        acts = asked.wants("tool") or asked.wants("model")
-        what = f"{'kind, name' if acts else _NONE}, {'run' if asked.wants('run') else _NOTHING}"
-        quarter = "quarter_ms" if asked.wants("day") else "0"
-        yield from self._grouped(
-            f"SELECT path, unit, {what}, {quarter}, 0, 0, 0, 0, sum(count), sum(requested), 0, 0"
-            " FROM denials WHERE quarter_ms >= :since AND quarter_ms < :until"
-            f"{_of_tenant(asked)} GROUP BY 1, 2, 3, 4, 5, 6",
-            asked,
-        )
+        if asked.wants("run"):
+            yield from self._one_by_one(asked)
+        else:
+            yield from self._added_up(asked)
+            held = self._reservations("status = 'ACTIVE'", asked)
+            yield from filter(None, (usage.of_reservation(one, asked) for one in held))
+        yield from self._denied(asked)
 
-    def _spent(self, table: str, sums: str, asked: usage.Asked) -> Iterable[usage.Spending]:
-        acts = asked.wants("tool") or asked.wants("model")
-        kind, name, run = (
-            f"coalesce(json_extract(request, '$.{where}'), '')" if wanted else _NOTHING
-            for where, wanted in (
-                ("action.kind", acts),
-                ("action.name", acts),
-                ("metadata.run", asked.wants("run")),
-            )
-        )
-        quarter = f"created_ms / {QUARTER_MS} * {QUARTER_MS}" if asked.wants("day") else "0"
-        kept = " AND status IN ('ACTIVE', 'COMMITTED')" if table == "reservations" else ""
-        yield from self._grouped(
-            f"SELECT path, unit, {kind}, {name}, {run}, {quarter}, {sums} FROM {table}"
-            " WHERE id >= :first AND created_ms >= :since AND created_ms < :until"
-            f"{kept}{_of_tenant(asked)} GROUP BY 1, 2, 3, 4, 5, 6",
-            asked,
-            first=self._first(table, asked.since_ms),
-        )
+    def _added_up(self, asked: usage.Asked) -> Iterable[usage.Spending]:
+        """What was added up as calls were settled."""
+        sums = "sum(calls), sum(charged), 0, sum(abandoned), 0, 0, sum(tokens_input)"
+        return self._grouped("usage", f"{sums}, sum(tokens_output)", asked)
 
-    def _grouped(self, statement: str, asked: usage.Asked, **more: int) -> Iterable[usage.Spending]:
-        given = {
-            "since": asked.since_ms,
-            "until": asked.until_ms,
-            "scope": f"tenant:{asked.tenant}",
-            "under": f"tenant:{asked.tenant}/",
-            **more,
+    def _denied(self, asked: usage.Asked) -> Iterable[usage.Spending]:
+        return self._grouped("denials", "0, 0, 0, 0, sum(count), sum(requested), 0, 0", asked)
+
+    def _grouped(self, table: str, sums: str, asked: usage.Asked) -> Iterable[usage.Spending]:
+        """The sums of `table` by what the report tells apart, and by nothing else."""
+        acts = asked.wants("tool") or asked.wants("model")
+        columns = {
+            "kind": "kind" if acts else None,
+            "name": "name" if acts else None,
+            "run": "run" if asked.wants("run") else None,
+            "day": "day_of(quarter_ms)" if asked.wants("day") else None,
         }
-        for path, unit, kind, name, run, quarter_ms, *counted in self._sql.execute(
-            statement, given
-        ):
-            counts = (count or 0 for count in counted)
-            yield usage.Spending(path, Unit(unit), kind, name, str(run), quarter_ms, *counts)
+        told = [column for column in columns.values() if column]
+        shown = [column or ("0" if name == "day" else "''") for name, column in columns.items()]
+        self._sql.create_function(
+            "day_of", 1, lambda at_ms: began("day", asked.zone, at_ms), deterministic=True
+        )
+        found = self._sql.execute(
+            f"SELECT path, unit, {', '.join(shown)}, {sums} FROM {table}"
+            f" WHERE quarter_ms >= :since AND quarter_ms < :until{_of_tenant(asked)}"
+            f" GROUP BY {', '.join(['path', 'unit', *told])}",
+            _given(asked),
+        )
+        for path, unit, *more in found:
+            yield usage.Spending(path, Unit(unit), *more)
+
+    def _one_by_one(self, asked: usage.Asked) -> Iterable[usage.Spending]:
+        """The reservations and events that are kept, each by itself."""
+        settled = "status IN ('ACTIVE', 'COMMITTED') AND id >= :first"
+        first = self._first("reservations", asked.since_ms)
+        for one in self._reservations(settled, asked, first=first):
+            if spent := usage.of_reservation(one, asked):
+                yield spent
+        events = self._sql.execute(
+            f"SELECT {rows.EVENT} FROM events WHERE id >= :first AND {_made(asked)}",
+            _given(asked, first=self._first("events", asked.since_ms)),
+        )
+        for row in events:
+            yield usage.of_event(rows.event(row), asked)
+
+    def _reservations(self, which: str, asked: usage.Asked, **more: int) -> Iterable[Reservation]:
+        found = self._sql.execute(
+            f"SELECT {rows.RESERVATION} FROM reservations WHERE {which} AND {_made(asked)}",
+            _given(asked, **more),
+        )
+        return map(rows.reservation, found)
 
     def _first(self, table: str, since_ms: int) -> int:
         """The number of the first row that can be as new as `since_ms`, by halving.
 
-        Rows are numbered as they were made. Where a clock was set back they are not quite in the
-        order of their times; a margin of an hour covers that.
+        Where a clock was set back, rows are not quite in the order of their times; a margin of an
+        hour covers that.
         """
         found = self._sql.execute(f"SELECT min(id), max(id) FROM {table}").fetchone()
         first, last = (number or 0 for number in found)
@@ -173,12 +177,20 @@ class SqliteRecords:
         return first
 
 
-_NOTHING = "''"
-_NONE = "'', ''"
-_MARGIN_MS = 3_600_000
+def _made(asked: usage.Asked) -> str:
+    return f"created_ms >= :since AND created_ms < :until{_of_tenant(asked)}"
 
 
 def _of_tenant(asked: usage.Asked) -> str:
     if asked.tenant is None:
         return ""
-    return " AND (path = :scope OR substr(path, 1, length(:under)) = :under)"
+    return " AND (path = :scope OR substr(path, 1, length(:scope) + 1) = :scope || '/')"
+
+
+def _given(asked: usage.Asked, **more: int) -> dict[str, int | str]:
+    """What the conditions above ask for."""
+    scope = f"tenant:{asked.tenant}"
+    return {"since": asked.since_ms, "until": asked.until_ms, "scope": scope, **more}
+
+
+_MARGIN_MS = 3_600_000

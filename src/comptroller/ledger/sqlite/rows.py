@@ -163,6 +163,23 @@ def of_event(event: Event) -> Row:
     )
 
 
+def event(row: Row) -> Event:
+    """The event of a row of `EVENT`."""
+    number, token, tenant, created_ms, charged, request, path, held, unit, since = row
+    return Event(
+        number,
+        token,
+        tenant,
+        created_ms,
+        charged,
+        request,
+        path,
+        to_held(path, held),
+        Unit(unit),
+        to_since(since),
+    )
+
+
 def reservation(row: Row) -> Reservation:
     """The reservation of a row of `RESERVATION`."""
     (number, token, tenant, path, held, unit, estimate, policy, created_ms, expires_ms, ends_ms) = (

@@ -265,6 +265,7 @@ class SqliteStore:
     def _flush(self) -> None:
         """Write what is buffered into the transaction."""
         self._audit.flush()
+        self._audit.use((*self._added.values(), *self._replaced.values()), self._events)
         many = self._sql.executemany
         if self._dirty:
             states = self._dirty.items()

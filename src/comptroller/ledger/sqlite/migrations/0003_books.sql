@@ -71,6 +71,40 @@ CREATE TABLE denials (
     PRIMARY KEY (quarter_ms, path, unit, code, kind, name, run)
 ) WITHOUT ROWID;
 
+-- What calls came to that agree in all of this, added up as they are settled: a report reads these,
+-- and outlives the reservations.
+CREATE TABLE usage (
+    quarter_ms INTEGER NOT NULL,
+    path TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    calls INTEGER NOT NULL,
+    charged INTEGER NOT NULL,
+    abandoned INTEGER NOT NULL,
+    tokens_input INTEGER NOT NULL,
+    tokens_output INTEGER NOT NULL,
+    PRIMARY KEY (quarter_ms, path, unit, kind, name)
+) WITHOUT ROWID;
+INSERT INTO usage
+SELECT created_ms / 900000 * 900000 AS quarter_ms, path, unit,
+    json_extract(request, '$.action.kind') AS kind, json_extract(request, '$.action.name') AS name,
+    count(*), sum(charged), sum(charged * abandoned), sum(tokens_input), sum(tokens_output)
+FROM (
+    SELECT created_ms, path, unit, request, charged,
+        json_extract(settlement, '$.metadata.abandoned') IS NOT NULL AS abandoned,
+        coalesce(json_extract(settlement, '$.metrics.tokens_input'), 0) AS tokens_input,
+        coalesce(json_extract(settlement, '$.metrics.tokens_output'), 0) AS tokens_output
+    FROM reservations WHERE status = 'COMMITTED'
+    UNION ALL
+    SELECT created_ms, path, unit, request, charged,
+        json_extract(request, '$.metadata.abandoned') IS NOT NULL,
+        coalesce(json_extract(request, '$.metrics.tokens_input'), 0),
+        coalesce(json_extract(request, '$.metrics.tokens_output'), 0)
+    FROM events WHERE charged > 0
+)
+GROUP BY quarter_ms, path, unit, kind, name;
+
 -- What reservations and events were charged that are no longer kept.
 CREATE TABLE archived (
     scope TEXT NOT NULL,
