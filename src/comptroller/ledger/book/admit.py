@@ -33,9 +33,6 @@ GRACE_MS = range(60_000 + 1)
 DEFAULT_TTL_MS, DEFAULT_GRACE_MS = 60_000, 5_000
 DEFAULT_POLICY = CommitOveragePolicy.ALLOW_IF_AVAILABLE
 
-SAID = {"subject", "action", "metadata"}
-"""What a reservation keeps of its request besides its amounts and times."""
-
 _TOKEN_BYTES = 8
 
 
@@ -107,7 +104,7 @@ def record(
             tenant=owner,
             created_ms=now_ms,
             charged=charged.charged,
-            request=request.model_dump_json(exclude_none=True),
+            request=key.said,
         )
         book.save(charged.accounts)
         store.add_event(event)
@@ -201,7 +198,7 @@ def _reserved(
         expires_ms=now_ms + ttl_ms,
         grace_ms=grace_ms,
         key=request.idempotency_key,
-        request=request.model_dump_json(include=SAID, exclude_none=True),
+        request=key.said,
     )
     book.save(grant.accounts)
     book.store.add(reservation)

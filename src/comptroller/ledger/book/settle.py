@@ -53,17 +53,16 @@ def commit(
     must_be_possible(request.actual)
     reservation = find(book, reservation_id, tenant)
     key = _key(book, reservation, "commit", request)
-    answer = key.recalled()
+    answer = None if reservation.active else key.recalled()
     if answer is None:
         _must_be_open(reservation, reservation.ends_ms, now_ms)
         charge = _charged(book, reservation, request, now_ms)
         book.save(charge.accounts)
         book.store.replace(
-            attrs.evolve(
-                reservation,
-                status=ReservationStatus.COMMITTED,
+            reservation.ended(
+                ReservationStatus.COMMITTED,
+                now_ms,
                 charged=charge.charged,
-                finalized_ms=now_ms,
                 settlement=_said(request),
             )
         )
@@ -88,20 +87,13 @@ def release(
     """
     reservation = find(book, reservation_id, tenant)
     key = _key(book, reservation, "release", request)
-    answer = key.recalled()
+    answer = None if reservation.active else key.recalled()
     if answer is None:
         _must_be_open(reservation, reservation.ends_ms, now_ms)
         accounts = admission.release(_held(book, reservation, now_ms), reservation.estimate)
         said = json.dumps({"reason": request.reason}) if request.reason else None
         book.save(accounts)
-        book.store.replace(
-            attrs.evolve(
-                reservation,
-                status=ReservationStatus.RELEASED,
-                finalized_ms=now_ms,
-                settlement=said,
-            )
-        )
+        book.store.replace(reservation.ended(ReservationStatus.RELEASED, now_ms, settlement=said))
         answer = key.remember(Remembered(key.fingerprint, accounts=accounts))
     return partial(answers.released, reservation, answer)
 
@@ -141,7 +133,7 @@ def sweep(book: Book, now_ms: int) -> None:
     """Give back what reservations hold that can no longer be settled: their leases are over."""
     for reservation in list(book.store.overdue(now_ms)):
         book.save(admission.release(_held(book, reservation, now_ms), reservation.estimate))
-        book.store.replace(attrs.evolve(reservation, status=ReservationStatus.EXPIRED))
+        book.store.replace(reservation.ended(ReservationStatus.EXPIRED))
 
 
 def find(book: Book, reservation_id: str, tenant: str | None) -> Reservation:
@@ -236,5 +228,6 @@ def _key(
 
 
 def _said(request: CommitRequest) -> str | None:
-    said = request.model_dump_json(include={"metrics", "metadata"}, exclude_none=True)
-    return None if said == "{}" else said
+    if request.metrics is None and request.metadata is None:
+        return None
+    return request.model_dump_json(include={"metrics", "metadata"}, exclude_none=True)
