@@ -71,6 +71,12 @@ class Account:
         """`remaining`, but never below zero."""
         return max(self.remaining, 0)
 
+    def takes(self, estimate: int) -> bool:
+        """Whether nothing at all speaks against `estimate`; asked before any reasons are."""
+        return not (self.frozen or self.is_over_limit or self.debt) and (
+            estimate <= self.allocated - self.spent - self.reserved
+        )
+
     def moved(
         self, *, spent: int = 0, reserved: int = 0, debt: int = 0, over_limit: bool = False
     ) -> "Account":
@@ -155,12 +161,14 @@ def admit(accounts: Accounts, estimate: int) -> Grant | Denial:
     A rule is tried on all scopes before the next one: frozen, over limit, in debt (only where no
     overdraft is allowed), too little left (protocol, ERROR SEMANTICS and DecisionReasonCode).
     """
-    for code, refuses in _REFUSALS:
-        for account in accounts:
-            if refuses(account, estimate):
-                return _denied(code, account, estimate)
+    if not all(account.takes(estimate) for account in accounts):
+        for code, refuses in _REFUSALS:
+            for account in accounts:
+                if refuses(account, estimate):
+                    return _denied(code, account, estimate)
     locked = tuple(account.moved(reserved=estimate) for account in accounts)
-    return Grant(locked, merged(caps for account in accounts if (caps := account.binding)))
+    capped = [caps for account in accounts if account.caps and (caps := account.binding)]
+    return Grant(locked, merged(capped) if capped else None)
 
 
 _REFUSALS: tuple[tuple[str, Callable[[Account, int], bool]], ...] = (

@@ -46,9 +46,6 @@ GRACE_MS = range(60_000 + 1)
 DEFAULT_TTL_MS, DEFAULT_GRACE_MS = 60_000, 5_000
 DEFAULT_POLICY = CommitOveragePolicy.ALLOW_IF_AVAILABLE
 
-SAID = {"subject", "action", "metadata"}
-"""What a reservation keeps of its request besides its amounts and times."""
-
 _TOKEN_BYTES = 8
 
 
@@ -240,7 +237,7 @@ def _reserved(
         expires_ms=now_ms + ttl_ms,
         grace_ms=grace_ms,
         key=request.idempotency_key,
-        request=request.model_dump_json(include=SAID, exclude_none=True),
+        request=key.said,
         since=_since(grant.accounts),
     )
     book.save(grant.accounts, now_ms)
@@ -274,7 +271,7 @@ def _recorded(
         tenant=owner,
         created_ms=now_ms,
         charged=charged.charged,
-        request=request.model_dump_json(exclude_none=True),
+        request=key.said,
         path=scopes[-1],
         held=tuple(account.scope for account in found),
         unit=request.actual.unit,

@@ -33,7 +33,7 @@ class Reservation:
     grace_ms: int
     key: str
     request: str
-    """Subject, action and metadata of the create request, as JSON."""
+    """The create request, as JSON."""
     status: ReservationStatus = ReservationStatus.ACTIVE
     charged: int | None = None
     finalized_ms: int | None = None
@@ -56,6 +56,36 @@ class Reservation:
     def active(self) -> bool:
         """Whether it still holds its estimate."""
         return self.status is ReservationStatus.ACTIVE
+
+    def ended(
+        self,
+        status: ReservationStatus,
+        now_ms: int | None = None,
+        *,
+        charged: int | None = None,
+        settlement: str | None = None,
+    ) -> "Reservation":
+        """The reservation once it does not hold its estimate any more."""
+        return Reservation(
+            self.row,
+            self.token,
+            self.tenant,
+            self.path,
+            self.held,
+            self.unit,
+            self.estimate,
+            self.policy,
+            self.created_ms,
+            self.expires_ms,
+            self.grace_ms,
+            self.key,
+            self.request,
+            status,
+            charged,
+            now_ms,
+            settlement,
+            self.since,
+        )
 
 
 @attrs.frozen

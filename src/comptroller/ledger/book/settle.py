@@ -55,7 +55,7 @@ def commit(
     must_be_possible(request.actual)
     reservation = find(book, reservation_id, tenant)
     key = _key(book, reservation, "commit", request)
-    answer = key.recalled()
+    answer = None if reservation.active else key.recalled()
     if answer is None:
         _must_be_open(reservation, reservation.ends_ms, now_ms)
         held = _held(book, reservation)
@@ -63,11 +63,10 @@ def commit(
         book.charge(held, charge.accounts, reservation_id, now_ms)
         book.note("commit", reservation.path, request.actual, reservation_id, now_ms)
         book.store.replace(
-            attrs.evolve(
-                reservation,
-                status=ReservationStatus.COMMITTED,
+            reservation.ended(
+                ReservationStatus.COMMITTED,
+                now_ms,
                 charged=charge.charged,
-                finalized_ms=now_ms,
                 settlement=_said(request),
             )
         )
@@ -92,21 +91,14 @@ def release(
     """
     reservation = find(book, reservation_id, tenant)
     key = _key(book, reservation, "release", request)
-    answer = key.recalled()
+    answer = None if reservation.active else key.recalled()
     if answer is None:
         _must_be_open(reservation, reservation.ends_ms, now_ms)
         accounts = admission.release(_held(book, reservation), reservation.estimate)
         said = json.dumps({"reason": request.reason}) if request.reason else None
         book.save(accounts, now_ms)
         book.note("release", reservation.path, None, reservation_id, now_ms)
-        book.store.replace(
-            attrs.evolve(
-                reservation,
-                status=ReservationStatus.RELEASED,
-                finalized_ms=now_ms,
-                settlement=said,
-            )
-        )
+        book.store.replace(reservation.ended(ReservationStatus.RELEASED, now_ms, settlement=said))
         answer = key.remember(Remembered(key.fingerprint, accounts=accounts))
     return partial(answers.released, reservation, answer)
 
@@ -148,7 +140,7 @@ def sweep(book: Book, now_ms: int) -> None:
     for reservation in list(book.store.overdue(now_ms)):
         accounts = admission.release(_held(book, reservation), reservation.estimate)
         book.save(accounts, now_ms)
-        book.store.replace(attrs.evolve(reservation, status=ReservationStatus.EXPIRED))
+        book.store.replace(reservation.ended(ReservationStatus.EXPIRED))
 
 
 def find(book: Book, reservation_id: str, tenant: str | None) -> Reservation:
@@ -240,5 +232,6 @@ def _key(
 
 
 def _said(request: CommitRequest) -> str | None:
-    said = request.model_dump_json(include={"metrics", "metadata"}, exclude_none=True)
-    return None if said == "{}" else said
+    if request.metrics is None and request.metadata is None:
+        return None
+    return request.model_dump_json(include={"metrics", "metadata"}, exclude_none=True)
