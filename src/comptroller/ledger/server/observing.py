@@ -4,6 +4,7 @@ A line is one JSON object. It holds no secret: no header, no query, no body; of 
 """
 
 import logging
+import time
 from typing import Protocol
 
 from pydantic_core import to_json
@@ -47,6 +48,7 @@ def line(exchange: Exchange, status: int, seconds: float) -> str:
     caller = exchange.caller
     return to_json(
         {
+            "at_ms": time.time_ns() // 1_000_000,
             "method": exchange.method,
             "path": exchange.path,
             "status": status,
