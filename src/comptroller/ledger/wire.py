@@ -18,6 +18,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 API_KEY = "X-Cycles-API-Key"
 IDEMPOTENCY_KEY = "X-Idempotency-Key"
+DETAILS = "X-Comptroller-Details"
+"""Sent by a client that wants the `details` of a denial: scope, amounts, what is left. Others get
+what the reference server tells, which is those of a UNIT_MISMATCH alone."""
 
 
 class Page(ReservationListResponse):

@@ -12,12 +12,14 @@ from pydantic_core import to_json
 from runcycles import ErrorCode
 
 from comptroller.errors import BudgetExceeded, ComptrollerError, refusal
+from comptroller.ledger import wire
 from comptroller.ledger.server.callers import Caller
 
 _REFUSALS = range(400, 500)
 _CONFLICT, _FAILED = 409, 500
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACE_ID = re.compile(rb"(?!0{32})([0-9a-f]{32})")
+_DETAILS = wire.DETAILS.lower().encode()
 _PROCESS = secrets.token_hex(6)
 _NUMBERS = itertools.count(1)
 
@@ -71,7 +73,8 @@ def refused(exchange: Exchange, error: ComptrollerError) -> tuple[int, bytes]:
         "request_id": exchange.request_id,
         "trace_id": exchange.trace_id,
     }
-    if details := getattr(error, "details", None):
+    details = getattr(error, "details", None)
+    if details and (code == "UNIT_MISMATCH" or _DETAILS in exchange.headers):
         body["details"] = details
     return status, to_json(body)
 
