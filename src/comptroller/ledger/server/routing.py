@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from comptroller.ledger.interface import Ledger
 from comptroller.ledger.server.exchange import Exchange, problem
 
-Admitted = Literal["tenant", "both", "operator"]
+Admitted = Literal["anybody", "tenant", "both", "operator"]
 """Whose key opens a route: a tenant's, a tenant's or the operator's, the operator's alone."""
 
 
@@ -20,7 +20,7 @@ class Asked:
     ledger: Ledger
     exchange: Exchange
     name: str
-    """The reservation that the path names."""
+    """What the path names: a reservation."""
     body: Any
     """The request model of the route, validated."""
 
@@ -43,20 +43,22 @@ class Route:
 Routes = Mapping[str, Mapping[str, Route]]
 """Path -> method -> route."""
 
-_RESERVATIONS = "/v1/reservations/"
-NAMED = f"{_RESERVATIONS}{{reservation_id}}"
+NAMED = "/v1/reservations/{reservation_id}"
+EVIDENCE = "/v1/evidence/{evidence_id}"
+_OPEN = {template.partition("{")[0]: template for template in (NAMED, EVIDENCE)}
 
 
 def found(routes: Routes, exchange: Exchange) -> tuple[Route, str]:
-    """The route of a request, and the reservation that its path names.
+    """The route of a request, and what its path names.
 
     Raises:
         LedgerRefused: there is no such path (404), or it does not take the method (405).
     """
     name, path = "", exchange.path
-    if path.startswith(_RESERVATIONS):
-        name, slash, rest = path.removeprefix(_RESERVATIONS).partition("/")
-        path = f"{NAMED}{slash}{rest}" if name else path
+    for prefix, template in _OPEN.items():
+        if path.startswith(prefix):
+            name, slash, rest = path.removeprefix(prefix).partition("/")
+            path = f"{template}{slash}{rest}" if name else path
     methods = routes.get(path)
     if methods is None:
         raise problem(f"{exchange.path}: no such path", 404, "NOT_FOUND")

@@ -15,8 +15,8 @@ from runcycles import (
 from comptroller.decide.scopes import LEVELS
 from comptroller.ledger import queries
 from comptroller.ledger.book.read import DEFAULT_LIMIT
-from comptroller.ledger.server.exchange import invalid
-from comptroller.ledger.server.routing import NAMED, Asked, Route, Routes
+from comptroller.ledger.server.exchange import invalid, problem
+from comptroller.ledger.server.routing import EVIDENCE, NAMED, Asked, Route, Routes
 
 
 async def _reserve(asked: Asked) -> BaseModel:
@@ -65,6 +65,11 @@ async def _balances(asked: Asked) -> BaseModel:
     return await asked.ledger.balances(tenant=asked.tenant, **query)
 
 
+async def _no_evidence(asked: Asked) -> BaseModel:
+    """Signed evidence is optional, and so is the set of its keys: 404 says there is none."""
+    raise problem(f"{asked.exchange.path}: this server signs no evidence", 404, "NOT_FOUND")
+
+
 ROUTES: Routes = {
     "/v1/decide": {"POST": Route(_decide, DecisionRequest)},
     "/v1/reservations": {
@@ -77,4 +82,6 @@ ROUTES: Routes = {
     f"{NAMED}/extend": {"POST": Route(_extend, ReservationExtendRequest)},
     "/v1/events": {"POST": Route(_record, EventCreateRequest, status=201)},
     "/v1/balances": {"GET": Route(_balances)},
+    EVIDENCE: {"GET": Route(_no_evidence, admits="anybody")},
+    "/v1/.well-known/cycles-jwks.json": {"GET": Route(_no_evidence, admits="anybody")},
 }
