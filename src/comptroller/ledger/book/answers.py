@@ -6,7 +6,7 @@ which is short for it. It depends on values only.
 
 import json
 from collections.abc import Iterable
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import SerializeAsAny
 from runcycles import (
@@ -27,6 +27,7 @@ from runcycles import (
 from runcycles.models import BalanceResponse, ReservationSummary
 
 from comptroller.decide.admission import Account
+from comptroller.decide.periods import Period
 from comptroller.decide.scopes import within
 from comptroller.ledger.book import shown
 from comptroller.ledger.book.lazily import Applied, Committed, Extended, Granted, Released, lazy
@@ -45,11 +46,18 @@ class Answer(Protocol[T_co]):
 class Budget(Balance):
     """A balance as its operator sees it, with what the protocol does not show.
 
-    `per`: the period (UTC) in which it begins anew, or None.
+    `per`: the period of `zone` in which it begins anew, or None; `renews_at_ms`: when next.
+    `caps` bind always, or below the share `caps_below` of what was allocated; `alerts` are told
+    when that share is spent. Shares are in percent.
     """
 
     frozen: bool = False
-    per: Literal["day", "month"] | None = None
+    per: Period | None = None
+    zone: str | None = None
+    renews_at_ms: int | None = None
+    caps: Caps | None = None
+    caps_below: int | None = None
+    alerts: list[int] | None = None
 
 
 class Listed(ReservationSummary):
@@ -78,16 +86,17 @@ def balance(account: Account) -> Balance:
 
 def budgets(accounts: Iterable[Account]) -> list[Balance]:
     """Accounts as their operator sees them."""
-    return [
-        Budget.model_validate(
-            {
-                **shown.balance(account),
-                "frozen": account.frozen,
-                "per": account.renewal and account.renewal.per,
-            }
-        )
-        for account in accounts
-    ]
+    return [Budget.model_validate(_budget(account)) for account in accounts]
+
+
+def _budget(account: Account) -> dict[str, Any]:
+    renewal, alerts = account.renewal, account.alerts
+    budget = {**shown.balance(account), "frozen": account.frozen}
+    if renewal is not None:
+        budget |= {"per": renewal.per, "zone": renewal.zone, "renews_at_ms": renewal.at_ms}
+    if alerts is not None and alerts.at:
+        budget["alerts"] = list(alerts.at)
+    return {**budget, "caps": account.caps, "caps_below": account.caps_below}
 
 
 def balances(accounts: Iterable[Account]) -> BalanceResponse:

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
 from comptroller.errors import refusal
-from comptroller.ledger.book.records import Book, Remembered
+from comptroller.ledger.book.book import Book
+from comptroller.ledger.book.records import Remembered
 
 _BYTES = 16
 

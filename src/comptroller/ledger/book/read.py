@@ -11,7 +11,8 @@ from comptroller.decide.funding import renewed
 from comptroller.decide.scopes import LEVELS
 from comptroller.ledger.book import answers
 from comptroller.ledger.book.answers import Answer
-from comptroller.ledger.book.records import Book, Wanted
+from comptroller.ledger.book.book import Book
+from comptroller.ledger.book.records import Wanted
 from comptroller.ledger.book.refusals import invalid
 from comptroller.ledger.book.settle import expired, find
 

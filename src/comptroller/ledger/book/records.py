@@ -11,6 +11,8 @@ import attrs
 from runcycles import Caps, CommitOveragePolicy, ReservationStatus, Unit
 
 from comptroller.decide.admission import Account, Accounts
+from comptroller.ledger.book.denials import Denied
+from comptroller.ledger.book.journal import Entry
 
 
 @attrs.frozen
@@ -37,6 +39,8 @@ class Reservation:
     finalized_ms: int | None = None
     settlement: str | None = None
     """What the commit said besides its amount (metrics, metadata), as JSON."""
+    since: tuple[int, ...] = ()
+    """The period of each of `held` that it belongs to; empty: the first one of each."""
 
     @property
     def reservation_id(self) -> str:
@@ -80,6 +84,7 @@ class Reservation:
             charged,
             now_ms,
             settlement,
+            self.since,
         )
 
 
@@ -93,6 +98,17 @@ class Event:
     created_ms: int
     charged: int
     request: str
+    path: str
+    held: tuple[str, ...]
+    """The scopes that were charged."""
+    unit: Unit
+    since: tuple[int, ...] = ()
+    """The period of each of them; empty: the first one of each."""
+
+    @property
+    def event_id(self) -> str:
+        """The id that callers know."""
+        return f"evt_{self.row:x}_{self.token}"
 
 
 @attrs.frozen
@@ -147,6 +163,18 @@ class Store(Protocol):
     def save(self, account: Account) -> None:
         """Keep `account` in place of the one of its scope and unit."""
 
+    def period(self, scope: str, unit: Unit, since_ms: int) -> Account | None:
+        """The account of a period that is over, as it stands."""
+
+    def keep_period(self, account: Account) -> None:
+        """Keep the account of a period that is over, or its new state."""
+
+    def log(self, entry: Entry) -> None:
+        """Add an entry to the event log."""
+
+    def deny(self, denied: Denied, requested: int, entry: Entry | None) -> None:
+        """Count a denial, and log `entry`. Not a change that a refused request must not make."""
+
     def next_reservation(self) -> int:
         """The row of a reservation about to be added."""
 
@@ -176,16 +204,3 @@ class Store(Protocol):
 
     def remember(self, digest: bytes, answer: Remembered, row: int = 0) -> None:
         """Keep what a key was answered."""
-
-
-@attrs.frozen
-class Book:
-    """A store and the name of its ledger, which messages use."""
-
-    store: Store
-    name: str
-
-    def save(self, accounts: Accounts) -> None:
-        """Keep these accounts in place of those of their scopes and unit."""
-        for account in accounts:
-            self.store.save(account)

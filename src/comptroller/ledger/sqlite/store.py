@@ -15,8 +15,11 @@ from typing import Any
 from runcycles import Unit
 
 from comptroller.decide.admission import Account
+from comptroller.ledger.book.denials import Denied
+from comptroller.ledger.book.journal import Entry
 from comptroller.ledger.book.records import Event, Remembered, Reservation, Wanted
 from comptroller.ledger.sqlite import rows, schema
+from comptroller.ledger.sqlite.audit import Audit
 
 _INSERT_ACCOUNT = f"INSERT INTO accounts ({rows.ACCOUNT}) VALUES ({rows.marks(rows.ACCOUNT)})"
 _UPDATE_ACCOUNT = f"UPDATE accounts SET ({rows.STATE}) = ({rows.marks(rows.STATE)}) WHERE id = ?"
@@ -27,9 +30,7 @@ _UPDATE_RESERVATION = (
     "UPDATE reservations SET status = ?, expires_ms = ?, ends_ms = ?, charged = ?,"
     " finalized_ms = ?, settlement = ? WHERE id = ?"
 )
-_INSERT_EVENT = (
-    "INSERT INTO events (id, token, tenant, created_ms, charged, request) VALUES (?,?,?,?,?,?)"
-)
+_INSERT_EVENT = f"INSERT INTO events ({rows.EVENT}) VALUES ({rows.marks(rows.EVENT)})"
 _ANSWER = "fingerprint, made, token, amount, moment_ms, reason, caps, balances"
 _NEW_ANSWER = f"id, reservation, digest, made_ms, {_ANSWER}"
 _INSERT_ANSWER = f"INSERT INTO answers ({_NEW_ANSWER}) VALUES ({rows.marks(_NEW_ANSWER)})"
@@ -47,6 +48,7 @@ class SqliteStore:
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path, self._sql = path, connection
+        self._audit = Audit(connection)
         self._version, self._now_ms = -1, 0
         self.changes = 0
         """Grows with every change, so that it can be told whether an act made any."""
@@ -64,6 +66,7 @@ class SqliteStore:
         self._replaced: dict[int, Reservation] = {}
         self._events: list[Event] = []
         self._answers: dict[tuple[int, bytes], Remembered] = {}
+        self._audit.forget()
 
     def begin(self, now_ms: int) -> bool:
         """Begin a batch; False where another program holds the file's write lock.
@@ -136,6 +139,24 @@ class SqliteStore:
         else:
             self._dirty[name] = account
         self._accounts[account.scope][account.unit] = account
+
+    def period(self, scope: str, unit: Unit, since_ms: int) -> Account | None:
+        """The account of a period that is over."""
+        return self._audit.period(scope, unit, since_ms)
+
+    def keep_period(self, account: Account) -> None:
+        """Keep the account of a period that is over, or its new state."""
+        self.changes += 1
+        self._audit.keep_period(account)
+
+    def log(self, entry: Entry) -> None:
+        """Add an entry to the event log."""
+        self.changes += 1
+        self._audit.log(entry)
+
+    def deny(self, denied: Denied, requested: int, entry: Entry | None) -> None:
+        """Count a denial, and log `entry`."""
+        self._audit.deny(denied, requested, entry)
 
     # Reservations and events
 
@@ -243,6 +264,8 @@ class SqliteStore:
 
     def _flush(self) -> None:
         """Write what is buffered into the transaction."""
+        self._audit.flush()
+        self._audit.use((*self._added.values(), *self._replaced.values()), self._events)
         many = self._sql.executemany
         if self._dirty:
             states = self._dirty.items()
