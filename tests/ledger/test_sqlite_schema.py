@@ -116,13 +116,11 @@ async def test_what_the_first_schema_holds_is_answered_again(tmp_path, clock):
         "INSERT INTO accounts VALUES"
         " (1, 'tenant:acme', 'USD_MICROCENTS', 100, 10, 10, 0, 0, 0, 0, NULL, NULL, NULL, NULL)"
     )
-    for row, token, *ended in (
-        (1, "1" * 16, "COMMITTED", 7, 6),
-        (2, "2" * 16, "ACTIVE", None, None),
-    ):
+    said = requests["reserve"].model_dump_json(exclude_none=True)
+    for row, *ended in ((1, "COMMITTED", 7, 6), (2, "ACTIVE", None, None)):
         old.execute(
-            f"INSERT INTO reservations VALUES ({','.join('?' * 17)})",
-            (row, token, *held[1:], "{}", *ended, None),
+            "INSERT INTO reservations VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,NULL)",
+            (row, str(row) * 16, *held, said, *ended),
         )
 
     def answered(number, verb, made=0, token="", amount_=0, moment_ms=0, reservation=None):
