@@ -268,8 +268,13 @@ async def test_a_file_damaged_in_the_middle_says_so_when_it_is_met(tmp_path):
     path = tmp_path / "ledger.db"
     async with open_sqlite(path) as ledger:
         await ledger.set_budget("tenant:acme", amount(10_000))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with closing(sqlite3.connect(path)) as looking:
+        pages = looking.execute("SELECT rootpage FROM sqlite_master WHERE tbl_name = 'accounts'")
+        damaged = [page for (page,) in pages]
+    with path.open("r+b") as file:
+        for page in damaged:
+            file.seek((page - 1) * 4096)
+            file.write(b"\xff" * 4096)
     async with open_sqlite(path) as ledger:
         with pytest.raises(LedgerUnreachable, match=r"damaged.*\.recover"):
             await ledger.reserve(asking("k", 1))

@@ -8,7 +8,9 @@ all scopes of a subject, idempotent per (tenant, endpoint, key) with verbatim re
 out, a reserve, decide or record takes its subject's, and the others trust the caller.
 """
 
-from typing import Literal, Protocol, TypedDict, Unpack
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Protocol, TypedDict, Unpack
 
 from runcycles import (
     Amount,
@@ -32,6 +34,11 @@ from runcycles import (
 from runcycles.models import BalanceResponse
 
 from comptroller.decide.funding import Funding
+from comptroller.decide.periods import Period
+from comptroller.decide.terms import Share
+from comptroller.ledger.book.journal import Entry
+from comptroller.ledger.book.usage import Usage
+from comptroller.ledger.book.verify import Verified
 
 
 class Levels(TypedDict, total=False):
@@ -149,11 +156,21 @@ class EmbeddedLedger(Ledger, Protocol):
         *,
         overdraft_limit: int = 0,
         caps: Caps | None = None,
-        per: Literal["day", "month"] | None = None,
+        caps_below: Share | None = None,
+        per: Period | None = None,
+        zone: str = "UTC",
+        alerts: Share | Iterable[Share] = (),
     ) -> Balance:
-        """Set what `scope` may spend: in all, or with `per` in every day or month (UTC).
+        """Set what `scope` may spend: in all, or with `per` in every day or month of `zone`.
 
-        What it has spent and reserved stays. `caps` bind every grant of the scope.
+        What it has spent and reserved stays. `caps` bind every grant of the scope, or with
+        `caps_below="20%"` those made while less than that share of it remains: a soft landing.
+        `alerts=("80%", "100%")`: once in a period for each share, when so much is spent, the event
+        log has an `alert`. What is reserved in one period and committed in the next is charged to
+        the period of its reservation.
+
+        Raises:
+            TypeError, ValueError: no such scope, amount, share, period or time zone.
         """
 
     async def fund(
@@ -169,3 +186,40 @@ class EmbeddedLedger(Ledger, Protocol):
 
     async def budgets(self) -> list[Balance]:
         """Every budget of every tenant."""
+
+    async def usage(
+        self,
+        *,
+        by: str | Iterable[str] = ("tenant",),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        tenant: str | None = None,
+        zone: str = "UTC",
+    ) -> list[Usage]:
+        """What was charged, reserved, abandoned and denied, and the tokens: a report.
+
+        One line for each unit and each combination of what it is `by`: any of tenant, workspace,
+        app, workflow, agent, tool, model, day (of `zone`), run. `since` and `until` are times of
+        reservations; a call belongs to the day of its reservation.
+
+        Raises:
+            ValueError: it is by something else, or a time has no zone.
+        """
+
+    async def events(
+        self,
+        *,
+        after: int = 0,
+        limit: int | None = None,
+        kinds: Iterable[str] = (),
+        tenant: str | None = None,
+        since: datetime | None = None,
+        newest: bool = False,
+    ) -> list[Entry]:
+        """Entries of the event log, oldest first: what operators did, what budgets did.
+
+        At most `limit` of those numbered above `after`; with `newest` the last ones of them.
+        """
+
+    async def verify(self) -> Verified:
+        """Every balance, recomputed from the event log and the reservations: the differences."""

@@ -11,8 +11,9 @@ from typing import Any, Literal, overload
 
 import attrs
 import platformdirs
-from runcycles import CyclesConfig
+from runcycles import Amount, CyclesConfig
 
+from comptroller.decide.terms import BudgetTerms
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.connections import ApiKeys
 from comptroller.ledger.cycles import open_cycles
@@ -31,7 +32,10 @@ _logger = logging.getLogger("comptroller.ledger")
 
 @overload
 def open_ledger(
-    url: Literal["memory:"] | os.PathLike[str], *, synchronous: Literal["NORMAL", "FULL"] = ...
+    url: Literal["memory:"] | os.PathLike[str],
+    *,
+    synchronous: Literal["NORMAL", "FULL"] = ...,
+    default_budget: Amount | BudgetTerms | None = ...,
 ) -> AbstractAsyncContextManager[EmbeddedLedger]: ...
 
 
@@ -44,6 +48,7 @@ def open_ledger(
     connect_timeout: float = ...,
     in_flight: int | None = ...,
     synchronous: Literal["NORMAL", "FULL"] = ...,
+    default_budget: Amount | BudgetTerms | None = ...,
 ) -> AbstractAsyncContextManager[Any]: ...
 
 
@@ -55,6 +60,7 @@ def open_ledger(
     connect_timeout: float = 2.0,
     in_flight: int | None = None,
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
+    default_budget: Amount | BudgetTerms | None = None,
 ) -> AbstractAsyncContextManager[Any]:
     """The ledger at `url`, open for the length of an `async with`.
 
@@ -69,14 +75,18 @@ def open_ledger(
         in_flight: for a server: requests under way at once (100 on asyncio, 16 on trio).
         synchronous: for a file: "FULL" survives a power cut too, at the price of waiting for the
             disk.
+        default_budget: for an embedded one: what a tenant gets that is seen for the first time
+            (`usd("5")`, or `BudgetTerms(usd("5"), per="day")`), with its first call.
 
     Raises:
-        TypeError: `url` is neither a string nor a path.
-        ValueError: `url` names no ledger, or an embedded one is given a key.
+        TypeError: `url` is neither a string nor a path, `default_budget` no amount.
+        ValueError: `url` names no ledger, or one that takes no such setting.
     """
     if not isinstance(url, str | os.PathLike):
         raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
     if isinstance(url, str) and _SERVER.match(url):
+        if default_budget is not None:
+            raise ValueError(f"{url!r} is a server: its operator gives budgets, no default_budget")
         return open_cycles(
             url,
             api_key=api_key,
@@ -87,8 +97,8 @@ def open_ledger(
     if api_key is not None:
         raise ValueError(f"{os.fspath(url)!r} is an embedded ledger: it takes no api_key")
     if url == _MEMORY:
-        return open_memory()
-    return open_sqlite(_file(url), synchronous=synchronous)
+        return open_memory(default_budget=default_budget)
+    return open_sqlite(_file(url), synchronous=synchronous, default_budget=default_budget)
 
 
 def _file(url: str | os.PathLike[str]) -> Path:

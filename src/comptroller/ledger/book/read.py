@@ -11,8 +11,9 @@ from comptroller.decide.funding import renewed
 from comptroller.decide.scopes import LEVELS
 from comptroller.ledger.book import answers
 from comptroller.ledger.book.answers import Answer
+from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.cursors import cursor, place
-from comptroller.ledger.book.records import ORDERS, Book, Bounds, Wanted
+from comptroller.ledger.book.records import ORDERS, Bounds, Wanted
 from comptroller.ledger.book.refusals import invalid
 from comptroller.ledger.book.settle import expired, find
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery

@@ -5,12 +5,16 @@ every later call, and a store that is durable writes it in one transaction.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import attrs
 from runcycles import Caps, CommitOveragePolicy, ReservationStatus, Unit
 
 from comptroller.decide.admission import Account, Accounts
+from comptroller.ledger.book.denials import Denied
+from comptroller.ledger.book.journal import Entry
+
+Endpoint = Literal["reserve", "commit", "release", "extend", "decide", "record"]
 
 
 @attrs.frozen
@@ -31,12 +35,14 @@ class Reservation:
     grace_ms: int
     key: str
     request: str
-    """Subject, action and metadata of the create request, as JSON."""
+    """The create request, as JSON."""
     status: ReservationStatus = ReservationStatus.ACTIVE
     charged: int | None = None
     finalized_ms: int | None = None
     settlement: str | None = None
     """What the commit said besides its amount (metrics, metadata), as JSON."""
+    since: tuple[int, ...] = ()
+    """The period of each of `held` that it belongs to; empty: the first one of each."""
 
     @property
     def reservation_id(self) -> str:
@@ -53,6 +59,36 @@ class Reservation:
         """Whether it still holds its estimate."""
         return self.status is ReservationStatus.ACTIVE
 
+    def ended(
+        self,
+        status: ReservationStatus,
+        now_ms: int | None = None,
+        *,
+        charged: int | None = None,
+        settlement: str | None = None,
+    ) -> "Reservation":
+        """The reservation once it does not hold its estimate any more."""
+        return Reservation(
+            self.row,
+            self.token,
+            self.tenant,
+            self.path,
+            self.held,
+            self.unit,
+            self.estimate,
+            self.policy,
+            self.created_ms,
+            self.expires_ms,
+            self.grace_ms,
+            self.key,
+            self.request,
+            status,
+            charged,
+            now_ms,
+            settlement,
+            self.since,
+        )
+
 
 @attrs.frozen
 class Event:
@@ -64,6 +100,17 @@ class Event:
     created_ms: int
     charged: int
     request: str
+    path: str
+    held: tuple[str, ...]
+    """The scopes that were charged."""
+    unit: Unit
+    since: tuple[int, ...] = ()
+    """The period of each of them; empty: the first one of each."""
+
+    @property
+    def event_id(self) -> str:
+        """The id that callers know."""
+        return f"evt_{self.row:x}_{self.token}"
 
 
 @attrs.frozen
@@ -162,6 +209,18 @@ class Store(Protocol):
     def save(self, account: Account) -> None:
         """Keep `account` in place of the one of its scope and unit."""
 
+    def period(self, scope: str, unit: Unit, since_ms: int) -> Account | None:
+        """The account of a period that is over, as it stands."""
+
+    def keep_period(self, account: Account) -> None:
+        """Keep the account of a period that is over, or its new state."""
+
+    def log(self, entry: Entry) -> None:
+        """Add an entry to the event log."""
+
+    def deny(self, denied: Denied, requested: int, entry: Entry | None) -> None:
+        """Count a denial, and log `entry`. Not a change that a refused request must not make."""
+
     def next_reservation(self) -> int:
         """The row of a reservation about to be added."""
 
@@ -186,21 +245,8 @@ class Store(Protocol):
     def add_event(self, event: Event) -> None:
         """Keep an event."""
 
-    def recall(self, digest: bytes, row: int = 0) -> Remembered | None:
+    def recall(self, endpoint: Endpoint, digest: bytes, row: int = 0) -> Remembered | None:
         """What the key was answered; `row` for keys of one reservation's own endpoints."""
 
-    def remember(self, digest: bytes, answer: Remembered, row: int = 0) -> None:
-        """Keep what a key was answered."""
-
-
-@attrs.frozen
-class Book:
-    """A store and the name of its ledger, which messages use."""
-
-    store: Store
-    name: str
-
-    def save(self, accounts: Accounts) -> None:
-        """Keep these accounts in place of those of their scopes and unit."""
-        for account in accounts:
-            self.store.save(account)
+    def remember(self, endpoint: Endpoint, digest: bytes, answer: Remembered, row: int = 0) -> None:
+        """Keep what a key was answered, after what was added or replaced for it."""

@@ -28,13 +28,17 @@ from typing import Any, Generic, Literal
 import anyio
 import anyio.lowlevel
 from anyio import to_thread
+from runcycles import Amount
 
+from comptroller.decide.terms import BudgetTerms
 from comptroller.errors import ComptrollerError, refusal
 from comptroller.ledger.book import settle
 from comptroller.ledger.book.answers import Answer
-from comptroller.ledger.book.records import Book
-from comptroller.ledger.embedded import Act, Embedded, T, wall_clock
+from comptroller.ledger.book.book import Book
+from comptroller.ledger.book.journal import Entry
+from comptroller.ledger.embedded import Act, Embedded, Records, Settings, T, wall_clock
 from comptroller.ledger.sqlite import files
+from comptroller.ledger.sqlite.records import reading
 from comptroller.ledger.sqlite.store import SqliteStore
 from comptroller.ledger.sqlite.turns import Turns, waited
 from comptroller.ledger.sqlite.upkeep import Upkeep
@@ -78,8 +82,10 @@ class _Request(Generic[T]):
 class SqliteLedger(Embedded):
     """An `EmbeddedLedger` in a file. Made by `open_sqlite`."""
 
-    def __init__(self, path: Path, synchronous: str, now: Callable[[], int]) -> None:
-        super().__init__(str(path), now)
+    def __init__(
+        self, path: Path, synchronous: str, now: Callable[[], int], settings: Settings
+    ) -> None:
+        super().__init__(str(path), now, settings)
         self._path, self._full = path, synchronous == "FULL"
         self._loop = anyio.lowlevel.current_token()
         self._waiting: deque[_Request[Any]] = deque()
@@ -113,7 +119,7 @@ class SqliteLedger(Embedded):
             raise
         self._turns.give_back()
         self._store = SqliteStore(self._path, self._sql)
-        self._book = Book(self._store, self.name)
+        self._book = Book(self._store, self.name, self._settings.default_budget)
         self._upkeep.begin()
 
     async def shut(self) -> None:
@@ -154,6 +160,18 @@ class SqliteLedger(Embedded):
                 self._waiting.remove(request)
             raise
         return request.outcome()
+
+    async def _read(self, work: Callable[[Records], T]) -> T:
+        self._must_be_usable()
+        return await to_thread.run_sync(self._read_now, work)
+
+    def _read_now(self, work: Callable[[Records], T]) -> T:
+        """Blocks, as long as `work` does."""
+        try:
+            with reading(self._path) as records:
+                return work(records)
+        except sqlite3.Error as error:
+            raise ComptrollerError(files.explained(self._path, error)) from None
 
     async def _batch(self) -> None:
         """Perform requests that wait, those that came first."""
@@ -254,11 +272,14 @@ async def open_sqlite(
     *,
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
     now: Callable[[], int] = wall_clock,
+    default_budget: Amount | BudgetTerms | None = None,
+    on_alert: Callable[[Entry], object] | None = None,
 ) -> AsyncGenerator[SqliteLedger]:
     """The ledger in the file at `path`, made where there is none.
 
     `synchronous="NORMAL"` survives the death of a process at any moment; "FULL" a power cut too, at
-    the price of waiting for the disk with every batch. `now` gives epoch milliseconds.
+    the price of waiting for the disk with every batch. `now` gives epoch milliseconds;
+    `default_budget` and `on_alert` are as `open_ledger` says.
 
     Raises:
         ComptrollerError: the file cannot be used; the text says why and what to do.
@@ -266,7 +287,8 @@ async def open_sqlite(
     """
     if synchronous not in ("NORMAL", "FULL"):
         raise ValueError(f'synchronous={synchronous!r}: use "NORMAL" or "FULL"')
-    ledger = SqliteLedger(Path(path), synchronous, now)
+    settings = Settings(default_budget, on_alert)
+    ledger = SqliteLedger(Path(path), synchronous, now, settings)
     await to_thread.run_sync(ledger.open, synchronous)
     try:
         yield ledger
