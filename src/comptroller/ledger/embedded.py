@@ -248,11 +248,18 @@ class Embedded(ABC):
         )
 
     async def fund(
-        self, scope: str, credit: Amount, *, operation: Funding = Funding.CREDIT
+        self,
+        scope: str,
+        credit: Amount,
+        *,
+        operation: Funding = Funding.CREDIT,
+        idempotency_key: str | None = None,
     ) -> Balance:
         """Add to a budget: debt is repaid first, an over-limit scope is open again."""
         return await self._operate(
-            lambda book, now_ms: operate.fund(book, scope, credit, now_ms, operation=operation)
+            lambda book, now_ms: operate.fund(
+                book, scope, credit, now_ms, operation=operation, idempotency_key=idempotency_key
+            )
         )
 
     async def freeze(self, scope: str) -> None:

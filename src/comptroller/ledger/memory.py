@@ -21,7 +21,7 @@ from comptroller.ledger.book import settle, usage, verify
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.denials import Denied
 from comptroller.ledger.book.journal import Entry, Sought
-from comptroller.ledger.book.records import Event, Remembered, Reservation, Wanted
+from comptroller.ledger.book.records import Endpoint, Event, Remembered, Reservation, Wanted
 from comptroller.ledger.book.refusals import MEMORY
 from comptroller.ledger.embedded import Act, Embedded, Records, Settings, T, wall_clock
 
@@ -119,11 +119,22 @@ class MemoryStore:
         """Keep an event."""
         self._events[event.row] = event
 
-    def recall(self, digest: bytes, row: int = 0) -> Remembered | None:
+    def recall(
+        self,
+        endpoint: Endpoint,  # noqa: ARG002
+        digest: bytes,
+        row: int = 0,
+    ) -> Remembered | None:
         """What the key was answered."""
         return self._answers.get((row, digest))
 
-    def remember(self, digest: bytes, answer: Remembered, row: int = 0) -> None:
+    def remember(
+        self,
+        endpoint: Endpoint,  # noqa: ARG002
+        digest: bytes,
+        answer: Remembered,
+        row: int = 0,
+    ) -> None:
         """Keep what a key was answered."""
         self._answers[row, digest] = answer
 

@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError
 
 from comptroller.errors import refusal
 from comptroller.ledger.book.book import Book
-from comptroller.ledger.book.records import Remembered
+from comptroller.ledger.book.records import Endpoint, Remembered
 
 _BYTES = 16
 
@@ -24,6 +24,7 @@ class Key:
     """One request's key at one endpoint."""
 
     book: Book
+    endpoint: Endpoint
     digest: bytes
     fingerprint: bytes
     said: str
@@ -37,7 +38,7 @@ class Key:
         Raises:
             LedgerRefused: the key was used for another request (IDEMPOTENCY_MISMATCH).
         """
-        known = self.book.store.recall(self.digest, self.row)
+        known = self.book.store.recall(self.endpoint, self.digest, self.row)
         if known is not None and known.fingerprint != self.fingerprint:
             raise refusal(
                 "the idempotency key was used before for another request; use a new key",
@@ -49,18 +50,19 @@ class Key:
 
     def remember(self, answer: Remembered) -> Remembered:
         """Keep what the request is answered."""
-        self.book.store.remember(self.digest, answer, self.row)
+        self.book.store.remember(self.endpoint, self.digest, answer, self.row)
         return answer
 
 
 def key_of(
-    book: Book, tenant: str | None, endpoint: str, request: BaseModel, key: str, row: int = 0
+    book: Book, tenant: str | None, endpoint: Endpoint, request: BaseModel, key: str, row: int = 0
 ) -> Key:
-    """The key of `request` at `endpoint` (`reserve`, `commit`, ...)."""
+    """The key of `request` at `endpoint`; `row` as the key's."""
     said = canonical(request)
     named = f"{tenant or ''}\0{endpoint}\0{key}".encode()
     return Key(
         book,
+        endpoint,
         hashlib.blake2b(named, digest_size=_BYTES).digest(),
         hashlib.blake2b(said.encode(), digest_size=_BYTES).digest(),
         said,

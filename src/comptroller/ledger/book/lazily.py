@@ -7,7 +7,7 @@ every reader such an answer is the `runcycles` model that it extends, balances i
 from collections.abc import Generator
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, PrivateAttr, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
 from runcycles import (
     CommitResponse,
     EventCreateResponse,
@@ -21,15 +21,18 @@ from comptroller.ledger.book.shown import balances
 
 
 class _Lazy(BaseModel):
-    _accounts: Accounts = PrivateAttr(())
+    """`__pydantic_private__` holds the accounts until their balances are made.
+
+    It goes with copies and pickles. A `PrivateAttr` would cost as much as the answer itself.
+    """
 
     def __getattr__(self, name: str) -> Any:
         """Called for what is not there yet."""
         if name != "balances":
             return super().__getattr__(name)  # type: ignore[misc]  # hidden from type checkers
-        made = self.__dict__["balances"] = balances(self._accounts)
+        made = self.__dict__["balances"] = balances((self.__pydantic_private__ or {})["accounts"])
         self.__pydantic_fields_set__.add("balances")
-        self._accounts = ()  # what is equal to a reader is equal
+        object.__setattr__(self, "__pydantic_private__", None)
         return made
 
     def _whole(self) -> None:
@@ -84,5 +87,5 @@ def lazy(model: type[L], values: dict[str, Any], accounts: Accounts) -> L:
     """An answer of these values, and of the balances of `accounts`."""
     made = model.model_validate(values)
     del made.__dict__["balances"]
-    made._accounts = accounts
+    object.__setattr__(made, "__pydantic_private__", {"accounts": accounts})
     return made

@@ -5,7 +5,7 @@ every later call, and a store that is durable writes it in one transaction.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import attrs
 from runcycles import Caps, CommitOveragePolicy, ReservationStatus, Unit
@@ -13,6 +13,8 @@ from runcycles import Caps, CommitOveragePolicy, ReservationStatus, Unit
 from comptroller.decide.admission import Account, Accounts
 from comptroller.ledger.book.denials import Denied
 from comptroller.ledger.book.journal import Entry
+
+Endpoint = Literal["reserve", "commit", "release", "extend", "decide", "record", "fund"]
 
 
 @attrs.frozen
@@ -243,8 +245,8 @@ class Store(Protocol):
     def add_event(self, event: Event) -> None:
         """Keep an event."""
 
-    def recall(self, digest: bytes, row: int = 0) -> Remembered | None:
+    def recall(self, endpoint: Endpoint, digest: bytes, row: int = 0) -> Remembered | None:
         """What the key was answered; `row` for keys of one reservation's own endpoints."""
 
-    def remember(self, digest: bytes, answer: Remembered, row: int = 0) -> None:
-        """Keep what a key was answered."""
+    def remember(self, endpoint: Endpoint, digest: bytes, answer: Remembered, row: int = 0) -> None:
+        """Keep what a key was answered, after what was added or replaced for it."""

@@ -31,7 +31,7 @@ from comptroller.ledger.book.admit import left
 from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.idempotency import Key, key_of
-from comptroller.ledger.book.records import Remembered, Reservation
+from comptroller.ledger.book.records import Endpoint, Remembered, Reservation
 from comptroller.ledger.book.refusals import denied, forbidden, must_be_possible
 from comptroller.money import formatted, show
 
@@ -224,7 +224,7 @@ def _held(book: Book, reservation: Reservation) -> Accounts:
 def _key(
     book: Book,
     reservation: Reservation,
-    endpoint: str,
+    endpoint: Endpoint,
     request: CommitRequest | ReleaseRequest | ReservationExtendRequest,
 ) -> Key:
     key = request.idempotency_key

@@ -1,7 +1,8 @@
 """Records as rows of tables, and back. Balances in a remembered answer are thin: whole numbers."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from struct import Struct
 from typing import Any
 
 import attrs
@@ -23,9 +24,12 @@ RESERVATION = (
     "id, token, tenant, path, held, unit, estimate, policy, created_ms, expires_ms, ends_ms,"
     " key, request, status, charged, finalized_ms, settlement, since"
 )
-
+CHANGED = "status, expires_ms, ends_ms, charged, finalized_ms, settlement"
+"""What may change of a reservation."""
 
 _NEVER = (None, None, None, None)
+_BALANCE = Struct("<7q")
+_PACK = _BALANCE.pack
 
 
 def marks(columns: str) -> str:
@@ -134,8 +138,8 @@ def to_since(text: str | None) -> tuple[int, ...]:
     return tuple(map(int, text.split(","))) if text else ()
 
 
-def of_settlement(reservation: Reservation) -> Row:
-    """What may have changed of a reservation, and its row."""
+def of_changed(reservation: Reservation) -> Row:
+    """`CHANGED`'s columns."""
     return (
         reservation.status.value,
         reservation.expires_ms,
@@ -143,7 +147,6 @@ def of_settlement(reservation: Reservation) -> Row:
         reservation.charged,
         reservation.finalized_ms,
         reservation.settlement,
-        reservation.row,
     )
 
 
@@ -208,28 +211,33 @@ def reservation(row: Row) -> Reservation:
     )
 
 
-def of_balances(balances: Iterable[tuple[int, Account]]) -> str:
-    """Balances as they were answered, by account row."""
-    return json.dumps(
+def of_balances(accounts: Iterable[Account], numbers: Mapping[tuple[str, Unit], int]) -> bytes:
+    """Balances as they were answered; `numbers` are the rows of accounts."""
+    return b"".join(
         [
-            (
-                row,
+            _PACK(
+                numbers[one.scope, one.unit],
                 one.allocated,
                 one.spent,
                 one.reserved,
                 one.debt,
                 one.overdraft_limit,
-                int(one.is_over_limit),
+                one.is_over_limit,
             )
-            for row, one in balances
-        ],
-        separators=(",", ":"),
+            for one in accounts
+        ]
     )
 
 
-def to_balances(text: str, name_of: Callable[[int], tuple[str, Unit]]) -> tuple[Account, ...]:
-    """The accounts, as they were answered; `name_of` gives scope and unit of an account's row."""
+def to_balances(
+    packed: bytes | str, name_of: Callable[[int], tuple[str, Unit]]
+) -> tuple[Account, ...]:
+    """The accounts, as they were answered; `name_of` gives scope and unit of an account's row.
+
+    Files of the first schema have them as JSON.
+    """
+    found = json.loads(packed) if isinstance(packed, str) else _BALANCE.iter_unpack(packed)
     return tuple(
         Account(*name_of(row), allocated, spent, reserved, debt, limit, bool(over))
-        for row, allocated, spent, reserved, debt, limit, over in json.loads(text)
+        for row, allocated, spent, reserved, debt, limit, over in found
     )
