@@ -10,6 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from . import exits
+from .options import Json, KeyVariable, Ledger, Money, Scope
+from .server_commands import key_app, serve
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the run failed; 2 bad input; 3 denied by a budget or a limit;"
@@ -34,29 +36,8 @@ app = typer.Typer(
 )
 budget_app = typer.Typer(help="Set, fund, freeze and list the budgets of an embedded ledger.")
 app.add_typer(budget_app, name="budget")
-
-Ledger = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="A file, 'memory:', or the address of a Cycles server. Left out: what"
-        " CYCLES_BASE_URL or COMPTROLLER_LEDGER names, else a file of yours.",
-    ),
-]
-KeyVariable = Annotated[
-    str | None,
-    typer.Option(
-        "--api-key-env",
-        metavar="NAME",
-        help="The variable that holds a Cycles server's key (CYCLES_API_KEY).",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="For machines: JSON, and nothing else.")]
-Scope = Annotated[
-    str, typer.Argument(metavar="SCOPE", help="Such as tenant:acme or 'tenant:acme/agent:Triage'.")
-]
-AMOUNT = "Such as 10usd, '$0.50', 5000tokens or 50points."
-Money = Annotated[str, typer.Argument(metavar="AMOUNT", help=AMOUNT)]
+app.command()(serve)
+app.add_typer(key_app, name="key")
 
 
 @app.callback(invoke_without_command=True)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import cache
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, Unpack
 
 import attrs
 from runcycles import (
@@ -45,6 +45,7 @@ from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.journal import Entry, Origin, Sought, asked_by
 from comptroller.ledger.book.usage import Usage
 from comptroller.ledger.book.verify import Verified
+from comptroller.ledger.interface import BalanceQuery, ReservationQuery
 
 T = TypeVar("T")
 Act = Callable[[Book, int], Answer[T]]
@@ -197,60 +198,19 @@ class Embedded(ABC):
         )
 
     async def balances(
-        self,
-        *,
-        tenant: str | None = None,
-        workspace: str | None = None,
-        app: str | None = None,
-        workflow: str | None = None,
-        agent: str | None = None,
-        toolset: str | None = None,
+        self, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
     ) -> BalanceResponse:
         """The balances of the scopes that have the given subject fields."""
         return await self._perform(
-            lambda book, now_ms: read.balances(
-                book,
-                now_ms,
-                tenant=tenant,
-                workspace=workspace,
-                app=app,
-                workflow=workflow,
-                agent=agent,
-                toolset=toolset,
-            ),
-            scans=True,
+            lambda book, now_ms: read.balances(book, now_ms, tenant=tenant, **query), scans=True
         )
 
     async def reservations(
-        self,
-        *,
-        tenant: str | None = None,
-        status: str | None = None,
-        idempotency_key: str | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-        workspace: str | None = None,
-        app: str | None = None,
-        workflow: str | None = None,
-        agent: str | None = None,
-        toolset: str | None = None,
+        self, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
     ) -> ReservationListResponse:
-        """One page of reservations, newest first (at most 200 a page)."""
+        """One page of reservations (50, unless `limit` says 1 to 200)."""
         return await self._perform(
-            lambda book, _: read.reservations(
-                book,
-                tenant=tenant,
-                status=status,
-                idempotency_key=idempotency_key,
-                limit=limit,
-                cursor=cursor,
-                workspace=workspace,
-                app=app,
-                workflow=workflow,
-                agent=agent,
-                toolset=toolset,
-            ),
-            scans=True,
+            lambda book, _: read.reservations(book, tenant=tenant, **query), scans=True
         )
 
     async def reservation(

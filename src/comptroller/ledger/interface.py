@@ -10,7 +10,7 @@ out, a reserve, decide or record takes its subject's, and the others trust the c
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from runcycles import (
     Amount,
@@ -33,11 +33,53 @@ from runcycles import (
 )
 from runcycles.models import BalanceResponse
 
+from comptroller.decide.funding import Funding
 from comptroller.decide.periods import Period
 from comptroller.decide.terms import Share
 from comptroller.ledger.book.journal import Entry
 from comptroller.ledger.book.usage import Usage
 from comptroller.ledger.book.verify import Verified
+
+
+class Levels(TypedDict, total=False):
+    """The fields of a subject that a request may filter by, its tenant aside."""
+
+    workspace: str | None
+    app: str | None
+    workflow: str | None
+    agent: str | None
+    toolset: str | None
+
+
+class BalanceQuery(Levels, total=False):
+    """Which balances: all that match, or pages of `limit` (1 to 200), each from its cursor on."""
+
+    limit: int | None
+    cursor: str | None
+
+
+class ReservationQuery(Levels, total=False):
+    """Which reservations, in which order (protocol, listReservations).
+
+    The newest come first, unless `sort_by` or `sort_dir` says otherwise. Bounds of times are epoch
+    milliseconds and inclusive; a reservation that was never settled has no time of its end.
+    `include` names what else a row shows: `metadata`, `committed_metadata`. A cursor continues
+    the same query; only `limit` and `include` may change on the way.
+    """
+
+    status: str | None
+    idempotency_key: str | None
+    created_from_ms: int | None
+    created_to_ms: int | None
+    expires_from_ms: int | None
+    expires_to_ms: int | None
+    finalized_from_ms: int | None
+    finalized_to_ms: int | None
+    sort_by: str | None
+    sort_dir: str | None
+    include: tuple[str, ...]
+    limit: int
+    cursor: str | None
 
 
 class Ledger(Protocol):
@@ -86,27 +128,14 @@ class Ledger(Protocol):
         """Charge spend that has no reservation (an event)."""
 
     async def balances(
-        self,
-        *,
-        tenant: str | None = None,
-        workspace: str | None = None,
-        app: str | None = None,
-        workflow: str | None = None,
-        agent: str | None = None,
-        toolset: str | None = None,
+        self, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
     ) -> BalanceResponse:
         """The balances of the scopes that have the given subject fields."""
 
     async def reservations(
-        self,
-        *,
-        tenant: str | None = None,
-        status: str | None = None,
-        idempotency_key: str | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
+        self, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
     ) -> ReservationListResponse:
-        """One page of reservations, newest first (at most 200 a page)."""
+        """One page of reservations (50, unless `limit` says 1 to 200)."""
 
     async def reservation(
         self, reservation_id: str, *, tenant: str | None = None
@@ -144,7 +173,9 @@ class EmbeddedLedger(Ledger, Protocol):
             TypeError, ValueError: no such scope, amount, share, period or time zone.
         """
 
-    async def fund(self, scope: str, credit: Amount) -> Balance:
+    async def fund(
+        self, scope: str, credit: Amount, *, operation: Funding = Funding.CREDIT
+    ) -> Balance:
         """Add to a budget: debt is repaid first, an over-limit scope is open again."""
 
     async def freeze(self, scope: str) -> None:

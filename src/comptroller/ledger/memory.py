@@ -15,6 +15,7 @@ import attrs
 from runcycles import Amount, Unit
 
 from comptroller.decide.admission import Account
+from comptroller.decide.scopes import within
 from comptroller.decide.terms import BudgetTerms
 from comptroller.ledger.book import settle, usage, verify
 from comptroller.ledger.book.book import Book
@@ -42,9 +43,14 @@ class MemoryStore:
         """The accounts of one scope, by unit."""
         return self._accounts.get(scope, {})
 
-    def accounts(self) -> Iterable[Account]:
-        """Every account, ordered by scope and unit."""
-        every = (account for units in self._accounts.values() for account in units.values())
+    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
+        """Every account, or one tenant's, ordered by scope and unit."""
+        every = (
+            account
+            for scope, units in self._accounts.items()
+            if tenant is None or within(scope)[0] == f"tenant:{tenant}"
+            for account in units.values()
+        )
         return sorted(every, key=lambda account: (account.scope, account.unit.value))
 
     def save(self, account: Account) -> None:
@@ -98,11 +104,12 @@ class MemoryStore:
                 yield reservation
 
     def listed(self, wanted: Wanted) -> list[Reservation]:
-        """The reservations wanted, newest first."""
-        newest = len(self._reservations)
-        first = newest if wanted.before is None else min(newest, wanted.before - 1)
-        every = (self._reservations[row] for row in range(first, 0, -1))
-        return list(islice(filter(wanted.has, every), wanted.limit))
+        """The reservations wanted, in the order wanted."""
+        rows = sorted(self._reservations, reverse=not wanted.ascending)
+        found = filter(wanted.has, (self._reservations[row] for row in rows))
+        if wanted.order == "row":
+            return list(islice(found, wanted.limit))
+        return sorted(found, key=wanted.place, reverse=not wanted.ascending)[: wanted.limit]
 
     def next_event(self) -> int:
         """The row of an event about to be added."""

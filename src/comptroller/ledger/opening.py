@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -17,8 +18,9 @@ from comptroller.errors import ComptrollerError
 from comptroller.ledger.connections import ApiKeys
 from comptroller.ledger.cycles import open_cycles
 from comptroller.ledger.interface import EmbeddedLedger
+from comptroller.ledger.keys import KeyTable, MemoryKeys
 from comptroller.ledger.memory import open_memory
-from comptroller.ledger.sqlite import open_sqlite
+from comptroller.ledger.sqlite import SqliteKeys, SqliteLedger, open_sqlite
 
 _MEMORY, _FILE = "memory:", "sqlite:"
 _SERVER = re.compile("https?(:|//)|(?!sqlite:)[a-z+]*://", re.IGNORECASE)
@@ -142,6 +144,19 @@ class DefaultLedger:
             request_timeout=self.request_timeout,
             connect_timeout=self.connect_timeout,
         )
+
+
+@contextmanager
+def open_keys(ledger: EmbeddedLedger) -> Iterator[KeyTable]:
+    """The API keys of an open ledger: in its file, or gone with its memory. Blocks."""
+    if not isinstance(ledger, SqliteLedger):
+        yield MemoryKeys()
+        return
+    keys = SqliteKeys(ledger.path)
+    try:
+        yield keys
+    finally:
+        keys.close()
 
 
 def default_settings() -> DefaultLedger:

@@ -65,6 +65,8 @@ class Listed(ReservationSummary):
 
     committed: Amount | None = None
     finalized_at_ms: int | None = None
+    metadata: dict[str, Any] | None = None
+    committed_metadata: dict[str, Any] | None = None
 
 
 class Listing(ReservationListResponse):
@@ -91,17 +93,21 @@ def budgets(accounts: Iterable[Account]) -> list[Balance]:
 
 def _budget(account: Account) -> dict[str, Any]:
     renewal, alerts = account.renewal, account.alerts
-    budget = {**shown.balance(account), "frozen": account.frozen}
+    told = {**shown.balance(account), "frozen": account.frozen}
     if renewal is not None:
-        budget |= {"per": renewal.per, "zone": renewal.zone, "renews_at_ms": renewal.at_ms}
+        told |= {"per": renewal.per, "zone": renewal.zone, "renews_at_ms": renewal.at_ms}
     if alerts is not None and alerts.at:
-        budget["alerts"] = list(alerts.at)
-    return {**budget, "caps": account.caps, "caps_below": account.caps_below}
+        told["alerts"] = list(alerts.at)
+    return {**told, "caps": account.caps, "caps_below": account.caps_below}
 
 
-def balances(accounts: Iterable[Account]) -> BalanceResponse:
-    """All the balances that were asked for, on one page."""
-    return BalanceResponse(balances=[balance(account) for account in accounts], has_more=False)
+def balances(accounts: Iterable[Account], next_cursor: str | None = None) -> BalanceResponse:
+    """A page of balances; with a cursor where more follow."""
+    return BalanceResponse(
+        balances=[balance(account) for account in accounts],
+        has_more=next_cursor is not None,
+        next_cursor=next_cursor,
+    )
 
 
 def nothing() -> None:
@@ -214,22 +220,33 @@ def applied(actual: Amount, answer: Remembered) -> EventCreateResponse:
 
 def detail(reservation: Reservation) -> Detail:
     """One reservation, whole."""
-    said = json.loads(reservation.settlement) if reservation.settlement else {}
     asked = json.loads(reservation.request)
-    more = {"metadata": asked.get("metadata"), "committed_metadata": said.get("metadata")}
-    return Detail.model_validate(_row(reservation, asked) | more)
+    return Detail.model_validate(_row(reservation, asked) | _metadata(reservation, asked))
 
 
-def page(found: list[Reservation], limit: int) -> Listing:
-    """A page of at most `limit` reservations; one more among those found says that more follow."""
-    more = len(found) > limit
+METADATA = ("metadata", "committed_metadata")
+"""What a row of a listing shows only where it is asked for."""
+
+
+def page(found: list[Reservation], next_cursor: str | None, include: frozenset[str]) -> Listing:
+    """A page of reservations; with a cursor where more follow."""
     return Listing(
-        reservations=[
-            Listed.model_validate(_row(one, json.loads(one.request))) for one in found[:limit]
-        ],
-        has_more=more,
-        next_cursor=str(found[limit - 1].row) if more else None,
+        reservations=[_listed(one, include) for one in found],
+        has_more=next_cursor is not None,
+        next_cursor=next_cursor,
     )
+
+
+def _listed(reservation: Reservation, include: frozenset[str]) -> Listed:
+    asked = json.loads(reservation.request)
+    more = _metadata(reservation, asked) if include else {}
+    shown = {name: value for name, value in more.items() if name in include}
+    return Listed.model_validate(_row(reservation, asked) | shown)
+
+
+def _metadata(reservation: Reservation, asked: dict[str, Any]) -> dict[str, Any]:
+    said = json.loads(reservation.settlement) if reservation.settlement else {}
+    return dict(zip(METADATA, (asked.get("metadata"), said.get("metadata")), strict=True))
 
 
 def _row(reservation: Reservation, asked: dict[str, Any]) -> dict[str, Any]:

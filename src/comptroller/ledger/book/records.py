@@ -4,7 +4,7 @@ Records are values. A store hands them out and takes changed ones back; what was
 every later call, and a store that is durable writes it in one transaction.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Protocol
 
 import attrs
@@ -131,26 +131,70 @@ class Remembered:
     """The balances as they were answered."""
 
 
+ORDERS: Mapping[str, Callable[[Reservation], int | str]] = {
+    "row": lambda one: one.row,
+    "reservation_id": lambda one: one.reservation_id,
+    "tenant": lambda one: one.tenant or "",
+    "scope_path": lambda one: one.path,
+    "status": lambda one: one.status.value,
+    "reserved": lambda one: one.estimate,
+    "created_at_ms": lambda one: one.created_ms,
+    "expires_at_ms": lambda one: one.expires_ms,
+}
+"""What reservations can be sorted by; `row`, the order in which they were made, decides a tie."""
+
+Bounds = tuple[int | None, int | None]
+"""From and to, inclusive; None leaves a side open."""
+ANY_TIME: Bounds = (None, None)
+
+
 @attrs.frozen
 class Wanted:
-    """Which reservations a listing wants, newest first: at most `limit` of rows below `before`."""
+    """Which reservations a listing wants, and in which order: at most `limit` that come `after`."""
 
     limit: int
-    before: int | None = None
+    order: str = "row"
+    """One of `ORDERS`."""
+    ascending: bool = False
+    after: tuple[int | str, int] | None = None
+    """The last one of the page before: what it is sorted by, and its row."""
     tenant: str | None = None
     status: ReservationStatus | None = None
     key: str | None = None
     segments: tuple[str, ...] = ()
     """Segments their path must have, such as `agent:triage`."""
+    created: Bounds = ANY_TIME
+    expires: Bounds = ANY_TIME
+    finalized: Bounds = ANY_TIME
+
+    def place(self, reservation: Reservation) -> tuple[int | str, int]:
+        """Where `reservation` stands in the order."""
+        return ORDERS[self.order](reservation), reservation.row
 
     def has(self, reservation: Reservation) -> bool:
-        """Whether `reservation` is one of them, `limit` and `before` aside."""
+        """Whether `reservation` is one of them, `limit` aside."""
         return (
             (self.tenant is None or self.tenant == reservation.tenant)
             and (self.status is None or self.status is reservation.status)
             and (self.key is None or self.key == reservation.key)
             and set(self.segments) <= set(reservation.path.split("/"))
+            and _between(reservation.created_ms, self.created)
+            and _between(reservation.expires_ms, self.expires)
+            and _between(reservation.finalized_ms, self.finalized)
+            and (self.after is None or self._follows(self.place(reservation), self.after))
         )
+
+    def _follows(self, place: tuple[int | str, int], after: tuple[int | str, int]) -> bool:
+        """Both sorted by the same, so by values of one type."""
+        return place > after if self.ascending else place < after
+
+
+def _between(moment_ms: int | None, bounds: Bounds) -> bool:
+    """Whether a time is within bounds; one that there is not is within open ones only."""
+    first, last = bounds
+    if moment_ms is None:
+        return bounds == ANY_TIME
+    return (first is None or first <= moment_ms) and (last is None or moment_ms <= last)
 
 
 class Store(Protocol):
@@ -159,8 +203,8 @@ class Store(Protocol):
     def at(self, scope: str) -> Mapping[Unit, Account]:
         """The accounts of one scope, by unit; empty where it has no budget."""
 
-    def accounts(self) -> Iterable[Account]:
-        """Every account, ordered by scope and unit."""
+    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
+        """Every account, or one tenant's, ordered by scope and unit."""
 
     def save(self, account: Account) -> None:
         """Keep `account` in place of the one of its scope and unit."""
@@ -193,7 +237,7 @@ class Store(Protocol):
         """The active reservations that can no longer be settled at `now_ms`."""
 
     def listed(self, wanted: Wanted) -> list[Reservation]:
-        """The reservations wanted, newest first."""
+        """The reservations wanted, in the order wanted."""
 
     def next_event(self) -> int:
         """The row of an event about to be added."""

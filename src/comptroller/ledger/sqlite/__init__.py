@@ -4,9 +4,12 @@ ledger    the requests that wait, performed in batches: one transaction each, th
 store     the records of the protocol engine in tables, buffered within a batch
 turns     whose turn it is among processes, by advisory locks
 upkeep    checkpoints, in a thread of their own
+listing   what a listing wants, as SQL
+keys      API keys
 files     opening a file: its schema, and what is wrong with a bad one
 """
 
+from comptroller.ledger.sqlite.keys import SqliteKeys
 from comptroller.ledger.sqlite.ledger import SqliteLedger, open_sqlite
 
-__all__ = ["SqliteLedger", "open_sqlite"]
+__all__ = ["SqliteKeys", "SqliteLedger", "open_sqlite"]

@@ -94,6 +94,11 @@ class SqliteLedger(Embedded):
         self._in_use = threading.Lock()  # the connection and the turn, by who performs
         self._upkeep = Upkeep(path)
 
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self._path
+
     def open(self, synchronous: str) -> None:
         """Open the file. Blocks.
 

@@ -7,8 +7,7 @@ the file; changes are buffered and written together, each account once, at the e
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from contextlib import closing, suppress
-from itertools import islice
+from contextlib import suppress
 from pathlib import Path
 
 from runcycles import Unit
@@ -17,7 +16,7 @@ from comptroller.decide.admission import Account
 from comptroller.ledger.book.denials import Denied
 from comptroller.ledger.book.journal import Entry
 from comptroller.ledger.book.records import Endpoint, Event, Remembered, Reservation, Wanted
-from comptroller.ledger.sqlite import answers, rows, schema
+from comptroller.ledger.sqlite import answers, listing, rows, schema
 from comptroller.ledger.sqlite.answers import Answers
 from comptroller.ledger.sqlite.audit import Audit
 
@@ -119,10 +118,13 @@ class SqliteStore:
                 self._account_rows[scope, account.unit] = number
         return known
 
-    def accounts(self) -> Iterable[Account]:
-        """Every account, ordered by scope and unit."""
+    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
+        """Every account, or one tenant's, ordered by scope and unit."""
         self._flush()
-        found = self._sql.execute(f"SELECT {rows.ACCOUNT} FROM accounts ORDER BY scope, unit")
+        test, given = listing.scopes_of(tenant)
+        found = self._sql.execute(
+            f"SELECT {rows.ACCOUNT} FROM accounts WHERE {test} ORDER BY scope, unit", given
+        )
         return map(rows.account, found)
 
     def save(self, account: Account) -> None:
@@ -200,19 +202,9 @@ class SqliteStore:
         return map(rows.reservation, self._sql.execute(_OVERDUE, (now_ms,)).fetchall())
 
     def listed(self, wanted: Wanted) -> list[Reservation]:
-        """The reservations wanted, newest first."""
+        """The reservations wanted, in the order wanted."""
         self._flush()
-        tests = ["id < :before"] if wanted.before is not None else []
-        tests += [f"{name} = :{name}" for name in ("tenant", "key") if getattr(wanted, name)]
-        if wanted.status is not None:
-            tests.append(f"status = '{wanted.status.value}'")  # spelled out: its index has it so
-        found = self._sql.execute(
-            f"SELECT {rows.RESERVATION} FROM reservations WHERE {' AND '.join(tests) or 1}"
-            " ORDER BY id DESC",
-            {"before": wanted.before, "tenant": wanted.tenant, "key": wanted.key},
-        )
-        with closing(found):
-            return list(islice(filter(wanted.has, map(rows.reservation, found)), wanted.limit))
+        return list(map(rows.reservation, self._sql.execute(*listing.statement(wanted))))
 
     def next_event(self) -> int:
         """The row of an event about to be added."""
