@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from . import audit_commands, exits
 from .options import Json, KeyVariable, Ledger, Money, Scope
 from .server_commands import key_app, serve
+from .webhook_commands import webhook_app
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the run failed; 2 bad input; 3 denied by a budget or a limit;"
@@ -37,6 +38,7 @@ app = typer.Typer(
 budget_app = typer.Typer(help="Set, fund, freeze and list the budgets of an embedded ledger.")
 app.add_typer(budget_app, name="budget")
 app.command()(serve)
+app.add_typer(webhook_app, name="webhook")
 app.command()(audit_commands.report)
 app.command()(audit_commands.events)
 app.command()(audit_commands.verify)
