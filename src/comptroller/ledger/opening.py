@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -18,6 +19,7 @@ from comptroller.errors import ComptrollerError
 from comptroller.ledger.alerts import OnAlert
 from comptroller.ledger.connections import ApiKeys
 from comptroller.ledger.cycles import open_cycles
+from comptroller.ledger.embedded import RETENTION
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.ledger.keys import KeyTable, MemoryKeys
 from comptroller.ledger.memory import open_memory
@@ -38,6 +40,7 @@ def open_ledger(
     synchronous: Literal["NORMAL", "FULL"] = ...,
     default_budget: Amount | BudgetTerms | None = ...,
     on_alert: OnAlert | None = ...,
+    retention: timedelta | None = ...,
 ) -> AbstractAsyncContextManager[EmbeddedLedger]: ...
 
 
@@ -52,6 +55,7 @@ def open_ledger(
     synchronous: Literal["NORMAL", "FULL"] = ...,
     default_budget: Amount | BudgetTerms | None = ...,
     on_alert: OnAlert | None = ...,
+    retention: timedelta | None = ...,
 ) -> AbstractAsyncContextManager[Any]: ...
 
 
@@ -65,6 +69,7 @@ def open_ledger(
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
     default_budget: Amount | BudgetTerms | None = None,
     on_alert: OnAlert | None = None,
+    retention: timedelta | None = None,
 ) -> AbstractAsyncContextManager[Any]:
     """The ledger at `url`, open for the length of an `async with`.
 
@@ -83,9 +88,12 @@ def open_ledger(
             (`usd("5")`, or `BudgetTerms(usd("5"), per="day")`), with its first call.
         on_alert: for an embedded one: called with each alert that this process sets off (an entry
             of the event log), in a thread of its own, off every caller's path.
+        retention: for a file: how long finished reservations and events are kept, with what was
+            answered about them (30 days; at least a day and a minute, the longest lease).
 
     Raises:
-        TypeError: `url` is neither a string nor a path, `default_budget` no amount.
+        TypeError: `url` is neither a string nor a path, `default_budget` no amount,
+            `retention` no timedelta.
         ValueError: `url` names no ledger, or one that takes no such setting.
     """
     if not isinstance(url, str | os.PathLike):
@@ -95,6 +103,8 @@ def open_ledger(
             raise ValueError(
                 f"{url!r} is a server: default_budget and on_alert are for its operator"
             )
+        if retention is not None:
+            raise ValueError(f"{url!r} is a server: its operator says what it keeps, no retention")
         return open_cycles(
             url,
             api_key=api_key,
@@ -107,7 +117,11 @@ def open_ledger(
     if url == _MEMORY:
         return open_memory(default_budget=default_budget, on_alert=on_alert)
     return open_sqlite(
-        _file(url), synchronous=synchronous, default_budget=default_budget, on_alert=on_alert
+        _file(url),
+        synchronous=synchronous,
+        default_budget=default_budget,
+        on_alert=on_alert,
+        retention=RETENTION if retention is None else retention,
     )
 
 
