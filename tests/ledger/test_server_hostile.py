@@ -71,9 +71,9 @@ class Besieged:
     async def ask(self, method, path, *, content=None, headers=None, key="key-of-acme"):
         before = await self.state()
         given = {"X-Cycles-API-Key": key} if key is not None else {}
-        answer = await self.client.request(
-            method, path, content=Body(content or b""), headers=given | (headers or {})
-        )
+        request = self.client.build_request(method, path, headers=given | (headers or {}))
+        request.stream = Body(content or b"")
+        answer = await self.client.send(request)
         told = (method, path, content, answer.status_code, answer.text)
         assert answer.status_code < 500, told
         assert SECRET not in answer.text, told
