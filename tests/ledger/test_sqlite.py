@@ -384,7 +384,7 @@ async def test_a_closed_ledger_says_so(tmp_path):
         pass
     with pytest.raises(ComptrollerError, match="is closed"):
         await ledger.budgets()
-    assert not [one for one in threading.enumerate() if "checkpoints" in one.name]
+    assert not [one for one in threading.enumerate() if "upkeep" in one.name]
 
 
 async def test_another_event_loop_is_told_to_open_the_ledger_itself(tmp_path):

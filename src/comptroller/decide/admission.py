@@ -167,7 +167,7 @@ def admit(accounts: Accounts, estimate: int) -> Grant | Denial:
                 if refuses(account, estimate):
                     return _denied(code, account, estimate)
     locked = tuple(account.moved(reserved=estimate) for account in accounts)
-    capped = [caps for account in accounts if (caps := account.binding)]
+    capped = [caps for account in accounts if account.caps and (caps := account.binding)]
     return Grant(locked, merged(capped) if capped else None)
 
 

@@ -9,7 +9,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Protocol, TypeVar, Unpack
 
@@ -66,6 +66,22 @@ def _terms(given: Amount | BudgetTerms | None) -> BudgetTerms | None:
     return given if given is None or isinstance(given, BudgetTerms) else BudgetTerms(given)
 
 
+LONGEST_LEASE = timedelta(days=1, minutes=1)
+"""A reservation's longest time to live and grace (protocol, createReservation): as long its
+requests may be sent again, so as long every answer is kept."""
+RETENTION = timedelta(days=30)
+
+
+def _long_enough(_: object, __: object, given: timedelta) -> None:
+    if not isinstance(given, timedelta):
+        raise TypeError(f"retention={given!r}: give a timedelta, such as timedelta(days=30)")
+    if given < LONGEST_LEASE:
+        raise ValueError(
+            f"retention={given!r}: requests about a reservation may come for {LONGEST_LEASE},"
+            " so keep what is finished at least as long"
+        )
+
+
 @attrs.frozen
 class Settings:
     """How an embedded ledger is opened.
@@ -73,10 +89,12 @@ class Settings:
     Attributes:
         default_budget: what a tenant gets that is seen for the first time.
         on_alert: is told of each alert of a budget that this process has set off.
+        retention: how long finished reservations and events are kept, with what was answered.
     """
 
     default_budget: BudgetTerms | None = attrs.field(default=None, converter=_terms)
     on_alert: Callable[[Entry], object] | None = None
+    retention: timedelta = attrs.field(default=RETENTION, validator=_long_enough)
 
 
 @cache

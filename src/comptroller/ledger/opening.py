@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -17,6 +18,7 @@ from comptroller.decide.terms import BudgetTerms
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.connections import ApiKeys
 from comptroller.ledger.cycles import open_cycles
+from comptroller.ledger.embedded import RETENTION
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.ledger.keys import KeyTable, MemoryKeys
 from comptroller.ledger.memory import open_memory
@@ -36,6 +38,7 @@ def open_ledger(
     *,
     synchronous: Literal["NORMAL", "FULL"] = ...,
     default_budget: Amount | BudgetTerms | None = ...,
+    retention: timedelta | None = ...,
 ) -> AbstractAsyncContextManager[EmbeddedLedger]: ...
 
 
@@ -49,6 +52,7 @@ def open_ledger(
     in_flight: int | None = ...,
     synchronous: Literal["NORMAL", "FULL"] = ...,
     default_budget: Amount | BudgetTerms | None = ...,
+    retention: timedelta | None = ...,
 ) -> AbstractAsyncContextManager[Any]: ...
 
 
@@ -61,6 +65,7 @@ def open_ledger(
     in_flight: int | None = None,
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
     default_budget: Amount | BudgetTerms | None = None,
+    retention: timedelta | None = None,
 ) -> AbstractAsyncContextManager[Any]:
     """The ledger at `url`, open for the length of an `async with`.
 
@@ -77,9 +82,12 @@ def open_ledger(
             disk.
         default_budget: for an embedded one: what a tenant gets that is seen for the first time
             (`usd("5")`, or `BudgetTerms(usd("5"), per="day")`), with its first call.
+        retention: for a file: how long finished reservations and events are kept, with what was
+            answered about them (30 days; at least a day and a minute, the longest lease).
 
     Raises:
-        TypeError: `url` is neither a string nor a path, `default_budget` no amount.
+        TypeError: `url` is neither a string nor a path, `default_budget` no amount,
+            `retention` no timedelta.
         ValueError: `url` names no ledger, or one that takes no such setting.
     """
     if not isinstance(url, str | os.PathLike):
@@ -87,6 +95,8 @@ def open_ledger(
     if isinstance(url, str) and _SERVER.match(url):
         if default_budget is not None:
             raise ValueError(f"{url!r} is a server: its operator gives budgets, no default_budget")
+        if retention is not None:
+            raise ValueError(f"{url!r} is a server: its operator says what it keeps, no retention")
         return open_cycles(
             url,
             api_key=api_key,
@@ -98,7 +108,12 @@ def open_ledger(
         raise ValueError(f"{os.fspath(url)!r} is an embedded ledger: it takes no api_key")
     if url == _MEMORY:
         return open_memory(default_budget=default_budget)
-    return open_sqlite(_file(url), synchronous=synchronous, default_budget=default_budget)
+    return open_sqlite(
+        _file(url),
+        synchronous=synchronous,
+        default_budget=default_budget,
+        retention=RETENTION if retention is None else retention,
+    )
 
 
 def _file(url: str | os.PathLike[str]) -> Path:

@@ -93,12 +93,12 @@ def budgets(accounts: Iterable[Account]) -> list[Balance]:
 
 def _budget(account: Account) -> dict[str, Any]:
     renewal, alerts = account.renewal, account.alerts
-    budget = {**shown.balance(account), "frozen": account.frozen}
+    told = {**shown.balance(account), "frozen": account.frozen}
     if renewal is not None:
-        budget |= {"per": renewal.per, "zone": renewal.zone, "renews_at_ms": renewal.at_ms}
+        told |= {"per": renewal.per, "zone": renewal.zone, "renews_at_ms": renewal.at_ms}
     if alerts is not None and alerts.at:
-        budget["alerts"] = list(alerts.at)
-    return {**budget, "caps": account.caps, "caps_below": account.caps_below}
+        told["alerts"] = list(alerts.at)
+    return {**told, "caps": account.caps, "caps_below": account.caps_below}
 
 
 def balances(accounts: Iterable[Account], next_cursor: str | None = None) -> BalanceResponse:

@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, Literal
 
@@ -36,9 +37,10 @@ from comptroller.ledger.book import settle
 from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.journal import Entry
-from comptroller.ledger.embedded import Act, Embedded, Records, Settings, T, wall_clock
+from comptroller.ledger.embedded import RETENTION, Act, Embedded, Records, Settings, T, wall_clock
 from comptroller.ledger.sqlite import files
 from comptroller.ledger.sqlite.records import reading
+from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.store import SqliteStore
 from comptroller.ledger.sqlite.turns import Turns, waited
 from comptroller.ledger.sqlite.upkeep import Upkeep
@@ -92,7 +94,7 @@ class SqliteLedger(Embedded):
         self._performing: anyio.Event | None = None  # set when the worker thread's batch ends
         self._thread = anyio.CapacityLimiter(1)
         self._in_use = threading.Lock()  # the connection and the turn, by who performs
-        self._upkeep = Upkeep(path)
+        self._upkeep = Upkeep(path, Retention(settings.retention), now)
 
     @property
     def path(self) -> Path:
@@ -114,13 +116,14 @@ class SqliteLedger(Embedded):
             if not self._turns.take(time.monotonic() + self.request_timeout):
                 raise self._held()
             self._sql = files.connected(self._path, synchronous)
+            self._identity = files.identity(self._path)
         except BaseException:
             self._turns.close()
             raise
         self._turns.give_back()
         self._store = SqliteStore(self._path, self._sql)
         self._book = Book(self._store, self.name, self._settings.default_budget)
-        self._upkeep.begin()
+        self._upkeep.begin(self._identity)
 
     async def shut(self) -> None:
         """End of use, once the batch that is being performed has ended."""
@@ -222,6 +225,7 @@ class SqliteLedger(Embedded):
         """Perform a batch in one transaction; False where another program has the file locked."""
         batch: list[_Request[Any]] = []
         try:
+            files.must_still_be(self._path, self._identity)
             now_ms = self._now()
             if not self._store.begin(now_ms):
                 return False
@@ -274,12 +278,13 @@ async def open_sqlite(
     now: Callable[[], int] = wall_clock,
     default_budget: Amount | BudgetTerms | None = None,
     on_alert: Callable[[Entry], object] | None = None,
+    retention: timedelta = RETENTION,
 ) -> AsyncGenerator[SqliteLedger]:
     """The ledger in the file at `path`, made where there is none.
 
     `synchronous="NORMAL"` survives the death of a process at any moment; "FULL" a power cut too, at
     the price of waiting for the disk with every batch. `now` gives epoch milliseconds;
-    `default_budget` and `on_alert` are as `open_ledger` says.
+    `default_budget`, `on_alert` and `retention` are as `open_ledger` says.
 
     Raises:
         ComptrollerError: the file cannot be used; the text says why and what to do.
@@ -287,7 +292,7 @@ async def open_sqlite(
     """
     if synchronous not in ("NORMAL", "FULL"):
         raise ValueError(f'synchronous={synchronous!r}: use "NORMAL" or "FULL"')
-    settings = Settings(default_budget, on_alert)
+    settings = Settings(default_budget, on_alert, retention)
     ledger = SqliteLedger(Path(path), synchronous, now, settings)
     await to_thread.run_sync(ledger.open, synchronous)
     try:
