@@ -72,7 +72,7 @@ class Account:
         return max(self.remaining, 0)
 
     def takes(self, estimate: int) -> bool:
-        """Whether nothing at all speaks against `estimate`; asked before any reasons are."""
+        """Whether nothing at all speaks against `estimate`. Something may that refuses nothing."""
         return not (self.frozen or self.is_over_limit or self.debt) and (
             estimate <= self.allocated - self.spent - self.reserved
         )
@@ -161,14 +161,22 @@ def admit(accounts: Accounts, estimate: int) -> Grant | Denial:
     A rule is tried on all scopes before the next one: frozen, over limit, in debt (only where no
     overdraft is allowed), too little left (protocol, ERROR SEMANTICS and DecisionReasonCode).
     """
-    if not all(account.takes(estimate) for account in accounts):
-        for code, refuses in _REFUSALS:
-            for account in accounts:
-                if refuses(account, estimate):
-                    return _denied(code, account, estimate)
-    locked = tuple(account.moved(reserved=estimate) for account in accounts)
+    locked = []
+    for account in accounts:
+        if not account.takes(estimate) and (denial := _why_not(accounts, estimate)):
+            return denial
+        locked.append(account.moved(reserved=estimate))
     capped = [caps for account in accounts if account.caps and (caps := account.binding)]
-    return Grant(locked, merged(capped) if capped else None)
+    return Grant(tuple(locked), merged(capped) if capped else None)
+
+
+def _why_not(accounts: Accounts, estimate: int) -> Denial | None:
+    """The first rule that an account breaks, if any does."""
+    for code, refuses in _REFUSALS:
+        for account in accounts:
+            if refuses(account, estimate):
+                return _denied(code, account, estimate)
+    return None
 
 
 _REFUSALS: tuple[tuple[str, Callable[[Account, int], bool]], ...] = (
@@ -186,7 +194,7 @@ def settle(
     if actual > estimate and policy is CommitOveragePolicy.REJECT:
         return attrs.evolve(_denied("BUDGET_EXCEEDED", accounts[-1], actual), remaining=estimate)
     covered = min(actual, estimate)
-    settled = tuple(account.moved(spent=covered, reserved=-estimate) for account in accounts)
+    settled = tuple([account.moved(spent=covered, reserved=-estimate) for account in accounts])
     if actual <= estimate:
         return Charge(settled, actual)
     # What was held beyond the part now spent is nothing here, so `remaining` is what it was.

@@ -61,6 +61,7 @@ def _prepare(path: Path, connection: sqlite3.Connection, synchronous: str) -> No
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # `upkeep` does it
+    connection.execute("PRAGMA cache_size = -16000")  # KiB: the paths to a million keys
     connection.execute("BEGIN IMMEDIATE")
     _must_be_ours(path, connection)
     if not schema.version(connection):
