@@ -6,8 +6,10 @@ also where it was settled after midnight. Times are taken to the quarter of an h
 zone's days begin.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
+from operator import add, attrgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -65,7 +67,7 @@ class Spending:
     tokens_output: int = 0
 
 
-@attrs.define
+@attrs.frozen
 class Usage:
     """One line of a report. Amounts are whole numbers of `unit`.
 
@@ -97,6 +99,8 @@ EVERYTHING = Asked(by=("tool", "model", "day"))
 """All that is told apart of calls whose run is not asked for."""
 
 COUNTED = tuple(field.name for field in attrs.fields(Usage))[2:]
+_NOTHING = [0] * len(COUNTED)
+_counts = attrgetter(*COUNTED)
 
 
 def asked(
@@ -147,28 +151,42 @@ def milliseconds(name: str, moment: datetime) -> int:
 
 def report(spending: Iterable[Spending], asked: Asked) -> list[Usage]:
     """The lines of a report, in the order of what they are about."""
-    lines: dict[tuple[Any, ...], Usage] = {}
+    sums: dict[tuple[str, ...], list[int]] = {}
     for one in spending:
-        levels = dict(segment.partition(":")[::2] for segment in one.path.split("/"))
-        about = {name: _about(name, one, levels, asked) for name in asked.by}
-        line = lines.setdefault((*about.values(), one.unit), Usage(about, one.unit))
-        for name in COUNTED:
-            setattr(line, name, getattr(line, name) + getattr(one, name))
-    shown = [line for line in lines.values() if any(getattr(line, name) for name in COUNTED)]
-    return sorted(shown, key=lambda line: (*line.by.values(), line.unit.value))
+        key = (*_about(one, asked), one.unit.value)
+        sums[key] = [*map(add, sums.get(key, _NOTHING), _counts(one))]
+    return [
+        Usage(dict(zip(asked.by, about, strict=True)), Unit(unit), *counted)
+        for (*about, unit), counted in sorted(sums.items())
+        if any(counted)
+    ]
 
 
-def _about(name: str, one: Spending, levels: Mapping[str, str], asked: Asked) -> str:
-    if name == "day":
-        zone = UTC if asked.zone == "UTC" else ZoneInfo(asked.zone)
-        return datetime.fromtimestamp(one.quarter_ms / 1000, zone).date().isoformat()
-    if name == "run":
-        return one.run
-    if name == "model":
-        return one.name if one.kind.startswith(_LLM) else ""
-    if name == "tool":
-        return "" if one.kind.startswith(_LLM) else one.name
-    return levels.get(name, "")
+def _about(one: Spending, asked: Asked) -> Iterator[str]:
+    """What it is about, in the order asked for."""
+    llm = one.kind.startswith(_LLM)
+    for name in asked.by:
+        if name == "day":
+            yield _day(one.quarter_ms, asked.zone)
+        elif name == "run":
+            yield one.run
+        elif name == "model":
+            yield one.name if llm else ""
+        elif name == "tool":
+            yield "" if llm else one.name
+        else:
+            yield _levels(one.path).get(name, "")
+
+
+@lru_cache(maxsize=4096)
+def _levels(path: str) -> Mapping[str, str]:
+    return dict(segment.partition(":")[::2] for segment in path.split("/"))
+
+
+@lru_cache(maxsize=4096)
+def _day(at_ms: int, zone: str) -> str:
+    place = UTC if zone == "UTC" else ZoneInfo(zone)
+    return datetime.fromtimestamp(at_ms / 1000, place).date().isoformat()
 
 
 # -- one by one
