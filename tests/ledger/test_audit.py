@@ -141,6 +141,23 @@ class TestTheLog:
                     other.execute(statement)
 
 
+@pytest.mark.parametrize("name", ["log", "requests"])
+async def test_only_the_ids_of_requests_are_ever_forgotten(tmp_path, name):
+    """In time, by `retention`: here by another hand."""
+    path = tmp_path / "ledger.db"
+    async with open_sqlite(path) as ledger:
+        await ledger.set_budget(SCOPE, amount(100))
+        before = asked_by.set(ORIGIN)
+        await ledger.reserve(asking("k", 10))
+        asked_by.reset(before)
+    with closing(sqlite3.connect(path)) as other:
+        if name == "requests":
+            other.execute("DELETE FROM log WHERE kind = 'reserve'")
+        else:
+            with pytest.raises(sqlite3.Error, match="append-only"):
+                other.execute("DELETE FROM log")
+
+
 class TestDenials:
     async def test_the_first_of_a_scope_in_a_minute_is_told(self, embedded, clock):
         await embedded.set_budget(SCOPE, amount(10))

@@ -24,9 +24,14 @@ HERE = Path(__file__).parent
 
 
 def hammering(path, name):
+    return started("hammer.py", path, name, "0", str(CALLERS))
+
+
+def started(script, *arguments):
+    """A script beside this one as a process of its own."""
     paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
-        [sys.executable, "-P", HERE / "hammer.py", path, name, "0", str(CALLERS)],
+        [sys.executable, "-P", HERE / script, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -98,3 +103,37 @@ async def test_one_of_three_processes_is_killed_in_the_middle_of_its_work(tmp_pa
         assert (shown["spent"], shown["reserved"]) == (charged, 5 * len(held))
         assert (await balance_of(ledger, "tenant:acme/agent:a"))["spent"] >= sum(told[0].values())
         assert (await ledger.verify()).differences == ()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_three_processes_pass_midnight_and_each_day_is_charged_what_it_reserved(tmp_path):
+    path, midnight_ms = tmp_path / "ledger.db", 1_750_032_000_000  # 2025-06-16T00:00Z
+    async with open_sqlite(path, now=lambda: midnight_ms - 1000) as ledger:
+        await ledger.set_budget("tenant:acme", amount(1_000_000), per="day")
+        await ledger.set_budget("tenant:acme/agent:a", amount(1_000_000), per="day")
+    with contextlib.ExitStack() as running:
+        processes = [
+            running.enter_context(started("midnight.py", path, name, str(midnight_ms)))
+            for name in ("a", "b", "c")
+        ]
+        assert [one.stdout.readline() for one in processes] == ["ready\n"] * 3
+        begins = f"{time.time()}\n"
+        for one in processes:
+            one.stdin.write(begins)
+            one.stdin.flush()
+        lines = [line for one in processes for line in one.communicate(timeout=90)[0].splitlines()]
+    assert [one.returncode for one in processes] == [0, 0, 0]
+    charged = {"before": 0, "after": 0}
+    for line in lines:
+        reserved_ms, count = map(int, line.split())
+        charged["before" if reserved_ms < midnight_ms else "after"] += count
+    assert min(charged.values()) > 0
+
+    async with open_sqlite(path, now=lambda: midnight_ms + 90_000) as ledger:
+        found = await ledger.verify()
+        assert (found.differences, found.periods) == ((), 2)
+        periods = await ledger._read(lambda records: list(records.periods()))
+        assert [(one.spent, one.reserved) for one in periods] == [(charged["before"], 0)] * 2
+        for scope in ("tenant:acme", "tenant:acme/agent:a"):
+            assert (await balance_of(ledger, scope))["spent"] == charged["after"]
+        assert len(await ledger.events(kinds=["renewed"])) == 2

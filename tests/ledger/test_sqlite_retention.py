@@ -4,12 +4,13 @@ import itertools
 import sqlite3
 import threading
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
 
 from comptroller.errors import LedgerRefused
+from comptroller.ledger.book.journal import Origin, asked_by
 from comptroller.ledger.opening import open_ledger
 from comptroller.ledger.sqlite import open_sqlite, retention
 from comptroller.ledger.sqlite.retention import Retention
@@ -193,3 +194,28 @@ async def test_it_is_a_timedelta_and_no_server_takes_it(path):
     with pytest.raises(ValueError, match="no retention"):
         async with open_ledger("http://127.0.0.1:1", retention=timedelta(days=30)):
             pass
+
+
+async def test_a_report_outlives_its_reservations_and_the_log_keeps_what_is_nobodys_request(
+    ledger, path, clock
+):
+    before = asked_by.set(Origin("key 7", "req_1", "a" * 32))
+    await settled(ledger, "old")
+    await ledger.fund("tenant:acme", amount(1))
+    asked_by.reset(before)
+    report = await ledger.usage(by="agent,model,day")
+    kinds = [entry.kind for entry in await ledger.events()]
+    assert kinds == ["set", "set", "reserve", "extend", "commit", "fund"]
+    clock.advance(31 * DAY_MS)
+    await settled(ledger, "young")
+    await ledger.freeze("tenant:acme")
+    passed(path, clock())
+    assert count(path, "reservations") == 1
+    kept = await ledger.events()
+    assert [entry.kind for entry in kept] == ["set", "set", "fund", "freeze"]
+    assert await ledger.usage(by="agent,model,day", until=report_end(clock)) == report
+    assert (await ledger.verify()).differences == ()
+
+
+def report_end(clock):
+    return datetime.fromtimestamp(clock() / 1000, UTC) - timedelta(days=1)

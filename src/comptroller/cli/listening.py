@@ -64,12 +64,14 @@ def listening(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
-        raise ValueError(f"--host {host}: {error.strerror}: write an address of yours") from None
+        raise ValueError(
+            f"--host {host}: {error.strerror or error}: write an address of yours"
+        ) from None
     try:
         listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ValueError(
-            f"{host}:{port} cannot be listened on ({os.strerror(error.errno or 0)}):"
+            f"{host}:{port} cannot be listened on ({error.strerror or error}):"
             " choose another --host or --port (0: any free one)"
         ) from None
     # asyncio spares only sockets of a stated protocol the wait for a full packet (40 ms an answer)

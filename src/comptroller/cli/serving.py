@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import attrs
+from anyio.abc import TaskStatus
 from runcycles import Amount
 
 from comptroller import console
@@ -113,13 +114,16 @@ async def _serve(
             server = Server(configured(application, secured, order.grace))
             server.ready = lambda: _tell(ledger, keys, url(listener, secure=secured is not None))
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_stop_on_signals, server)
+                await tasks.start(_stop_on_signals, server)
                 await server.serve([listener])
                 tasks.cancel_scope.cancel()
 
 
-async def _stop_on_signals(server: Any) -> None:
+async def _stop_on_signals(
+    server: Any, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
         async for _ in signals:
             server.force_exit = server.should_exit
             server.should_exit = True

@@ -39,6 +39,7 @@ from comptroller.decide.funding import Funding
 from comptroller.decide.periods import Period, zone_of
 from comptroller.decide.terms import BudgetTerms, Share
 from comptroller.errors import ComptrollerError
+from comptroller.ledger.alerts import OnAlert, Teller
 from comptroller.ledger.book import admit, operate, read, settle, usage, verify
 from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
@@ -93,7 +94,7 @@ class Settings:
     """
 
     default_budget: BudgetTerms | None = attrs.field(default=None, converter=_terms)
-    on_alert: Callable[[Entry], object] | None = None
+    on_alert: OnAlert | None = None
     retention: timedelta = attrs.field(default=RETENTION, validator=_long_enough)
 
 
@@ -117,6 +118,7 @@ class Embedded(ABC):
     def __init__(self, name: str, now: Callable[[], int], settings: Settings) -> None:
         self._name, self._now, self._settings = name, now, settings
         self._process, self._closed = os.getpid(), False
+        self._teller = Teller(settings.on_alert, name) if settings.on_alert else None
 
     @property
     def name(self) -> str:
@@ -155,6 +157,16 @@ class Embedded(ABC):
     def close(self) -> None:
         """End of use: every later request is refused. Called by the open functions."""
         self._closed = True
+
+    def _tell(self, alerts: list[Entry]) -> None:
+        """What was kept has set these off."""
+        if alerts and self._teller is not None:
+            self._teller.tell(alerts)
+
+    def _told(self) -> None:
+        """At the end of use: the callback has been called, or takes too long. Blocks."""
+        if self._teller is not None:
+            self._teller.end()
 
     def _must_be_usable(self) -> None:
         if os.getpid() != self._process:
@@ -266,11 +278,18 @@ class Embedded(ABC):
         )
 
     async def fund(
-        self, scope: str, credit: Amount, *, operation: Funding = Funding.CREDIT
+        self,
+        scope: str,
+        credit: Amount,
+        *,
+        operation: Funding = Funding.CREDIT,
+        idempotency_key: str | None = None,
     ) -> Balance:
         """Add to a budget: debt is repaid first, an over-limit scope is open again."""
         return await self._operate(
-            lambda book, now_ms: operate.fund(book, scope, credit, now_ms, operation=operation)
+            lambda book, now_ms: operate.fund(
+                book, scope, credit, now_ms, operation=operation, idempotency_key=idempotency_key
+            )
         )
 
     async def freeze(self, scope: str) -> None:

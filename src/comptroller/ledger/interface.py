@@ -174,9 +174,17 @@ class EmbeddedLedger(Ledger, Protocol):
         """
 
     async def fund(
-        self, scope: str, credit: Amount, *, operation: Funding = Funding.CREDIT
+        self,
+        scope: str,
+        credit: Amount,
+        *,
+        operation: Funding = Funding.CREDIT,
+        idempotency_key: str | None = None,
     ) -> Balance:
-        """Add to a budget: debt is repaid first, an over-limit scope is open again."""
+        """Add to a budget: debt is repaid first, an over-limit scope is open again.
+
+        `operation` moves money in another way. What is sent again under one key moves it once.
+        """
 
     async def freeze(self, scope: str) -> None:
         """Refuse new spend at `scope` until `unfreeze`; what is reserved settles as ever."""

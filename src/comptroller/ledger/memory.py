@@ -10,13 +10,16 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import islice
 
+import anyio
 import anyio.lowlevel
 import attrs
+from anyio import to_thread
 from runcycles import Amount, Unit
 
 from comptroller.decide.admission import Account
 from comptroller.decide.scopes import within
 from comptroller.decide.terms import BudgetTerms
+from comptroller.ledger.alerts import OnAlert
 from comptroller.ledger.book import settle, usage, verify
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.denials import Denied
@@ -194,7 +197,16 @@ class MemoryLedger(Embedded):
             now_ms = self._now()
             settle.sweep(self._book, now_ms)
             answer = act(self._book, now_ms)
+            alerts = self._book.taken_alerts()
+        self._tell(alerts)
         return answer()
+
+    async def shut(self) -> None:
+        """End of use, once the callback for alerts has been called."""
+        self.close()
+        if self._teller is not None:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(self._told)
 
     async def _read(self, work: Callable[[Records], T]) -> T:
         self._must_be_usable()
@@ -208,7 +220,7 @@ async def open_memory(
     *,
     now: Callable[[], int] = wall_clock,
     default_budget: Amount | BudgetTerms | None = None,
-    on_alert: Callable[[Entry], object] | None = None,
+    on_alert: OnAlert | None = None,
 ) -> AsyncGenerator[MemoryLedger]:
     """A ledger in memory, gone at the end of the block.
 
@@ -218,4 +230,4 @@ async def open_memory(
     try:
         yield ledger
     finally:
-        ledger.close()
+        await ledger.shut()

@@ -16,13 +16,14 @@ from runcycles import Amount, CyclesConfig
 
 from comptroller.decide.terms import BudgetTerms
 from comptroller.errors import ComptrollerError
+from comptroller.ledger.alerts import OnAlert
 from comptroller.ledger.connections import ApiKeys
 from comptroller.ledger.cycles import open_cycles
 from comptroller.ledger.embedded import RETENTION
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.ledger.keys import KeyTable, MemoryKeys
 from comptroller.ledger.memory import open_memory
-from comptroller.ledger.sqlite import SqliteKeys, SqliteLedger, open_sqlite
+from comptroller.ledger.sqlite import SqliteKeys, SqliteLedger, SqliteWebhooks, open_sqlite
 
 _MEMORY, _FILE = "memory:", "sqlite:"
 _SERVER = re.compile("https?(:|//)|(?!sqlite:)[a-z+]*://", re.IGNORECASE)
@@ -38,6 +39,7 @@ def open_ledger(
     *,
     synchronous: Literal["NORMAL", "FULL"] = ...,
     default_budget: Amount | BudgetTerms | None = ...,
+    on_alert: OnAlert | None = ...,
     retention: timedelta | None = ...,
 ) -> AbstractAsyncContextManager[EmbeddedLedger]: ...
 
@@ -52,6 +54,7 @@ def open_ledger(
     in_flight: int | None = ...,
     synchronous: Literal["NORMAL", "FULL"] = ...,
     default_budget: Amount | BudgetTerms | None = ...,
+    on_alert: OnAlert | None = ...,
     retention: timedelta | None = ...,
 ) -> AbstractAsyncContextManager[Any]: ...
 
@@ -65,6 +68,7 @@ def open_ledger(
     in_flight: int | None = None,
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
     default_budget: Amount | BudgetTerms | None = None,
+    on_alert: OnAlert | None = None,
     retention: timedelta | None = None,
 ) -> AbstractAsyncContextManager[Any]:
     """The ledger at `url`, open for the length of an `async with`.
@@ -82,6 +86,8 @@ def open_ledger(
             disk.
         default_budget: for an embedded one: what a tenant gets that is seen for the first time
             (`usd("5")`, or `BudgetTerms(usd("5"), per="day")`), with its first call.
+        on_alert: for an embedded one: called with each alert that this process sets off (an entry
+            of the event log), in a thread of its own, off every caller's path.
         retention: for a file: how long finished reservations and events are kept, with what was
             answered about them (30 days; at least a day and a minute, the longest lease).
 
@@ -93,8 +99,10 @@ def open_ledger(
     if not isinstance(url, str | os.PathLike):
         raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
     if isinstance(url, str) and _SERVER.match(url):
-        if default_budget is not None:
-            raise ValueError(f"{url!r} is a server: its operator gives budgets, no default_budget")
+        if default_budget is not None or on_alert is not None:
+            raise ValueError(
+                f"{url!r} is a server: default_budget and on_alert are for its operator"
+            )
         if retention is not None:
             raise ValueError(f"{url!r} is a server: its operator says what it keeps, no retention")
         return open_cycles(
@@ -107,11 +115,12 @@ def open_ledger(
     if api_key is not None:
         raise ValueError(f"{os.fspath(url)!r} is an embedded ledger: it takes no api_key")
     if url == _MEMORY:
-        return open_memory(default_budget=default_budget)
+        return open_memory(default_budget=default_budget, on_alert=on_alert)
     return open_sqlite(
         _file(url),
         synchronous=synchronous,
         default_budget=default_budget,
+        on_alert=on_alert,
         retention=RETENTION if retention is None else retention,
     )
 
@@ -172,6 +181,22 @@ def open_keys(ledger: EmbeddedLedger) -> Iterator[KeyTable]:
         yield keys
     finally:
         keys.close()
+
+
+@contextmanager
+def open_webhooks(ledger: EmbeddedLedger) -> Iterator[SqliteWebhooks]:
+    """The webhooks of an open ledger's file. Blocks.
+
+    Raises:
+        ValueError: it has none: `memory:` is told by `on_alert`.
+    """
+    if not isinstance(ledger, SqliteLedger):
+        raise ValueError(f"{ledger.name} keeps no webhooks: name a file, or give on_alert")
+    webhooks = SqliteWebhooks(ledger.path)
+    try:
+        yield webhooks
+    finally:
+        webhooks.close()
 
 
 def default_settings() -> DefaultLedger:

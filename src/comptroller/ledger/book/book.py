@@ -92,6 +92,12 @@ class Book:
             self.alerts.append(entry)
         return told
 
+    def taken_alerts(self) -> list[Entry]:
+        """The alerts that are to be told, each of them once."""
+        taken = self.alerts.copy()
+        self.alerts.clear()
+        return taken
+
     def set(self, account: Account, now_ms: int) -> None:
         """Keep the account of a budget that its operator has set."""
         if account.unit in self.store.at(account.scope):

@@ -1,6 +1,7 @@
 """The event log's entries: what leaves no row of its own anywhere else, and who asked for it.
 
-An entry is written in the transaction of what it tells of, and never changes. Reservations and
+An entry is written in the transaction of what it tells of, and never changes; those of requests
+are forgotten with what they are about. Reservations and
 events are rows already: the log names one only where the request came with ids of its own (over
 HTTP), or made a debt.
 """
@@ -20,6 +21,8 @@ Kind = Literal[
     "reserve", "commit", "release", "extend", "record",  # requests that came with ids
 ]  # fmt: skip
 """What an entry tells of."""
+REQUESTS = ("reserve", "extend", "commit", "release", "record")
+"""Those that are kept only as long as the reservations and events that they are about."""
 
 
 @attrs.frozen

@@ -6,18 +6,21 @@ Each act stands in the event log, with who did it.
 from functools import partial
 
 import attrs
+from pydantic import BaseModel
 from runcycles import Amount, Balance, Unit
 
 from comptroller.decide import funding
 from comptroller.decide.admission import Denial
 from comptroller.decide.funding import Funding
-from comptroller.decide.scopes import parse_scope
+from comptroller.decide.scopes import parse_scope, within
 from comptroller.decide.terms import BudgetTerms, checked_amount
 from comptroller.errors import ComptrollerError, refusal
 from comptroller.ledger.book import answers
 from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
+from comptroller.ledger.book.idempotency import Key, key_of
 from comptroller.ledger.book.journal import Kind, Origin
+from comptroller.ledger.book.records import Remembered
 from comptroller.ledger.book.refusals import denied, unknown
 
 _VERBS: dict[Funding, Kind] = {
@@ -49,8 +52,9 @@ def fund(
     now_ms: int,
     *,
     operation: Funding = Funding.CREDIT,
+    idempotency_key: str | None = None,
 ) -> Answer[Balance]:
-    """Move money to, from or for a budget: see `Funding`.
+    """Move money to, from or for a budget: see `Funding`. Under one key it is moved once.
 
     Raises:
         TypeError, ValueError: a malformed scope, an amount that is none.
@@ -61,6 +65,9 @@ def fund(
     known = book.store.at(path).get(amount.unit)
     if known is None:
         raise _unknown(book, path, amount.unit)
+    key = _key(book, path, amount, operation, idempotency_key)
+    if key is not None and (answer := key.recalled()) is not None:
+        return partial(answers.balance, answer.accounts[0])
     before = funding.renewed(known, now_ms)
     account = funding.fund(before, amount.amount, operation)
     if isinstance(account, Denial):
@@ -75,7 +82,26 @@ def fund(
         debt=account.debt - before.debt,
         origin=book.origin or Origin(),
     )
+    if key is not None:
+        key.remember(Remembered(key.fingerprint, accounts=(account,)))
     return partial(answers.balance, account)
+
+
+class _Fund(BaseModel):
+    """What an idempotency key of `fund` stands for."""
+
+    scope: str
+    amount: Amount
+    operation: Funding
+
+
+def _key(
+    book: Book, path: str, amount: Amount, operation: Funding, idempotency_key: str | None
+) -> Key | None:
+    if idempotency_key is None:
+        return None
+    request = _Fund(scope=path, amount=amount, operation=operation)
+    return key_of(book, within(path)[0], "fund", request, idempotency_key)
 
 
 def freeze(book: Book, scope: str, now_ms: int, *, frozen: bool) -> Answer[None]:

@@ -14,7 +14,7 @@ from comptroller.decide.admission import Account, Accounts
 from comptroller.ledger.book.denials import Denied
 from comptroller.ledger.book.journal import Entry
 
-Endpoint = Literal["reserve", "commit", "release", "extend", "decide", "record"]
+Endpoint = Literal["reserve", "commit", "release", "extend", "decide", "record", "fund"]
 
 
 @attrs.frozen

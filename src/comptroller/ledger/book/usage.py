@@ -111,16 +111,25 @@ def asked(
     Raises:
         ValueError: a dimension that is none, or a time without its zone.
     """
-    by = tuple(name.strip() for name in by.split(",")) if isinstance(by, str) else tuple(by)
-    for name in by:
-        if name not in DIMENSIONS:
-            raise ValueError(f"by={name!r}: a report is by any of {', '.join(DIMENSIONS)}")
     span: dict[str, int] = {}
     if since is not None:
         span["since_ms"] = milliseconds("since", since) // QUARTER_MS * QUARTER_MS
     if until is not None:
         span["until_ms"] = -(-milliseconds("until", until) // QUARTER_MS) * QUARTER_MS
-    return Asked(tuple(dict.fromkeys(by)), tenant=tenant and tenant.lower(), zone=zone, **span)
+    return Asked(dimensions(by), tenant=tenant and tenant.lower(), zone=zone, **span)
+
+
+def dimensions(by: str | Iterable[str]) -> tuple[str, ...]:
+    """What a report is by, each once: names, or one string of them with commas.
+
+    Raises:
+        ValueError: one that is none.
+    """
+    names = tuple(name.strip() for name in by.split(",")) if isinstance(by, str) else tuple(by)
+    for name in names:
+        if name not in DIMENSIONS:
+            raise ValueError(f"by={name!r}: a report is by any of {', '.join(DIMENSIONS)}")
+    return tuple(dict.fromkeys(names))
 
 
 def milliseconds(name: str, moment: datetime) -> int:
@@ -167,14 +176,34 @@ def _about(name: str, one: Spending, levels: Mapping[str, str], asked: Asked) ->
 
 def of_reservation(reservation: Reservation, asked: Asked) -> Spending | None:
     """What one reservation comes to; None where nothing came of it."""
-    about = (reservation.path, reservation.unit, reservation.created_ms, reservation.request)
-    if reservation.active:
-        return Spending(*_key(*about, asked), 1, 0, reservation.estimate)
-    if reservation.status is not ReservationStatus.COMMITTED:
+    if not reservation.active and reservation.status is not ReservationStatus.COMMITTED:
         return None
-    said = from_json(reservation.settlement) if reservation.settlement else {}
-    charged = reservation.charged or 0
-    return Spending(*_key(*about, asked), 1, charged, 0, *_settled(said, charged))
+    return of_call(
+        reservation.path,
+        reservation.unit,
+        reservation.created_ms,
+        reservation.request,
+        reservation.settlement,
+        reservation.charged or 0,
+        reservation.estimate if reservation.active else 0,
+        asked,
+    )
+
+
+def of_call(
+    path: str,
+    unit: Unit,
+    created_ms: int,
+    request: str,
+    settlement: str | None,
+    charged: int,
+    held: int,
+    asked: Asked,
+) -> Spending:
+    """What a reservation comes to that is committed or held, from these of its members."""
+    said = from_json(settlement) if settlement else {}
+    key = _key(path, unit, created_ms, request, asked)
+    return Spending(*key, 1, charged, held, *_settled(said, charged))
 
 
 def of_event(event: Event, asked: Asked) -> Spending:

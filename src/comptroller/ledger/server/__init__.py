@@ -5,7 +5,8 @@ runtime        the protocol's plane: reserve, commit, release, extend, decide, e
 operator       budgets over HTTP, for who has the admin key
 routing        paths and methods → what answers them
 callers        whose request it is: keys of tenants, and the operator's
-exchange       one request: its ids, its trace, its caller; errors as the protocol's
+exchange       one request: its ids, its trace, its caller
+replies        answers and errors as the protocol has them
 rates          how often one tenant may ask
 metrics        what Prometheus is told
 asgi           reading and writing, message by message

@@ -9,7 +9,6 @@ id and a trace id, and every error is the protocol's.
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import anyio
 import attrs
@@ -17,17 +16,18 @@ from pydantic import BaseModel
 
 from comptroller.errors import ComptrollerError, LedgerRefused
 from comptroller.ledger import wire
+from comptroller.ledger.book.journal import Origin, asked_by
 from comptroller.ledger.interface import Ledger
 from comptroller.ledger.keys import GivenKeys, Keys
 from comptroller.ledger.server import asgi, operator, runtime
 from comptroller.ledger.server.asgi import Application, Message, Receive, Send
 from comptroller.ledger.server.callers import ADMIN_KEY, API_KEY, Caller, Doors
-from comptroller.ledger.server.exchange import Exchange, invalid, problem, refused
+from comptroller.ledger.server.exchange import Exchange, invalid, problem
 from comptroller.ledger.server.observing import Meter, observed
 from comptroller.ledger.server.rates import Rates
+from comptroller.ledger.server.replies import Reply, headers, refusal
 from comptroller.ledger.server.routing import Asked, Route, Routes, found
 
-_JSON = "application/json"
 _HEALTH, _METRICS = "/healthz", "/metrics"
 _HEALTH_TIMEOUT = 5.0
 
@@ -77,15 +77,6 @@ def serve_ledger(
 
 
 @attrs.frozen
-class _Reply:
-    status: int
-    content: bytes
-    content_type: str = _JSON
-    more: tuple[tuple[str, str], ...] = ()
-    """Headers besides those of every answer."""
-
-
-@attrs.frozen
 class _Server:
     ledger: Ledger
     doors: Doors = attrs.field(repr=False)
@@ -115,10 +106,10 @@ class _Server:
             reply = await self._reply(exchange, receive)
         except asgi.HungUp:
             return
-        await asgi.write(send, reply.status, _headers(exchange, reply), reply.content)
+        await asgi.write(send, reply.status, headers(exchange, reply), reply.content)
         observed(exchange, self.meter, reply.status, self.now() - began)
 
-    async def _reply(self, exchange: Exchange, receive: Receive) -> _Reply:
+    async def _reply(self, exchange: Exchange, receive: Receive) -> Reply:
         """The answer, or the error: whatever fails has one."""
         try:
             if exchange.path in (_HEALTH, _METRICS):
@@ -127,14 +118,14 @@ class _Server:
         except ComptrollerError as error:
             if getattr(error, "status", None) not in _UNDERSTOOD:
                 _logger.error("the request %s failed: %s", exchange.request_id, error)
-            return _refusal(exchange, error, self.routes)
+            return refusal(exchange, error, self.routes)
         except asgi.HungUp:
             raise
         except Exception:  # the boundary: told once, with the id that the caller is given
             _logger.exception("the request %s failed", exchange.request_id)
-            return _refusal(exchange, ComptrollerError("the ledger failed"), self.routes)
+            return refusal(exchange, ComptrollerError("the ledger failed"), self.routes)
 
-    async def _answer(self, exchange: Exchange, receive: Receive) -> _Reply:
+    async def _answer(self, exchange: Exchange, receive: Receive) -> Reply:
         route, name = found(self.routes, exchange)
         caller = exchange.caller = self._caller(route, exchange)
         if caller is not None and caller.tenant is not None:
@@ -143,11 +134,14 @@ class _Server:
         body = None
         if route.model is not None:
             body = _request(route.model, exchange, await asgi.read(receive, self.most_bytes))
+        before = asked_by.set(_origin(exchange, route))
         try:
             answer = await route.answer(Asked(self.ledger, exchange, name, body))
         except wire.MalformedError as error:
             raise invalid(str(error)) from None
-        return _Reply(route.status, answer.model_dump_json(exclude_none=True).encode())
+        finally:
+            asked_by.reset(before)
+        return Reply(route.status, answer.model_dump_json(exclude_none=True).encode())
 
     def _caller(self, route: Route, exchange: Exchange) -> Caller | None:
         """Who asks. Where keys of both kinds came, the tenant's counts."""
@@ -177,7 +171,7 @@ class _Server:
                 retry_after_ms=int(verdict.wait * 1000) + 1,
             )
 
-    async def _public(self, exchange: Exchange) -> _Reply:
+    async def _public(self, exchange: Exchange) -> Reply:
         """What needs no key: whether the ledger answers, and the counts."""
         if exchange.method != "GET":
             raise problem(f"{exchange.path} takes GET", 405, "INVALID_REQUEST")
@@ -187,21 +181,33 @@ class _Server:
         if self.meter is None:
             raise problem("this server keeps no metrics", 404, "NOT_FOUND")
         exchange.route = _METRICS
-        return _Reply(200, self.meter.text(), self.meter.content_type)
+        return Reply(200, self.meter.text(), self.meter.content_type)
 
-    async def _health(self) -> _Reply:
+    async def _health(self) -> Reply:
         """Asks the ledger for a reservation that there is not: a turn, and no more work."""
         with anyio.move_on_after(_HEALTH_TIMEOUT):
             try:
                 await self.ledger.reservation("none")
             except LedgerRefused:
-                return _Reply(200, b'{"status":"ok"}')
+                return Reply(200, b'{"status":"ok"}')
             except ComptrollerError as error:
                 _logger.warning("unhealthy: %s", error)
-        return _Reply(503, b'{"status":"failing"}')
+        return Reply(503, b'{"status":"failing"}')
 
 
 _UNDERSTOOD = range(200, 500)
+
+
+def _origin(exchange: Exchange, route: Route) -> Origin:
+    """Who asks, as the event log has it (protocol, releaseReservation: AUDIT)."""
+    caller = exchange.caller
+    if caller is None:
+        who = None
+    elif caller.tenant is not None:
+        who = f"key {caller.key_id}"
+    else:
+        who = "admin" if route.admits == "operator" else "admin_on_behalf_of"
+    return Origin(who, exchange.request_id, exchange.trace_id)
 
 
 def _must_be_own(exchange: Exchange, tenant: str) -> None:
@@ -220,32 +226,3 @@ def _request(model: type[BaseModel], exchange: Exchange, body: bytes) -> BaseMod
     if key is not None and key != getattr(request, "idempotency_key", "").encode():
         raise invalid("X-Idempotency-Key is not the body's idempotency_key")
     return request
-
-
-def _refusal(exchange: Exchange, error: ComptrollerError, routes: Routes) -> _Reply:
-    status, content = refused(exchange, error)
-    more: list[tuple[str, str]] = []
-    wait_ms = getattr(error, "retry_after_ms", None)
-    if wait_ms is not None:
-        seconds = -(-wait_ms // 1000)
-        more.append(("retry-after", str(seconds)))
-        if status == 429:  # noqa: PLR2004 - too many requests
-            more.append(("x-ratelimit-reset", str(int(time.time()) + seconds)))
-    if status == 405:  # noqa: PLR2004 - not this method
-        more.append(("allow", ", ".join(routes.get(exchange.route, ("GET",)))))
-    return _Reply(status, content, more=tuple(more))
-
-
-def _headers(exchange: Exchange, reply: _Reply) -> list[tuple[bytes, bytes]]:
-    headers: list[tuple[str, Any]] = [
-        ("content-type", reply.content_type),
-        ("content-length", str(len(reply.content))),
-        ("x-request-id", exchange.request_id),
-        ("x-cycles-trace-id", exchange.trace_id),
-        *reply.more,
-    ]
-    if exchange.caller is not None and exchange.caller.tenant is not None:
-        headers.append(("x-cycles-tenant", exchange.caller.tenant))
-    if exchange.remaining is not None:
-        headers.append(("x-ratelimit-remaining", str(exchange.remaining)))
-    return [(name.encode(), value.encode()) for name, value in headers]

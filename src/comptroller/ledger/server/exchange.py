@@ -1,4 +1,4 @@
-"""One request, what it is known by, and what is wrong with it in the protocol's words."""
+"""One request, what it is known by, and what is wrong with it."""
 
 import itertools
 import re
@@ -8,18 +8,11 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
 
-from pydantic_core import to_json
-from runcycles import ErrorCode
-
-from comptroller.errors import BudgetExceeded, ComptrollerError, refusal
-from comptroller.ledger import wire
+from comptroller.errors import ComptrollerError, refusal
 from comptroller.ledger.server.callers import Caller
 
-_REFUSALS = range(400, 500)
-_CONFLICT, _FAILED = 409, 500
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACE_ID = re.compile(rb"(?!0{32})([0-9a-f]{32})")
-_DETAILS = wire.DETAILS.lower().encode()
 _PROCESS = secrets.token_hex(6)
 _NUMBERS = itertools.count(1)
 
@@ -59,24 +52,6 @@ def _trace(headers: Mapping[bytes, bytes]) -> str:
         if (text := headers.get(name)) and (given := pattern.fullmatch(text)):
             return given[1].decode()
     return secrets.token_hex(16)
-
-
-def refused(exchange: Exchange, error: ComptrollerError) -> tuple[int, bytes]:
-    """The status and body of an error; one that the protocol does not know is the server's own."""
-    code = getattr(error, "error_code", None)
-    status = _CONFLICT if isinstance(error, BudgetExceeded) else getattr(error, "status", _FAILED)
-    if code not in ErrorCode.__members__ or status not in _REFUSALS:
-        code, status = "INTERNAL_ERROR", _FAILED
-    body: dict[str, Any] = {
-        "error": code,
-        "message": str(error),
-        "request_id": exchange.request_id,
-        "trace_id": exchange.trace_id,
-    }
-    details = getattr(error, "details", None)
-    if details and (code == "UNIT_MISMATCH" or _DETAILS in exchange.headers):
-        body["details"] = details
-    return status, to_json(body)
 
 
 def invalid(message: str) -> ComptrollerError:

@@ -1,8 +1,9 @@
 """Budgets over HTTP, for who has the admin key: set, fund, freeze, unfreeze, list, look up.
 
 The protocol leaves budgets to a plane of their own. Paths and members are those of the Cycles
-governance plane where that has them, so that its tools find what they know; `caps` and `per` are
-ours. A budget that is there already is set anew: what it has spent and reserved stays.
+governance plane where that has them, so that its tools find what they know; the terms of a budget
+besides its amounts are ours (`caps`, `caps_below`, `per`, `zone`, `alerts`). A budget that is there
+already is set anew: what it has spent and reserved stays.
 """
 
 from typing import Any, Literal, cast
@@ -29,7 +30,10 @@ class SetBudget(_Request):
     allocated: Amount
     overdraft_limit: Amount | None = None
     caps: Caps | None = None
+    caps_below: str | None = None
     per: Literal["day", "month"] | None = None
+    zone: str = "UTC"
+    alerts: list[str] = []
     tenant_id: str | None = None
 
 
@@ -39,6 +43,7 @@ class FundBudget(_Request):
     operation: Literal["CREDIT", "DEBIT", "REPAY_DEBT"]
     amount: Amount
     reason: str | None = Field(default=None, max_length=512)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=256)
 
 
 class Budget(BaseModel):
@@ -73,13 +78,19 @@ async def _set(asked: Asked) -> BaseModel:
         if amount is not None and amount.unit is not given.unit:
             raise invalid(f"{name} is in {amount.unit.value}, the budget in {given.unit.value}")
     path = _path(given.scope, given.tenant_id)
-    await _ledger(asked).set_budget(
-        path,
-        given.allocated,
-        overdraft_limit=limit.amount if limit else 0,
-        caps=given.caps,
-        per=given.per,
-    )
+    try:
+        await _ledger(asked).set_budget(
+            path,
+            given.allocated,
+            overdraft_limit=limit.amount if limit else 0,
+            caps=given.caps,
+            caps_below=given.caps_below,
+            per=given.per,
+            zone=given.zone,
+            alerts=given.alerts,
+        )
+    except (TypeError, ValueError) as error:
+        raise invalid(str(error)) from None
     return await _one(asked, path, given.unit)
 
 
@@ -88,7 +99,12 @@ async def _fund(asked: Asked) -> BaseModel:
     given: FundBudget = asked.body
     if given.amount.unit is not unit:
         raise invalid(f"amount is in {given.amount.unit.value}, the budget in {unit.value}")
-    await _ledger(asked).fund(path, given.amount, operation=Funding[given.operation])
+    await _ledger(asked).fund(
+        path,
+        given.amount,
+        operation=Funding[given.operation],
+        idempotency_key=given.idempotency_key,
+    )
     return await _one(asked, path, unit)
 
 

@@ -33,10 +33,10 @@ from runcycles import Amount
 
 from comptroller.decide.terms import BudgetTerms
 from comptroller.errors import ComptrollerError, refusal
+from comptroller.ledger.alerts import OnAlert
 from comptroller.ledger.book import settle
 from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
-from comptroller.ledger.book.journal import Entry
 from comptroller.ledger.embedded import RETENTION, Act, Embedded, Records, Settings, T, wall_clock
 from comptroller.ledger.sqlite import files
 from comptroller.ledger.sqlite.records import reading
@@ -44,6 +44,7 @@ from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.store import SqliteStore
 from comptroller.ledger.sqlite.turns import Turns, waited
 from comptroller.ledger.sqlite.upkeep import Upkeep
+from comptroller.ledger.sqlite.webhooks import Courier
 
 _MOST = 256
 """Requests in one batch: about as many as an event loop may be kept from its other work for."""
@@ -95,6 +96,7 @@ class SqliteLedger(Embedded):
         self._thread = anyio.CapacityLimiter(1)
         self._in_use = threading.Lock()  # the connection and the turn, by who performs
         self._upkeep = Upkeep(path, Retention(settings.retention), now)
+        self._courier = Courier(path)
 
     @property
     def path(self) -> Path:
@@ -124,6 +126,7 @@ class SqliteLedger(Embedded):
         self._store = SqliteStore(self._path, self._sql)
         self._book = Book(self._store, self.name, self._settings.default_budget)
         self._upkeep.begin(self._identity)
+        self._courier.begin(self._sql)
 
     async def shut(self) -> None:
         """End of use, once the batch that is being performed has ended."""
@@ -134,6 +137,8 @@ class SqliteLedger(Embedded):
 
     def _shut(self) -> None:
         self._upkeep.end()
+        self._told()
+        self._courier.end()
         with self._in_use:
             self._sql.close()
             self._turns.close()
@@ -237,6 +242,7 @@ class SqliteLedger(Embedded):
         except BaseException as error:
             # Whatever it is, all who wait must be told; what no caller could handle goes on.
             self._store.abandon()
+            self._book.alerts.clear()
             for request in batch or self._taken():
                 request.fail(self._broken(error))
             if not isinstance(error, Exception):
@@ -245,6 +251,9 @@ class SqliteLedger(Embedded):
             for request in batch:
                 request.done = True
             self._upkeep.note(len(batch))
+            if alerts := self._book.taken_alerts():
+                self._tell(alerts)
+                self._courier.notify()
         return True
 
     def _held(self) -> ComptrollerError:
@@ -277,7 +286,7 @@ async def open_sqlite(
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
     now: Callable[[], int] = wall_clock,
     default_budget: Amount | BudgetTerms | None = None,
-    on_alert: Callable[[Entry], object] | None = None,
+    on_alert: OnAlert | None = None,
     retention: timedelta = RETENTION,
 ) -> AsyncGenerator[SqliteLedger]:
     """The ledger in the file at `path`, made where there is none.

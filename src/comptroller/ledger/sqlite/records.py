@@ -17,7 +17,6 @@ from comptroller.decide.admission import Account
 from comptroller.decide.periods import began
 from comptroller.ledger.book import usage, verify
 from comptroller.ledger.book.journal import Entry, Sought
-from comptroller.ledger.book.records import Reservation
 from comptroller.ledger.sqlite import audit, rows
 
 _SUMS = """
@@ -102,8 +101,7 @@ class SqliteRecords:
             yield from self._one_by_one(asked)
         else:
             yield from self._added_up(asked)
-            held = self._reservations("status = 'ACTIVE'", asked)
-            yield from filter(None, (usage.of_reservation(one, asked) for one in held))
+            yield from self._calls("status = 'ACTIVE'", asked)
         yield from self._denied(asked)
 
     def _added_up(self, asked: usage.Asked) -> Iterable[usage.Spending]:
@@ -140,10 +138,7 @@ class SqliteRecords:
     def _one_by_one(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """The reservations and events that are kept, each by itself."""
         settled = "status IN ('ACTIVE', 'COMMITTED') AND id >= :first"
-        first = self._first("reservations", asked.since_ms)
-        for one in self._reservations(settled, asked, first=first):
-            if spent := usage.of_reservation(one, asked):
-                yield spent
+        yield from self._calls(settled, asked, first=self._first("reservations", asked.since_ms))
         events = self._sql.execute(
             f"SELECT {rows.EVENT} FROM events WHERE id >= :first AND {_made(asked)}",
             _given(asked, first=self._first("events", asked.since_ms)),
@@ -151,12 +146,17 @@ class SqliteRecords:
         for row in events:
             yield usage.of_event(rows.event(row), asked)
 
-    def _reservations(self, which: str, asked: usage.Asked, **more: int) -> Iterable[Reservation]:
+    def _calls(self, which: str, asked: usage.Asked, **more: int) -> Iterable[usage.Spending]:
         found = self._sql.execute(
-            f"SELECT {rows.RESERVATION} FROM reservations WHERE {which} AND {_made(asked)}",
+            "SELECT path, unit, created_ms, request, settlement, coalesce(charged, 0),"
+            " CASE status WHEN 'ACTIVE' THEN estimate ELSE 0 END"
+            f" FROM reservations WHERE {which} AND {_made(asked)}",
             _given(asked, **more),
         )
-        return map(rows.reservation, found)
+        for path, unit, created_ms, request, settlement, charged, held in found:
+            yield usage.of_call(
+                path, Unit(unit), created_ms, request, settlement, charged, held, asked
+            )
 
     def _first(self, table: str, since_ms: int) -> int:
         """The number of the first row that can be as new as `since_ms`, by halving.

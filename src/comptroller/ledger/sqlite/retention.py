@@ -15,6 +15,7 @@ from itertools import repeat
 
 import attrs
 
+from comptroller.ledger.book.journal import REQUESTS
 from comptroller.ledger.embedded import LONGEST_LEASE
 from comptroller.ledger.sqlite import rows
 
@@ -34,6 +35,10 @@ _ANSWERS = """
 SELECT id, made_ms, made_ms, digest, made FROM answers
 WHERE id > ? AND id < (SELECT max(id) FROM answers) AND reservation IS NULL ORDER BY id LIMIT ?
 """
+_LOG = f"""
+SELECT id, at_ms, CASE WHEN kind IN {REQUESTS} THEN at_ms END, NULL, TRUE FROM log
+WHERE id > ? AND id < (SELECT max(id) FROM log) ORDER BY id LIMIT ?
+"""
 _FORGET_KEY = "DELETE FROM keys WHERE digest = ?"
 _ARCHIVE = (
     "INSERT INTO archived (scope, unit, since_ms, charged) VALUES (?,?,?,?)"
@@ -52,6 +57,7 @@ _TABLES = (
     _Table("reservations", _RESERVATIONS),
     _Table("events", _EVENTS),
     _Table("answers", _ANSWERS, archived=False),
+    _Table("log", _LOG, archived=False),
 )
 
 
