@@ -2,11 +2,12 @@
 
     python benchmarks/ledger.py [--quick] [--seconds 1] [--repeats 3]
 
-In one process and in several that share a file, and over HTTP from another process, with 1 to 1,000
-callers at once; against one Lua script per operation on a Redis server, where `redis-server` and
-the package `redis` are installed. Every measurement runs in a process of its own, all of them in
-turns, and medians are shown: figures of different machines or moments do not compare, ratios do.
-The ratio is to the ledger in memory with as many callers, in process, in the same run.
+In one process and in 2 or 4 of them that share a file, and over HTTP from another process, with 1
+to 1,000 callers at once; against one Lua script per operation on a Redis server, where there is
+`redis-server` and the package `redis`. Every measurement runs in a process of its own, all of them
+in turns, and medians are shown: figures of other machines or moments do not compare, ratios do.
+The ratio is to the ledger in memory with as many callers, in process, in the same run; `least` is
+what the process that got least could do, of what the one that got most could.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 REDIS = "Redis"
-WHERE = {1: "in process", 2: "2 processes", 4: "4 processes"}
+WHERE = {1: "inside", 2: "2 of them", 4: "4 of them"}
 
 
 @attrs.frozen
@@ -140,6 +141,7 @@ def measured(case: Case, seconds: float, addresses: dict[str, str]) -> Measured:
         pairs=sum(one.pairs for one in told),
         cpu=statistics.mean(one.cpu for one in told),
         waits=sorted(wait for one in told for wait in one.waits),
+        least=min(one.pairs for one in told) / max(1, *(one.pairs for one in told)),
     )
 
 
@@ -166,11 +168,11 @@ def table(results: dict[Case, list[Measured]]) -> Table:
     shown = Table(title="pairs of reserve and commit, three scopes: medians")
     for heading in ("ledger", "where"):
         shown.add_column(heading)
-    for heading in ("callers", "pairs/s", "p50", "p99", "CPU", "ratio", "goal"):
+    for heading in ("callers", "pairs/s", "p50", "p99", "CPU", "least", "ratio", "goal"):
         shown.add_column(heading, justify="right")
     pairs = {case: statistics.median(one.pairs for one in runs) for case, runs in results.items()}
     for case, runs in results.items():
-        where = "over HTTP" if case.http else WHERE[case.processes]
+        where = "HTTP" if case.http else WHERE[case.processes]
         memory = pairs[Case("memory", case.callers)]
         reach = REACH.get(case)
         shown.add_row(
@@ -180,6 +182,7 @@ def table(results: dict[Case, list[Measured]]) -> Table:
             f"{pairs[case]:,.0f}",
             *(milliseconds(runs, share) for share in (0.5, 0.99)),
             f"{statistics.median(one.cpu for one in runs) * 1e6:,.0f} µs",
+            f"{statistics.median(one.least for one in runs):.2f}" if case.processes > 1 else "",
             f"{pairs[case] / memory:.2f}",
             f"{reach:.2f}" if reach else "",
         )

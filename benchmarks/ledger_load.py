@@ -47,6 +47,8 @@ class Measured:
     pairs: float
     cpu: float
     waits: list[int]
+    least: float = 1.0
+    """The share of the process that got least, of the one that got most."""
 
 
 Reserve = Callable[[str], Awaitable[str]]

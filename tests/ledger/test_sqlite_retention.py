@@ -191,7 +191,7 @@ async def test_it_is_a_timedelta_and_no_server_takes_it(path):
     with pytest.raises(TypeError, match="timedelta"):
         async with open_ledger(path, retention=30):
             pass
-    with pytest.raises(ValueError, match="no retention"):
+    with pytest.raises(ValueError, match="retention are for its operator"):
         async with open_ledger("http://127.0.0.1:1", retention=timedelta(days=30)):
             pass
 

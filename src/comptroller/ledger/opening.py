@@ -82,8 +82,7 @@ def open_ledger(
         request_timeout: for a server: seconds one request may take in all.
         connect_timeout: for a server: seconds of these that connecting may take.
         in_flight: for a server: requests under way at once (100 on asyncio, 16 on trio).
-        synchronous: for a file: "FULL" survives a power cut too, at the price of waiting for the
-            disk.
+        synchronous: for a file: "FULL" survives a power cut too, and waits for the disk.
         default_budget: for an embedded one: what a tenant gets that is seen for the first time
             (`usd("5")`, or `BudgetTerms(usd("5"), per="day")`), with its first call.
         on_alert: for an embedded one: called with each alert that this process sets off (an entry
@@ -92,19 +91,15 @@ def open_ledger(
             answered about them (30 days; at least a day and a minute, the longest lease).
 
     Raises:
-        TypeError: `url` is neither a string nor a path, `default_budget` no amount,
-            `retention` no timedelta.
+        TypeError: `url` is neither a string nor a path, or a setting not what it should be.
         ValueError: `url` names no ledger, or one that takes no such setting.
     """
     if not isinstance(url, str | os.PathLike):
         raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
     if isinstance(url, str) and _SERVER.match(url):
-        if default_budget is not None or on_alert is not None:
-            raise ValueError(
-                f"{url!r} is a server: default_budget and on_alert are for its operator"
-            )
-        if retention is not None:
-            raise ValueError(f"{url!r} is a server: its operator says what it keeps, no retention")
+        if any(given is not None for given in (default_budget, on_alert, retention)):
+            theirs = "default_budget, on_alert and retention are for its operator"
+            raise ValueError(f"{url!r} is a server: {theirs}")
         return open_cycles(
             url,
             api_key=api_key,

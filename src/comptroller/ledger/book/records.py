@@ -234,7 +234,7 @@ class Store(Protocol):
         """The reservation of that row."""
 
     def overdue(self, now_ms: int) -> Iterable[Reservation]:
-        """The active reservations that can no longer be settled at `now_ms`."""
+        """Active reservations that can no longer be settled at `now_ms`; the rest the next time."""
 
     def listed(self, wanted: Wanted) -> list[Reservation]:
         """The reservations wanted, in the order wanted."""

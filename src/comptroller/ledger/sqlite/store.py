@@ -34,7 +34,13 @@ _INSERT_EVENT = f"INSERT INTO events ({rows.EVENT}) VALUES ({rows.marks(rows.EVE
 _KEPT = 10_000  # scopes, with and without a budget, that are kept in memory
 _PRIMARY = 0xFF  # the part of an extended SQLite error code that names the kind
 _FIRST_END = f"SELECT coalesce(min(ends_ms), {2**63 - 1}) FROM reservations WHERE status = 'ACTIVE'"
-_OVERDUE = f"SELECT {rows.RESERVATION} FROM reservations WHERE status = 'ACTIVE' AND ends_ms < ?"
+_OVERDUE = (
+    f"SELECT {rows.RESERVATION} FROM reservations WHERE status = 'ACTIVE' AND ends_ms < ?"
+    " ORDER BY ends_ms LIMIT ?"
+)
+_SWEPT = 1_000
+"""Leases whose end is dealt with in one batch: after a night in which thousands were left behind,
+the first callers do not wait for all of them."""
 
 
 class SqliteStore:
@@ -189,7 +195,7 @@ class SqliteStore:
         return known
 
     def overdue(self, now_ms: int) -> Iterable[Reservation]:
-        """The active reservations that can no longer be settled at `now_ms`.
+        """The active reservations that can no longer be settled at `now_ms`: so many at a time.
 
         When the first of them ends is kept, and may be too early where a lease was extended.
         """
@@ -199,7 +205,7 @@ class SqliteStore:
             return ()
         self._flush()
         self._ends_ms = None
-        return map(rows.reservation, self._sql.execute(_OVERDUE, (now_ms,)).fetchall())
+        return map(rows.reservation, self._sql.execute(_OVERDUE, (now_ms, _SWEPT)).fetchall())
 
     def listed(self, wanted: Wanted) -> list[Reservation]:
         """The reservations wanted, in the order wanted."""
