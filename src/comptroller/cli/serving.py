@@ -8,11 +8,11 @@ import logging
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
 from importlib.util import find_spec
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import anyio
 import attrs
@@ -24,7 +24,7 @@ from comptroller.errors import ComptrollerError
 from comptroller.ledger.embedded import wall_clock
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.ledger.keys import KeyTable, made
-from comptroller.ledger.opening import DefaultLedger, open_keys
+from comptroller.ledger.opening import open_keys, open_ledger
 from comptroller.ledger.server import Application, serve_ledger
 
 from . import reading
@@ -51,6 +51,8 @@ class Order:
     max_body: int = 2**20
     access_log: str | None = None
     grace: float = 10.0
+    synchronous: str = "NORMAL"
+    default_budget: str | None = None
     key_for: list[str] = attrs.field(factory=list)
     budget: list[str] = attrs.field(factory=list)
 
@@ -70,6 +72,11 @@ def carry_out(order: Order) -> None:
         )
     budgets = [_budget(text) for text in order.budget]
     admin_key = _admin_key(order.admin_key_env)
+    opened = open_ledger(
+        settings.url,
+        synchronous=_synchronous(order.synchronous),
+        default_budget=reading.optional_amount("--default-budget", order.default_budget),
+    )
     secured = tls(order.tls_cert, order.tls_key, order.tls_key_password_env)
     _log_to(order.access_log)
     with listening(order.host, order.port) as listener:
@@ -80,14 +87,14 @@ def carry_out(order: Order) -> None:
             )
         fast = find_spec("uvloop") is not None
         anyio.run(
-            _serve, order, settings, budgets, admin_key, secured, listener,
+            _serve, order, opened, budgets, admin_key, secured, listener,
             backend_options={"use_uvloop": fast},
         )  # fmt: skip
 
 
 async def _serve(
     order: Order,
-    settings: DefaultLedger,
+    opened: AbstractAsyncContextManager[EmbeddedLedger],
     budgets: list[tuple[str, Amount]],
     admin_key: str | None,
     secured: Tls | None,
@@ -97,7 +104,7 @@ async def _serve(
 
     from .uvicorn_server import Server, configured
 
-    async with settings.open() as ledger:
+    async with opened as ledger:
         for scope, allocated in budgets:
             await ledger.set_budget(scope, allocated)
         with ExitStack() as stack:
@@ -147,6 +154,12 @@ def _make_keys(keys: KeyTable, tenants: list[str]) -> None:
         text, key = made(tenant, wall_clock(), "made at the start")
         keys.add(key)
         console.write_text(f"the API key of tenant {key.tenant}, shown this once: {text}")
+
+
+def _synchronous(text: str) -> Literal["NORMAL", "FULL"]:
+    if text not in ("NORMAL", "FULL"):
+        raise ValueError(f"--synchronous {text}: write NORMAL or FULL")
+    return cast("Literal['NORMAL', 'FULL']", text)
 
 
 def _budget(text: str) -> tuple[str, Amount]:
