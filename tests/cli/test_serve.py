@@ -267,8 +267,11 @@ class TestBadInput:
     )
     def test_of_ledgers(self, tmp_path, monkeypatch, options, remedy):
         monkeypatch.chdir(tmp_path)
-        env = {"CYCLES_API_KEY": "key"}
-        assert remedy in refused("serve", "--port", "0", *options, env=env)
+        assert remedy in refused("serve", "--port", "0", *options)
+
+    def test_of_the_ledger_that_the_environment_names(self):
+        env = {"CYCLES_BASE_URL": "http://127.0.0.1:9", "CYCLES_API_KEY": "key"}
+        assert "is a server already" in refused("serve", "--port", "0", env=env)
 
     def test_a_port_that_somebody_has(self, ledger):
         with socket.create_server(("127.0.0.1", 0)) as other:

@@ -62,18 +62,11 @@ def carry_out(order: Order) -> None:
     for module in ("uvicorn", "prometheus_client"):
         if find_spec(module) is None:
             raise ComptrollerError(f"no module {module}: {_EXTRA}")
-    settings = reading.ledger(order.ledger, None, create=True)
-    if "://" in settings.url:
-        raise ValueError(f"{settings.url} is a server already: serve a file, or memory:")
-    if (order.key_for or order.budget) and settings.url != "memory:":
-        raise ValueError(
-            "--key-for and --budget are for memory:, which no other command reaches; for a file"
-            " use comptroller key create and comptroller budget set"
-        )
+    address = _address(order)
     budgets = [_budget(text) for text in order.budget]
     admin_key = _admin_key(order.admin_key_env)
     opened = open_ledger(
-        settings.url,
+        address,
         synchronous=_synchronous(order.synchronous),
         default_budget=reading.optional_amount("--default-budget", order.default_budget),
     )
@@ -154,6 +147,19 @@ def _make_keys(keys: KeyTable, tenants: list[str]) -> None:
         text, key = made(tenant, wall_clock(), "made at the start")
         keys.add(key)
         console.write_text(f"the API key of tenant {key.tenant}, shown this once: {text}")
+
+
+def _address(order: Order) -> str:
+    """Which ledger is served."""
+    address = order.ledger or reading.ledger(None, None, create=True).url
+    if "://" in address:
+        raise ValueError(f"{address} is a server already: serve a file, or memory:")
+    if (order.key_for or order.budget) and address != "memory:":
+        raise ValueError(
+            "--key-for and --budget are for memory:, which no other command reaches; for a file"
+            " use comptroller key create and comptroller budget set"
+        )
+    return address
 
 
 def _synchronous(text: str) -> Literal["NORMAL", "FULL"]:
