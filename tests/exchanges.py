@@ -25,6 +25,8 @@ ROWS = ("reservations", "balances")
 def cases(*folders):
     """Every case of the files of `folders`, by name; a second one of its name gets its file's."""
     found = {}
+    for folder in folders:
+        assert Path(folder).is_dir(), f"COMPTROLLER_EXCHANGES={folder}: there is no such directory"
     for path in (path for folder in folders for path in sorted(Path(folder).glob("*.jsonl"))):
         for line in filter(str.strip, path.read_text("utf-8").splitlines()):
             case = json.loads(line)

@@ -115,8 +115,13 @@ class TestServing:
 
     def test_a_ledger_in_memory_has_its_keys_and_budgets_from_the_command(self):
         options = ("--key-for", "acme", "--budget", "tenant:acme=2usd")
+        options += ("--key-for", "new", "--default-budget", "3usd")
         with served("memory:", *options, COMPTROLLER_ADMIN_KEY=ADMIN) as running:
-            key = re.search(r"ck_\S+", running.said)[0]
+            key, new = re.findall(r"ck_\S+", running.said)
+            with client_of(running, new) as client:
+                asked = RESERVE | {"subject": {"tenant": "new"}}
+                made = client.post("/v1/reservations", json=asked).json()
+                assert made["balances"][0]["allocated"]["amount"] == 300_000_000
             with client_of(running, key) as client:
                 [shown] = client.get("/v1/balances?tenant=acme").json()["balances"]
                 assert shown["remaining"]["amount"] == 200_000_000
@@ -237,6 +242,8 @@ class TestBadInput:
             (("--port", "70000"), "comptroller serve --help"),
             (("--rate", "0"), "above 0"),
             (("--rate", "nan"), "above 0"),
+            (("--synchronous", "SOMETIMES"), "write NORMAL or FULL"),
+            (("--default-budget", "5"), "--default-budget: '5': of what?"),
             (("--max-body", "0"), "comptroller serve --help"),
             (("--admin-key-env", "NO_NAME"), "export NO_NAME="),
             (("--access-log", "no/such/file"), "its directory is not there"),
@@ -260,8 +267,11 @@ class TestBadInput:
     )
     def test_of_ledgers(self, tmp_path, monkeypatch, options, remedy):
         monkeypatch.chdir(tmp_path)
-        env = {"CYCLES_API_KEY": "key"}
-        assert remedy in refused("serve", "--port", "0", *options, env=env)
+        assert remedy in refused("serve", "--port", "0", *options)
+
+    def test_of_the_ledger_that_the_environment_names(self):
+        env = {"CYCLES_BASE_URL": "http://127.0.0.1:9", "CYCLES_API_KEY": "key"}
+        assert "is a server already" in refused("serve", "--port", "0", env=env)
 
     def test_a_port_that_somebody_has(self, ledger):
         with socket.create_server(("127.0.0.1", 0)) as other:

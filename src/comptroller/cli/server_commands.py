@@ -44,6 +44,12 @@ def serve(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that a stop waits for what is in flight.")
     ] = 10,
+    synchronous: Annotated[
+        str, typer.Option(metavar="NORMAL|FULL", help="FULL survives a power cut, too.")
+    ] = "NORMAL",
+    default_budget: Annotated[
+        str | None, typer.Option(metavar="AMOUNT", help="Of a tenant seen for the first time.")
+    ] = None,
     key_for: Annotated[
         list[str] | None,
         typer.Option(metavar="TENANT", help="For 'memory:': make a key, and show it."),

@@ -8,11 +8,11 @@ import logging
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
 from importlib.util import find_spec
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import anyio
 import attrs
@@ -24,7 +24,7 @@ from comptroller.errors import ComptrollerError
 from comptroller.ledger.embedded import wall_clock
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.ledger.keys import KeyTable, made
-from comptroller.ledger.opening import DefaultLedger, open_keys
+from comptroller.ledger.opening import open_keys, open_ledger
 from comptroller.ledger.server import Application, serve_ledger
 
 from . import reading
@@ -51,6 +51,8 @@ class Order:
     max_body: int = 2**20
     access_log: str | None = None
     grace: float = 10.0
+    synchronous: str = "NORMAL"
+    default_budget: str | None = None
     key_for: list[str] = attrs.field(factory=list)
     budget: list[str] = attrs.field(factory=list)
 
@@ -60,16 +62,14 @@ def carry_out(order: Order) -> None:
     for module in ("uvicorn", "prometheus_client"):
         if find_spec(module) is None:
             raise ComptrollerError(f"no module {module}: {_EXTRA}")
-    settings = reading.ledger(order.ledger, None, create=True)
-    if "://" in settings.url:
-        raise ValueError(f"{settings.url} is a server already: serve a file, or memory:")
-    if (order.key_for or order.budget) and settings.url != "memory:":
-        raise ValueError(
-            "--key-for and --budget are for memory:, which no other command reaches; for a file"
-            " use comptroller key create and comptroller budget set"
-        )
+    address = _address(order)
     budgets = [_budget(text) for text in order.budget]
     admin_key = _admin_key(order.admin_key_env)
+    opened = open_ledger(
+        address,
+        synchronous=_synchronous(order.synchronous),
+        default_budget=reading.optional_amount("--default-budget", order.default_budget),
+    )
     secured = tls(order.tls_cert, order.tls_key, order.tls_key_password_env)
     _log_to(order.access_log)
     with listening(order.host, order.port) as listener:
@@ -80,14 +80,14 @@ def carry_out(order: Order) -> None:
             )
         fast = find_spec("uvloop") is not None
         anyio.run(
-            _serve, order, settings, budgets, admin_key, secured, listener,
+            _serve, order, opened, budgets, admin_key, secured, listener,
             backend_options={"use_uvloop": fast},
         )  # fmt: skip
 
 
 async def _serve(
     order: Order,
-    settings: DefaultLedger,
+    opened: AbstractAsyncContextManager[EmbeddedLedger],
     budgets: list[tuple[str, Amount]],
     admin_key: str | None,
     secured: Tls | None,
@@ -97,7 +97,7 @@ async def _serve(
 
     from .uvicorn_server import Server, configured
 
-    async with settings.open() as ledger:
+    async with opened as ledger:
         for scope, allocated in budgets:
             await ledger.set_budget(scope, allocated)
         with ExitStack() as stack:
@@ -147,6 +147,25 @@ def _make_keys(keys: KeyTable, tenants: list[str]) -> None:
         text, key = made(tenant, wall_clock(), "made at the start")
         keys.add(key)
         console.write_text(f"the API key of tenant {key.tenant}, shown this once: {text}")
+
+
+def _address(order: Order) -> str:
+    """Which ledger is served."""
+    address = order.ledger or reading.ledger(None, None, create=True).url
+    if "://" in address:
+        raise ValueError(f"{address} is a server already: serve a file, or memory:")
+    if (order.key_for or order.budget) and address != "memory:":
+        raise ValueError(
+            "--key-for and --budget are for memory:, which no other command reaches; for a file"
+            " use comptroller key create and comptroller budget set"
+        )
+    return address
+
+
+def _synchronous(text: str) -> Literal["NORMAL", "FULL"]:
+    if text not in ("NORMAL", "FULL"):
+        raise ValueError(f"--synchronous {text}: write NORMAL or FULL")
+    return cast("Literal['NORMAL', 'FULL']", text)
 
 
 def _budget(text: str) -> tuple[str, Amount]:

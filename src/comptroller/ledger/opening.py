@@ -97,9 +97,7 @@ def open_ledger(
     if not isinstance(url, str | os.PathLike):
         raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
     if isinstance(url, str) and _SERVER.match(url):
-        if any(given is not None for given in (default_budget, on_alert, retention)):
-            theirs = "default_budget, on_alert and retention are for its operator"
-            raise ValueError(f"{url!r} is a server: {theirs}")
+        _must_be_its_operators(url, default_budget, on_alert, retention)
         return open_cycles(
             url,
             api_key=api_key,
@@ -118,6 +116,18 @@ def open_ledger(
         on_alert=on_alert,
         retention=RETENTION if retention is None else retention,
     )
+
+
+def _must_be_its_operators(
+    url: str,
+    default_budget: Amount | BudgetTerms | None,
+    on_alert: OnAlert | None,
+    retention: timedelta | None,
+) -> None:
+    if default_budget is not None or on_alert is not None:
+        raise ValueError(f"{url!r} is a server: default_budget and on_alert are for its operator")
+    if retention is not None:
+        raise ValueError(f"{url!r} is a server: its operator says what it keeps, no retention")
 
 
 def _file(url: str | os.PathLike[str]) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Generator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
+from pydantic_core import to_json
 from runcycles import (
     CommitResponse,
     EventCreateResponse,
@@ -17,7 +18,7 @@ from runcycles import (
 )
 
 from comptroller.decide.admission import Accounts
-from comptroller.ledger.book.shown import balances
+from comptroller.ledger.book.shown import balance, balances
 
 
 class _Lazy(BaseModel):
@@ -81,6 +82,16 @@ class Applied(_Lazy, EventCreateResponse):
 
 
 L = TypeVar("L", bound=_Lazy)
+
+
+def as_json(answer: BaseModel) -> bytes:
+    """An answer's `model_dump_json(exclude_none=True)`, without making the balances for it."""
+    private = answer.__pydantic_private__ if isinstance(answer, _Lazy) else None
+    if private is None:
+        return answer.model_dump_json(exclude_none=True).encode()
+    said: dict[str, Any] = {name: one for name, one in answer.__dict__.items() if one is not None}
+    said["balances"] = list(map(balance, private["accounts"]))
+    return to_json(said, exclude_none=True)
 
 
 def lazy(model: type[L], values: dict[str, Any], accounts: Accounts) -> L:

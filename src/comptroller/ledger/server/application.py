@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from comptroller.errors import ComptrollerError, LedgerRefused
 from comptroller.ledger import wire
 from comptroller.ledger.book.journal import Origin, asked_by
+from comptroller.ledger.book.lazily import as_json
 from comptroller.ledger.interface import Ledger
 from comptroller.ledger.keys import GivenKeys, Keys
 from comptroller.ledger.server import asgi, operator, runtime
@@ -141,7 +142,7 @@ class _Server:
             raise invalid(str(error)) from None
         finally:
             asked_by.reset(before)
-        return Reply(route.status, answer.model_dump_json(exclude_none=True).encode())
+        return Reply(route.status, as_json(answer))
 
     def _caller(self, route: Route, exchange: Exchange) -> Caller | None:
         """Who asks. Where keys of both kinds came, the tenant's counts."""

@@ -4,7 +4,6 @@ import itertools
 import re
 import secrets
 from collections.abc import Mapping, MutableMapping
-from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -24,6 +23,11 @@ class Exchange:
         self._scope = scope
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))  # if mounted
+        text = scope["query_string"].decode("latin-1")
+        self.query: Mapping[str, str] = (
+            dict(parse_qsl(text, keep_blank_values=True)) if text else {}
+        )
+        """The parameters; of several of one name, the last."""
         self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
         self.request_id = f"req_{_PROCESS}{next(_NUMBERS):06x}"
         self.trace_id = _trace(self.headers)
@@ -32,12 +36,6 @@ class Exchange:
         self.caller: Caller | None = None
         self.remaining: int | None = None
         """Requests that the caller's rate leaves, where there is one."""
-
-    @cached_property
-    def query(self) -> Mapping[str, str]:
-        """The parameters; of several of one name, the last."""
-        text = self._scope["query_string"].decode("latin-1")
-        return dict(parse_qsl(text, keep_blank_values=True)) if text else {}
 
     @property
     def peer(self) -> str | None:
