@@ -3,9 +3,10 @@
     python benchmarks/cycles_server.py --delay-ms 5 --keys '{"key-of-acme": "acme"}'
         --budgets '{"tenant:acme": {"USD_MICROCENTS": 1000000}}'
 
-It serves a ledger in memory on a free port of loopback, prints one line of JSON when it is ready
-(`{"url": "http://127.0.0.1:40123", "pid": 4711}`) and ends when its standard input closes, so it
-cannot outlive the process that started it. uvloop and httptools are used where they are installed.
+It serves a ledger, in memory unless another is named, on a free port of loopback, prints one line
+of JSON when it is ready (`{"url": "http://127.0.0.1:40123", "pid": 4711}`) and ends when its
+standard input closes, so it cannot outlive the process that started it. uvloop and httptools are
+used where they are installed.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import anyio.to_thread
 import uvicorn
 from runcycles import Amount, Unit
 
-from comptroller.ledger.memory import open_memory
+from comptroller import open_ledger
 from comptroller.ledger.server import Application, Message, Receive, Send, serve_ledger
 
 
@@ -28,6 +29,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--delay-ms", type=float, default=0, help="added to every request")
     parser.add_argument("--keys", type=json.loads, default={"key": "acme"}, help="key -> tenant")
+    parser.add_argument("--ledger", default="memory:", help="as `open_ledger` takes it")
+    parser.add_argument("--synchronous", default="NORMAL", choices=["NORMAL", "FULL"])
     parser.add_argument(
         "--budgets", type=json.loads, default={}, help="scope -> {unit: allocated amount}"
     )
@@ -48,7 +51,7 @@ async def serve(asked: argparse.Namespace) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     # asyncio spares only sockets of a stated protocol the wait for a full packet (40 ms an answer)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    async with open_memory() as ledger:
+    async with open_ledger(asked.ledger, synchronous=asked.synchronous) as ledger:
         for scope, amounts in asked.budgets.items():
             for unit, amount in amounts.items():
                 await ledger.set_budget(scope, Amount(unit=Unit(unit), amount=amount))

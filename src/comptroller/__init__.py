@@ -18,6 +18,7 @@ the actor reserves and answers; the SDK goes on, and what it tells later the act
 from .decide.estimates import Fixed, Learned, WorstCase
 from .decide.lifecycle import Outcome
 from .decide.pricing import Price, PriceBook, TokenCount
+from .decide.terms import BudgetTerms
 from .errors import (
     BudgetExceeded,
     BudgetNotFound,
@@ -46,6 +47,7 @@ from .supervision import StartedRun, Supervisor, open_supervisor
 __all__ = [
     "BudgetExceeded",
     "BudgetNotFound",
+    "BudgetTerms",
     "CallDenied",
     "CallReceipt",
     "Cancelled",

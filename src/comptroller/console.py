@@ -63,6 +63,11 @@ def write_json(value: Any) -> None:
     write_text(as_json(value))
 
 
+def as_line(value: Any) -> str:
+    """Plain values as JSON in one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def as_json(value: Any) -> str:
     """Plain values as JSON that can be read."""
     return json.dumps(value, indent=2, ensure_ascii=False)
@@ -168,8 +173,10 @@ def state(budget: Balance) -> str:
         return "over limit"
     if budget.debt and budget.debt.amount:
         return "in debt"
-    per = getattr(budget, "per", None)
+    per, zone = getattr(budget, "per", None), getattr(budget, "zone", None)
     shown = "open" if budget.remaining.amount > 0 else "used up"
+    if per and zone and zone != "UTC":
+        return f"{shown}, anew each {per} ({zone})"
     return f"{shown}, anew each {per}" if per else shown
 
 

@@ -8,6 +8,7 @@ from runcycles import Caps, CommitOveragePolicy, Unit
 
 from comptroller.decide.admission import (
     Account,
+    Alerts,
     Charge,
     Denial,
     Grant,
@@ -17,8 +18,10 @@ from comptroller.decide.admission import (
     release,
     settle,
 )
-from comptroller.decide.funding import Funding, budget, fund, next_period, renewed
+from comptroller.decide.funding import Funding, budget, fund, renewed, told
 from comptroller.decide.merged_caps import merged
+from comptroller.decide.terms import BudgetTerms
+from comptroller.money import amount
 
 USD = Unit.USD_MICROCENTS
 REJECT = CommitOveragePolicy.REJECT
@@ -28,6 +31,10 @@ OVERDRAFT = CommitOveragePolicy.ALLOW_WITH_OVERDRAFT
 
 def account(scope="tenant:acme", allocated=100, **more):
     return Account(scope, USD, allocated, **more)
+
+
+def terms(allocated=100, **more):
+    return BudgetTerms(amount(USD, allocated), **more)
 
 
 def outer_and_inner(outer=None, inner=None):
@@ -171,7 +178,7 @@ class TestFund:
 
     def test_setting_a_budget_keeps_what_was_used(self):
         known = account(spent=5, reserved=6, debt=7, frozen=True)
-        changed = budget(known, known.scope, USD, 50, overdraft_limit=10)
+        changed = budget(known, known.scope, terms(50, overdraft_limit=10))
         assert changed == attrs.evolve(known, allocated=50, overdraft_limit=10)
 
 
@@ -180,22 +187,84 @@ DAY = 86_400_000
 
 
 class TestRenewal:
-    def test_a_day_ends_at_midnight_utc_and_a_month_with_its_last_day(self):
-        assert next_period("day", NOON) == NOON + DAY // 2
-        january_31 = 1_738_324_800_000  # 2025-01-31T12:00Z
-        assert next_period("month", january_31) == january_31 + DAY // 2
-
     def test_the_next_period_begins_anew_and_pays_debt_first(self):
-        given_budget = budget(None, "tenant:acme", USD, 100, per="day", now_ms=NOON)
+        given_budget = budget(None, "tenant:acme", terms(per="day"), NOON)
         used = attrs.evolve(fund(given_budget, 50, Funding.CREDIT), spent=150, reserved=0, debt=5)
         assert renewed(used, NOON + DAY // 2 - 1) == used
         anew = renewed(used, NOON + DAY // 2)
         assert (anew.allocated, anew.spent, anew.debt, anew.remaining) == (100, 5, 0, 95)
         assert anew.renewal.at_ms == NOON + DAY // 2 + DAY
 
+    def test_what_is_reserved_stays_in_the_period_of_its_reservation(self):
+        held = attrs.evolve(budget(None, "tenant:acme", terms(per="day"), NOON), reserved=60)
+        anew = renewed(held, NOON + DAY)
+        assert (held.since_ms, held.reserved) == (0, 60)
+        assert (anew.since_ms, anew.reserved) == (NOON + DAY // 2, 0)
+
     def test_periods_that_nobody_asked_in_are_passed_at_once(self):
-        given_budget = budget(None, "tenant:acme", USD, 100, per="day", now_ms=NOON)
-        assert renewed(given_budget, NOON + 10 * DAY).renewal.at_ms == NOON + 10 * DAY + DAY // 2
+        given_budget = budget(None, "tenant:acme", terms(per="day"), NOON)
+        anew = renewed(given_budget, NOON + 10 * DAY)
+        assert anew.since_ms == NOON + 9 * DAY + DAY // 2
+        assert anew.renewal.at_ms == NOON + 10 * DAY + DAY // 2
+
+
+class TestCapsBelowAShare:
+    CAPS = Caps(max_tokens=5)
+
+    @pytest.mark.parametrize(("spent", "caps"), [(0, None), (80, None), (81, CAPS), (100, CAPS)])
+    def test_caps_bind_where_less_than_their_share_remains(self, spent, caps):
+        given_budget = budget(None, "tenant:acme", terms(caps=self.CAPS, caps_below="20%"))
+        granted = admit((attrs.evolve(given_budget, spent=spent),), 0)
+        assert granted.caps == caps
+
+    def test_caps_without_a_share_always_bind(self):
+        assert admit((budget(None, "tenant:acme", terms(caps=self.CAPS)),), 1).caps == self.CAPS
+
+
+class TestAlerts:
+    def at(self, *shares, **more):
+        return attrs.evolve(budget(None, "tenant:acme", terms(alerts=shares)), **more)
+
+    @pytest.mark.parametrize(
+        ("spent", "debt", "due"),
+        [(0, 0, ()), (49, 0, ()), (50, 0, (50,)), (79, 1, (50, 80)), (120, 0, (50, 80))],
+    )
+    def test_a_share_is_due_once_it_is_spent_or_owed(self, spent, debt, due):
+        assert told(self.at(80, 50, spent=spent, debt=debt))[1] == due
+
+    def test_what_is_only_reserved_is_not_spent(self):
+        assert told(self.at(50, reserved=90))[1] == ()
+
+    def test_each_is_told_once(self):
+        once, due = told(self.at(50, 80, spent=60))
+        assert due == (50,)
+        assert told(once) == (once, ())
+        assert told(attrs.evolve(once, spent=90))[1] == (80,)
+
+    def test_setting_the_budget_again_does_not_tell_it_again(self):
+        once, _ = told(self.at(50, spent=60))
+        again = budget(once, "tenant:acme", terms(alerts=["50%"]))
+        assert told(again)[1] == ()
+        without = budget(once, "tenant:acme", terms())
+        assert told(budget(without, "tenant:acme", terms(alerts=["50%"])))[1] == ()
+
+    def test_a_new_period_tells_anew(self):
+        each_day = budget(None, "tenant:acme", terms(alerts=[50], per="day"), NOON)
+        once, _ = told(attrs.evolve(each_day, spent=60))
+        anew = attrs.evolve(renewed(once, NOON + DAY), spent=60)
+        assert told(anew)[1] == (50,)
+
+    def test_money_begins_a_period_of_its_own_where_there_is_no_other(self):
+        once, _ = told(self.at(50, spent=60))
+        assert told(attrs.evolve(fund(once, 100, Funding.CREDIT), spent=100))[1] == (50,)
+        each_day = budget(None, "tenant:acme", terms(alerts=[50], per="day"), NOON)
+        once, _ = told(attrs.evolve(each_day, spent=60))
+        assert told(attrs.evolve(fund(once, 100, Funding.CREDIT), spent=190))[1] == ()
+
+    def test_a_budget_of_nothing_is_never_told(self):
+        nothing = budget(None, "tenant:acme", terms(0, alerts=[50]))
+        assert told(nothing)[1] == ()
+        assert nothing.alerts == Alerts((50,))
 
 
 class TestMergedCaps:

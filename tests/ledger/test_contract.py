@@ -332,6 +332,18 @@ async def test_caps_of_all_scopes_bind_a_grant(ledger):
     assert answer.caps == Caps(max_tokens=100, tool_denylist=["shell"])
 
 
+async def test_caps_below_a_share_come_with_what_is_granted_near_the_end(ledger):
+    caps = Caps(max_tokens=5, tool_denylist=["shell"])
+    await ledger.set_budget("tenant:acme", amount(100), caps=caps, caps_below="20%")
+    for key, count, expected in (("k1", 80, None), ("k2", 1, None), ("k3", 19, caps)):
+        answer = await granted(ledger, key, count)
+        assert answer.caps == expected
+    assert answer.decision is Decision.ALLOW_WITH_CAPS
+    await ledger.release(answer.reservation_id, releasing("r"))
+    await ledger.fund("tenant:acme", amount(100))
+    assert (await ledger.decide(deciding("d", 1))).caps is None
+
+
 async def test_setting_a_budget_again_keeps_what_was_spent(ledger):
     await ledger.set_budget("tenant:acme", amount(100))
     await ledger.record(event("e", 30))

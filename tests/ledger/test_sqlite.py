@@ -268,8 +268,13 @@ async def test_a_file_damaged_in_the_middle_says_so_when_it_is_met(tmp_path):
     path = tmp_path / "ledger.db"
     async with open_sqlite(path) as ledger:
         await ledger.set_budget("tenant:acme", amount(10_000))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with closing(sqlite3.connect(path)) as looking:
+        pages = looking.execute("SELECT rootpage FROM sqlite_master WHERE tbl_name = 'accounts'")
+        damaged = [page for (page,) in pages]
+    with path.open("r+b") as file:
+        for page in damaged:
+            file.seek((page - 1) * 4096)
+            file.write(b"\xff" * 4096)
     async with open_sqlite(path) as ledger:
         with pytest.raises(LedgerUnreachable, match=r"damaged.*\.recover"):
             await ledger.reserve(asking("k", 1))
@@ -379,7 +384,7 @@ async def test_a_closed_ledger_says_so(tmp_path):
         pass
     with pytest.raises(ComptrollerError, match="is closed"):
         await ledger.budgets()
-    assert not [one for one in threading.enumerate() if "checkpoints" in one.name]
+    assert not [one for one in threading.enumerate() if "upkeep" in one.name]
 
 
 async def test_another_event_loop_is_told_to_open_the_ledger_itself(tmp_path):

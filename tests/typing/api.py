@@ -9,8 +9,12 @@ from decimal import Decimal
 from typing import assert_type
 
 from agents import Model
-from runcycles import Amount, CommitOveragePolicy, Unit
+from runcycles import Amount, Caps, CommitOveragePolicy, Unit
 
+from comptroller import BudgetTerms, open_ledger
+from comptroller.ledger.book.journal import Entry
+from comptroller.ledger.book.usage import Usage
+from comptroller.ledger.book.verify import Difference
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
 from comptroller.money import formatted, risk_points, show, tokens, usd
 from comptroller.policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap
@@ -67,6 +71,24 @@ assert_type(limits.seconds, float | None)
 assert_type(limits.spend, Amount | None)
 Limits(tool_calls=3, seconds=0.5)
 Limits(tokens=1.5)  # type: ignore[arg-type]
+
+
+async def budgets_have_terms(ledger: EmbeddedLedger) -> None:
+    await ledger.set_budget("tenant:acme", usd(1), per="day", zone="Asia/Tokyo", alerts="80%")
+    await ledger.set_budget("tenant:acme", usd(1), alerts=(50, "80%"), caps_below=20, caps=Caps())
+    await ledger.set_budget("tenant:acme", usd(1), per="week")  # type: ignore[arg-type]
+    await ledger.set_budget("tenant:acme", usd(1), caps_below=0.2)  # type: ignore[arg-type]
+    assert_type(await ledger.usage(by="tenant,agent"), list[Usage])
+    assert_type(await ledger.events(kinds=["alert"]), list[Entry])
+    assert_type((await ledger.verify()).differences, tuple[Difference, ...])
+
+
+def heard(entry: Entry) -> None:
+    assert_type(entry.amount, int)
+
+
+open_ledger("ledger.db", default_budget=BudgetTerms(usd(5), per="month"), on_alert=heard)
+open_ledger("ledger.db", default_budget=5)  # type: ignore[call-overload]
 
 
 def a_ledger_may_be_wrapped(ledger: Ledger, embedded: EmbeddedLedger) -> list[Ledger]:

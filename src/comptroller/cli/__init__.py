@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import exits
+from . import audit_commands, exits
+from .options import Json, KeyVariable, Ledger, Money, Scope
+from .server_commands import key_app, serve
+from .webhook_commands import webhook_app
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the run failed; 2 bad input; 3 denied by a budget or a limit;"
@@ -34,29 +37,12 @@ app = typer.Typer(
 )
 budget_app = typer.Typer(help="Set, fund, freeze and list the budgets of an embedded ledger.")
 app.add_typer(budget_app, name="budget")
-
-Ledger = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="A file, 'memory:', or the address of a Cycles server. Left out: what"
-        " CYCLES_BASE_URL or COMPTROLLER_LEDGER names, else a file of yours.",
-    ),
-]
-KeyVariable = Annotated[
-    str | None,
-    typer.Option(
-        "--api-key-env",
-        metavar="NAME",
-        help="The variable that holds a Cycles server's key (CYCLES_API_KEY).",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="For machines: JSON, and nothing else.")]
-Scope = Annotated[
-    str, typer.Argument(metavar="SCOPE", help="Such as tenant:acme or 'tenant:acme/agent:Triage'.")
-]
-AMOUNT = "Such as 10usd, '$0.50', 5000tokens or 50points."
-Money = Annotated[str, typer.Argument(metavar="AMOUNT", help=AMOUNT)]
+app.command()(serve)
+app.add_typer(webhook_app, name="webhook")
+app.command()(audit_commands.report)
+app.command()(audit_commands.events)
+app.command()(audit_commands.verify)
+app.add_typer(key_app, name="key")
 
 
 @app.callback(invoke_without_command=True)
@@ -145,17 +131,50 @@ def run(
 def set_budget(
     scope: Scope,
     amount: Money,
+    *,
     per: Annotated[
-        str | None, typer.Option(metavar="day|month", help="Anew in every day or month (UTC).")
+        str | None, typer.Option(metavar="day|month", help="Anew in every day or month.")
+    ] = None,
+    zone: Annotated[
+        str, typer.Option(metavar="NAME", help="Whose days: UTC, or such as Europe/Berlin.")
+    ] = "UTC",
+    overdraft: Annotated[
+        str | None, typer.Option(metavar="AMOUNT", help="What calls that ask for it may owe.")
+    ] = None,
+    alert: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SHARE", help="Tell when so much is spent: 80%; repeatable."),
+    ] = None,
+    caps_below: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="The caps hold while less than this remains: 20%."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=0, help="A cap: output tokens of an LLM call.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=0, help="A cap: calls that may follow in a run.")
+    ] = None,
+    cooldown: Annotated[
+        int | None, typer.Option(min=0, metavar="MS", help="A cap: milliseconds between calls.")
+    ] = None,
+    allow_tool: Annotated[
+        list[str] | None, typer.Option(metavar="TOOL", help="A cap: no other tool; repeatable.")
+    ] = None,
+    deny_tool: Annotated[
+        list[str] | None, typer.Option(metavar="TOOL", help="A cap: not this tool; repeatable.")
     ] = None,
     ledger: Ledger = None,
     api_key_env: KeyVariable = None,
     as_json: Json = False,
 ) -> None:
     """Set what a scope may spend. What it has spent and reserved stays."""
-    from .operating import at, set_budget
+    from .operating import BudgetOrder, at, caps_of, set_budget
 
-    at(ledger, api_key_env, set_budget, scope, amount, per, as_json, create=True)
+    caps = caps_of(max_tokens, max_steps, cooldown, allow_tool, deny_tool)
+    alerts = tuple(alert or ())
+    order = BudgetOrder(scope, amount, per, zone, overdraft, alerts, caps_below, caps)
+    at(ledger, api_key_env, set_budget, order, as_json, create=True)
 
 
 @budget_app.command()

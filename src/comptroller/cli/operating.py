@@ -4,19 +4,23 @@ A remote ledger's budgets are its own operator's: to set one from here is refuse
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, cast
+from typing import Any, TypeVar, cast
 
 import anyio
+import attrs
 from pydantic import BaseModel
-from runcycles import Balance
+from runcycles import Balance, Caps
 from runcycles.models import ReservationSummary
 
 from comptroller import console
+from comptroller.decide.periods import Period
 from comptroller.decide.scopes import parse_scope
 from comptroller.errors import LedgerRefused
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
 
 from . import reading
+
+T = TypeVar("T")
 
 _PAGE = 200  # the most of one page (protocol, listReservations)
 
@@ -24,24 +28,69 @@ _PAGE = 200  # the most of one page (protocol, listReservations)
 def at(
     address: str | None,
     key_variable: str | None,
-    work: Callable[..., Awaitable[None]],
+    work: Callable[..., Awaitable[T]],
     *args: Any,
     create: bool = False,
-) -> None:
+) -> T:
     """Do `work(ledger, *args)` at a ledger. `create`: also at one that is not there yet."""
     settings = reading.ledger(address, key_variable, create=create)
 
-    async def opened() -> None:
+    async def opened() -> T:
         async with settings.open() as ledger:
-            await work(ledger, *args)
+            return await work(ledger, *args)
 
-    anyio.run(opened)
+    return anyio.run(opened)
 
 
-async def set_budget(ledger: Ledger, scope: str, text: str, per: str | None, as_json: bool) -> None:
+@attrs.frozen
+class BudgetOrder:
+    """The terms of a budget as they were written."""
+
+    scope: str
+    amount: str
+    per: str | None
+    zone: str
+    overdraft: str | None
+    alerts: tuple[str, ...]
+    caps_below: str | None
+    caps: Caps | None
+
+
+async def set_budget(ledger: Ledger, order: BudgetOrder, as_json: bool) -> None:
     """Set a budget, and show it."""
-    period = cast("Literal['day', 'month'] | None", per)  # checked where it is used
-    _show(await own(ledger).set_budget(scope, reading.amount(text), per=period), ledger, as_json)
+    allocated = reading.amount(order.amount)
+    overdraft = reading.optional_amount("--overdraft", order.overdraft)
+    if overdraft is not None and overdraft.unit is not allocated.unit:
+        raise ValueError(f"--overdraft {order.overdraft!r}: write it in the unit of the budget")
+    balance = await own(ledger).set_budget(
+        order.scope,
+        allocated,
+        per=cast("Period | None", order.per),  # checked where it is used
+        zone=order.zone,
+        overdraft_limit=overdraft.amount if overdraft else 0,
+        alerts=order.alerts,
+        caps=order.caps,
+        caps_below=order.caps_below,
+    )
+    _show(balance, ledger, as_json)
+
+
+def caps_of(
+    max_tokens: int | None,
+    max_steps: int | None,
+    cooldown_ms: int | None,
+    allowed: list[str] | None,
+    denied: list[str] | None,
+) -> Caps | None:
+    """The caps that were written, if any."""
+    caps = Caps(
+        max_tokens=max_tokens,
+        max_steps_remaining=max_steps,
+        cooldown_ms=cooldown_ms,
+        tool_allowlist=allowed or None,
+        tool_denylist=denied or None,
+    )
+    return caps if caps.model_dump(exclude_none=True) else None
 
 
 async def fund(ledger: Ledger, scope: str, text: str, as_json: bool) -> None:

@@ -8,22 +8,31 @@ Accounts are values: a function answers the accounts as they are afterwards, or 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import attrs
 from runcycles import Caps, CommitOveragePolicy, Unit
 
 from comptroller.decide.merged_caps import merged
+from comptroller.decide.periods import Period
 from comptroller.money import MOST
 
 
 @attrs.frozen
 class Renewal:
-    """A budget that begins anew: `per` which period (UTC), when next, and with how much."""
+    """A budget that begins anew: `per` which period of `zone`, when next, and with how much."""
 
-    per: Literal["day", "month"]
+    per: Period
     at_ms: int
     allocated: int
+    zone: str = "UTC"
+
+
+@attrs.frozen
+class Alerts:
+    """Shares of the budget in percent, rising: `at` which to tell, and those that were `told`."""
+
+    at: tuple[int, ...]
+    told: tuple[int, ...] = ()
 
 
 @attrs.frozen
@@ -41,6 +50,11 @@ class Account:
     frozen: bool = False
     caps: Caps | None = None
     renewal: Renewal | None = None
+    since_ms: int = 0
+    """When its period began; 0 in the first one. It tells an account's periods apart."""
+    caps_below: int | None = None
+    """The share of the budget, in percent, below which `caps` apply; None: always."""
+    alerts: Alerts | None = None
 
     @property
     def used(self) -> int:
@@ -56,6 +70,12 @@ class Account:
     def available(self) -> int:
         """`remaining`, but never below zero."""
         return max(self.remaining, 0)
+
+    def takes(self, estimate: int) -> bool:
+        """Whether nothing at all speaks against `estimate`. Something may that refuses nothing."""
+        return not (self.frozen or self.is_over_limit or self.debt) and (
+            estimate <= self.allocated - self.spent - self.reserved
+        )
 
     def moved(
         self, *, spent: int = 0, reserved: int = 0, debt: int = 0, over_limit: bool = False
@@ -73,7 +93,17 @@ class Account:
             self.frozen,
             self.caps,
             self.renewal,
+            self.since_ms,
+            self.caps_below,
+            self.alerts,
         )
+
+    @property
+    def binding(self) -> Caps | None:
+        """The caps of what is granted now: with `caps_below`, only where less than that remains."""
+        if self.caps_below is None or self.remaining * 100 < self.caps_below * self.allocated:
+            return self.caps
+        return None
 
 
 Accounts = tuple[Account, ...]
@@ -131,12 +161,22 @@ def admit(accounts: Accounts, estimate: int) -> Grant | Denial:
     A rule is tried on all scopes before the next one: frozen, over limit, in debt (only where no
     overdraft is allowed), too little left (protocol, ERROR SEMANTICS and DecisionReasonCode).
     """
+    locked = []
+    for account in accounts:
+        if not account.takes(estimate) and (denial := _why_not(accounts, estimate)):
+            return denial
+        locked.append(account.moved(reserved=estimate))
+    capped = [caps for account in accounts if account.caps and (caps := account.binding)]
+    return Grant(tuple(locked), merged(capped) if capped else None)
+
+
+def _why_not(accounts: Accounts, estimate: int) -> Denial | None:
+    """The first rule that an account breaks, if any does."""
     for code, refuses in _REFUSALS:
         for account in accounts:
             if refuses(account, estimate):
                 return _denied(code, account, estimate)
-    locked = tuple(account.moved(reserved=estimate) for account in accounts)
-    return Grant(locked, merged(account.caps for account in accounts if account.caps))
+    return None
 
 
 _REFUSALS: tuple[tuple[str, Callable[[Account, int], bool]], ...] = (
@@ -154,7 +194,7 @@ def settle(
     if actual > estimate and policy is CommitOveragePolicy.REJECT:
         return attrs.evolve(_denied("BUDGET_EXCEEDED", accounts[-1], actual), remaining=estimate)
     covered = min(actual, estimate)
-    settled = tuple(account.moved(spent=covered, reserved=-estimate) for account in accounts)
+    settled = tuple([account.moved(spent=covered, reserved=-estimate) for account in accounts])
     if actual <= estimate:
         return Charge(settled, actual)
     # What was held beyond the part now spent is nothing here, so `remaining` is what it was.

@@ -4,17 +4,14 @@ Whatever an operator does reconciles: the account is over limit afterwards only 
 exceeds what it may owe (protocol, OVERDRAFT RECONCILIATION).
 """
 
-from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Literal
 
 import attrs
-from runcycles import Caps, Unit
 
-from comptroller.decide.admission import Account, Denial, Renewal
+from comptroller.decide.admission import Account, Alerts, Denial, Renewal
+from comptroller.decide.periods import began, ends
+from comptroller.decide.terms import BudgetTerms
 from comptroller.money import MOST
-
-Period = Literal["day", "month"]
 
 
 class Funding(Enum):
@@ -25,26 +22,24 @@ class Funding(Enum):
     REPAY_DEBT = "REPAY_DEBT"
 
 
-def budget(
-    known: Account | None,
-    scope: str,
-    unit: Unit,
-    allocated: int,
-    *,
-    overdraft_limit: int = 0,
-    caps: Caps | None = None,
-    per: Period | None = None,
-    now_ms: int = 0,
-) -> Account:
-    """The account of a budget that was set; what it has spent, reserved and owes stays."""
+def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 0) -> Account:
+    """The account of a budget that was set; what it has spent, reserved and owes stays.
+
+    So does what it has told: an alert is told once a period, however often the budget is set.
+    """
+    unit, allocated = terms.allocated.unit, terms.allocated.amount
     known = known or Account(scope, unit, allocated)
+    per, zone = terms.per, terms.zone
+    told = known.alerts.told if known.alerts else ()
     return reconciled(
         attrs.evolve(
             known,
             allocated=allocated,
-            overdraft_limit=overdraft_limit,
-            caps=caps,
-            renewal=Renewal(per, next_period(per, now_ms), allocated) if per else None,
+            overdraft_limit=terms.overdraft_limit,
+            caps=terms.caps,
+            caps_below=terms.caps_below,
+            renewal=Renewal(per, ends(per, zone, now_ms), allocated, zone) if per else None,
+            alerts=Alerts(terms.alerts, told) if terms.alerts or told else None,
         )
     )
 
@@ -72,8 +67,20 @@ def fund(account: Account, amount: int, operation: Funding) -> Account | Denial:
             account.allocated,
         )
     return reconciled(
-        attrs.evolve(account, debt=account.debt - repaid, allocated=account.allocated + added)
+        attrs.evolve(
+            account,
+            debt=account.debt - repaid,
+            allocated=account.allocated + added,
+            alerts=_armed(account, added),
+        )
     )
+
+
+def _armed(account: Account, added: int) -> Alerts | None:
+    """Money added to a budget that never renews begins a period of its own for its alerts."""
+    if account.alerts is None or account.renewal is not None or added <= 0:
+        return account.alerts
+    return attrs.evolve(account.alerts, told=())
 
 
 def reconciled(account: Account) -> Account:
@@ -84,7 +91,8 @@ def reconciled(account: Account) -> Account:
 def renewed(account: Account, now_ms: int) -> Account:
     """The account as it is at `now_ms`: anew where its period is over.
 
-    What is reserved stays reserved; debt is paid first out of the new period.
+    What is reserved stays in the period that is over, where its settlement will find it. Debt is
+    paid first out of the new one.
     """
     renewal = account.renewal
     if renewal is None or now_ms < renewal.at_ms:
@@ -93,18 +101,25 @@ def renewed(account: Account, now_ms: int) -> Account:
         account,
         allocated=renewal.allocated,
         spent=account.debt,
+        reserved=0,
         debt=0,
         is_over_limit=False,
-        renewal=attrs.evolve(renewal, at_ms=next_period(renewal.per, now_ms)),
+        since_ms=began(renewal.per, renewal.zone, now_ms),
+        renewal=attrs.evolve(renewal, at_ms=ends(renewal.per, renewal.zone, now_ms)),
+        alerts=attrs.evolve(account.alerts, told=()) if account.alerts else None,
     )
 
 
-def next_period(per: Period, now_ms: int) -> int:
-    """When the day or month (UTC) that holds `now_ms` ends, in epoch milliseconds."""
-    now = datetime.fromtimestamp(now_ms / 1000, UTC)
-    start = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    if per == "day":
-        end = start + timedelta(days=1)
-    else:
-        end = (start.replace(day=1) + timedelta(days=32)).replace(day=1)
-    return int(end.timestamp()) * 1000
+def told(account: Account) -> tuple[Account, tuple[int, ...]]:
+    """The alerts that are due now, in percent, and the account, which will not tell them again."""
+    alerts, charged = account.alerts, account.spent + account.debt
+    if alerts is None or not charged:
+        return account, ()
+    due = tuple(
+        share
+        for share in alerts.at
+        if share not in alerts.told and charged * 100 >= share * account.allocated
+    )
+    if not due:
+        return account, ()
+    return attrs.evolve(account, alerts=Alerts(alerts.at, alerts.told + due)), due

@@ -21,7 +21,7 @@ from httpx_aiohttp import AiohttpTransport
 from runcycles import AsyncCyclesClient, CyclesConfig
 
 from comptroller.errors import CredentialsMissing, LedgerRefused
-from comptroller.ledger.wire import API_KEY, IDEMPOTENCY_KEY
+from comptroller.ledger.wire import API_KEY, DETAILS, IDEMPOTENCY_KEY
 
 ApiKeys: TypeAlias = str | Mapping[str, str] | Callable[[str], Awaitable[str | None]]
 """One key, a mapping tenant → key, or an async callable tenant → key."""
@@ -157,7 +157,7 @@ class Connections:
         if key not in self._clients:
             http = QuietHttp(
                 base_url=self.address,
-                headers={API_KEY: key},
+                headers={API_KEY: key, DETAILS: "denials"},
                 timeout=self._timeout,
                 transport=self._transport,
             )

@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 from urllib.parse import quote
 
 import anyio
@@ -39,6 +39,7 @@ from runcycles import (
 from runcycles.models import BalanceResponse
 
 from comptroller.errors import ComptrollerError, LedgerMisbehaved, LedgerUnreachable
+from comptroller.ledger import queries
 from comptroller.ledger.book.answers import Detail
 from comptroller.ledger.connections import (
     ASYNCIO_IN_FLIGHT,
@@ -50,6 +51,7 @@ from comptroller.ledger.connections import (
     on_asyncio,
     pool,
 )
+from comptroller.ledger.interface import BalanceQuery, ReservationQuery
 from comptroller.ledger.verdicts import (
     CREATED,
     Answer,
@@ -60,7 +62,7 @@ from comptroller.ledger.verdicts import (
 )
 from comptroller.ledger.wire import Page
 
-_PAGE = 200
+_PAGE, _DEFAULT_LIMIT = 200, 50
 
 
 class Clients(Protocol):
@@ -180,53 +182,27 @@ class CyclesLedger:
         return await self._ask(question)
 
     async def balances(
-        self,
-        *,
-        tenant: str | None = None,
-        workspace: str | None = None,
-        app: str | None = None,
-        workflow: str | None = None,
-        agent: str | None = None,
-        toolset: str | None = None,
+        self, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
     ) -> BalanceResponse:
-        """As `Ledger.balances`; the first 200 of them.
+        """As `Ledger.balances`; the first 200 of them, where no limit is given.
 
         Raises:
             ValueError: no filter was given (protocol, getBalances).
         """
-        filters = _given(
-            tenant=tenant,
-            workspace=workspace,
-            app=app,
-            workflow=workflow,
-            agent=agent,
-            toolset=toolset,
-        )
+        filters = queries.parameters(tenant=tenant, **{"limit": _PAGE, **query})
         question = Question(
             "balances",
             BalanceResponse,
-            lambda client: client.get_balances(**filters, limit=str(_PAGE)),
+            lambda client: client.get_balances(**filters),
             tenant,
         )
         return await self._ask(question)
 
     async def reservations(
-        self,
-        *,
-        tenant: str | None = None,
-        status: str | None = None,
-        idempotency_key: str | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
+        self, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
     ) -> ReservationListResponse:
         """As `Ledger.reservations`."""
-        filters = _given(
-            tenant=tenant,
-            status=status,
-            idempotency_key=idempotency_key,
-            limit=str(limit),
-            cursor=cursor,
-        )
+        filters = queries.parameters(tenant=tenant, **{"limit": _DEFAULT_LIMIT, **query})
         question = Question(
             "reservations",
             Page,
@@ -349,7 +325,3 @@ async def open_cycles(url: str, **settings: Any) -> AsyncIterator[CyclesLedger]:
 def _path(reservation_id: str) -> str:
     """An id as one segment of a path."""
     return quote(reservation_id, safe="")
-
-
-def _given(**filters: str | None) -> dict[str, str]:
-    return {name: value for name, value in filters.items() if value is not None}

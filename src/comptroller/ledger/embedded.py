@@ -1,14 +1,19 @@
 """What the embedded ledgers share: the interface, performed by the protocol engine (`book`).
 
-An implementation says how one act gets its turn (`_perform`); everything else is here.
+An implementation says how one act gets its turn (`_perform`) and how all records are read as they
+stand at one moment (`_read`); everything else is here.
 """
 
+import getpass
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Protocol, TypeVar, Unpack
 
+import attrs
 from runcycles import (
     Amount,
     Balance,
@@ -30,15 +35,76 @@ from runcycles import (
 )
 from runcycles.models import BalanceResponse
 
-from comptroller.decide.funding import Funding, Period
+from comptroller.decide.funding import Funding
+from comptroller.decide.periods import Period, zone_of
+from comptroller.decide.terms import BudgetTerms, Share
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.book import admit, operate, read, settle
+from comptroller.ledger.alerts import OnAlert, Teller
+from comptroller.ledger.book import admit, operate, read, settle, usage, verify
 from comptroller.ledger.book.answers import Answer
-from comptroller.ledger.book.records import Book
+from comptroller.ledger.book.book import Book
+from comptroller.ledger.book.journal import Entry, Origin, Sought, asked_by
+from comptroller.ledger.book.usage import Usage
+from comptroller.ledger.book.verify import Verified
+from comptroller.ledger.interface import BalanceQuery, ReservationQuery
 
 T = TypeVar("T")
 Act = Callable[[Book, int], Answer[T]]
 """What a request does to a book at a time (epoch milliseconds), in the ledger's turn."""
+
+
+class Records(verify.Records, Protocol):
+    """All records, as they stand at one moment, for reports and audits."""
+
+    def entries(self, sought: Sought) -> list[Entry]:
+        """The entries of the log that are sought, oldest first."""
+
+    def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
+        """What calls and denials come to, added up as far as this store does it by itself."""
+
+
+def _terms(given: Amount | BudgetTerms | None) -> BudgetTerms | None:
+    return given if given is None or isinstance(given, BudgetTerms) else BudgetTerms(given)
+
+
+LONGEST_LEASE = timedelta(days=1, minutes=1)
+"""A reservation's longest time to live and grace (protocol, createReservation): as long its
+requests may be sent again, so as long every answer is kept."""
+RETENTION = timedelta(days=30)
+
+
+def _long_enough(_: object, __: object, given: timedelta) -> None:
+    if not isinstance(given, timedelta):
+        raise TypeError(f"retention={given!r}: give a timedelta, such as timedelta(days=30)")
+    if given < LONGEST_LEASE:
+        raise ValueError(
+            f"retention={given!r}: requests about a reservation may come for {LONGEST_LEASE},"
+            " so keep what is finished at least as long"
+        )
+
+
+@attrs.frozen
+class Settings:
+    """How an embedded ledger is opened.
+
+    Attributes:
+        default_budget: what a tenant gets that is seen for the first time.
+        on_alert: is told of each alert of a budget that this process has set off.
+        retention: how long finished reservations and events are kept, with what was answered.
+    """
+
+    default_budget: BudgetTerms | None = attrs.field(default=None, converter=_terms)
+    on_alert: OnAlert | None = None
+    retention: timedelta = attrs.field(default=RETENTION, validator=_long_enough)
+
+
+@cache
+def _user() -> str:
+    """Who runs this process, as the event log names operators."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # the user has no name here
+        return f"user {os.getuid()}"
 
 
 def wall_clock() -> int:
@@ -49,9 +115,10 @@ def wall_clock() -> int:
 class Embedded(ABC):
     """An `EmbeddedLedger` over a book. All methods raise the errors of the interface."""
 
-    def __init__(self, name: str, now: Callable[[], int]) -> None:
-        self._name, self._now = name, now
+    def __init__(self, name: str, now: Callable[[], int], settings: Settings) -> None:
+        self._name, self._now, self._settings = name, now, settings
         self._process, self._closed = os.getpid(), False
+        self._teller = Teller(settings.on_alert, name) if settings.on_alert else None
 
     @property
     def name(self) -> str:
@@ -72,9 +139,34 @@ class Embedded(ABC):
     async def _perform(self, act: Act[T], *, scans: bool = False) -> T:
         """The answer of `act`, performed in this ledger's turn; `scans`: it may read many rows."""
 
+    @abstractmethod
+    async def _read(self, work: Callable[[Records], T]) -> T:
+        """What `work` makes of all records as they stand at one moment; nobody waits for it."""
+
+    async def _ask(self, act: Act[T]) -> T:
+        """Perform a request, for whom this context says."""
+        if (origin := asked_by.get()) is None:
+            return await self._perform(act)
+        return await self._perform(lambda book, now_ms: act(book.asked_by(origin), now_ms))
+
+    async def _operate(self, act: Act[T]) -> T:
+        """Perform what an operator asks, who is known."""
+        origin = asked_by.get() or Origin(_user())
+        return await self._perform(lambda book, now_ms: act(book.asked_by(origin), now_ms))
+
     def close(self) -> None:
         """End of use: every later request is refused. Called by the open functions."""
         self._closed = True
+
+    def _tell(self, alerts: list[Entry]) -> None:
+        """What was kept has set these off."""
+        if alerts and self._teller is not None:
+            self._teller.tell(alerts)
+
+    def _told(self) -> None:
+        """At the end of use: the callback has been called, or takes too long. Blocks."""
+        if self._teller is not None:
+            self._teller.end()
 
     def _must_be_usable(self) -> None:
         if os.getpid() != self._process:
@@ -89,7 +181,7 @@ class Embedded(ABC):
         self, request: ReservationCreateRequest, *, tenant: str | None = None
     ) -> ReservationCreateResponse:
         """Lock the estimate in every budgeted scope of the subject, or raise the refusal."""
-        return await self._perform(
+        return await self._ask(
             lambda book, now_ms: admit.reserve(book, request, now_ms, tenant=tenant)
         )
 
@@ -97,7 +189,7 @@ class Embedded(ABC):
         self, reservation_id: str, request: CommitRequest, *, tenant: str | None = None
     ) -> CommitResponse:
         """Charge the actual, give back the rest."""
-        return await self._perform(
+        return await self._ask(
             lambda book, now_ms: settle.commit(book, reservation_id, request, now_ms, tenant=tenant)
         )
 
@@ -105,7 +197,7 @@ class Embedded(ABC):
         self, reservation_id: str, request: ReleaseRequest, *, tenant: str | None = None
     ) -> ReleaseResponse:
         """Give everything back."""
-        return await self._perform(
+        return await self._ask(
             lambda book, now_ms: settle.release(
                 book, reservation_id, request, now_ms, tenant=tenant
             )
@@ -115,7 +207,7 @@ class Embedded(ABC):
         self, reservation_id: str, request: ReservationExtendRequest, *, tenant: str | None = None
     ) -> ReservationExtendResponse:
         """Move the lease's end outward."""
-        return await self._perform(
+        return await self._ask(
             lambda book, now_ms: settle.extend(book, reservation_id, request, now_ms, tenant=tenant)
         )
 
@@ -123,7 +215,7 @@ class Embedded(ABC):
         self, request: DecisionRequest, *, tenant: str | None = None
     ) -> DecisionResponse:
         """What a reserve would answer now; nothing is locked."""
-        return await self._perform(
+        return await self._ask(
             lambda book, now_ms: admit.decide(book, request, now_ms, tenant=tenant)
         )
 
@@ -131,65 +223,24 @@ class Embedded(ABC):
         self, request: EventCreateRequest, *, tenant: str | None = None
     ) -> EventCreateResponse:
         """Charge spend that has no reservation (an event)."""
-        return await self._perform(
+        return await self._ask(
             lambda book, now_ms: admit.record(book, request, now_ms, tenant=tenant)
         )
 
     async def balances(
-        self,
-        *,
-        tenant: str | None = None,
-        workspace: str | None = None,
-        app: str | None = None,
-        workflow: str | None = None,
-        agent: str | None = None,
-        toolset: str | None = None,
+        self, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
     ) -> BalanceResponse:
         """The balances of the scopes that have the given subject fields."""
         return await self._perform(
-            lambda book, now_ms: read.balances(
-                book,
-                now_ms,
-                tenant=tenant,
-                workspace=workspace,
-                app=app,
-                workflow=workflow,
-                agent=agent,
-                toolset=toolset,
-            ),
-            scans=True,
+            lambda book, now_ms: read.balances(book, now_ms, tenant=tenant, **query), scans=True
         )
 
     async def reservations(
-        self,
-        *,
-        tenant: str | None = None,
-        status: str | None = None,
-        idempotency_key: str | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-        workspace: str | None = None,
-        app: str | None = None,
-        workflow: str | None = None,
-        agent: str | None = None,
-        toolset: str | None = None,
+        self, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
     ) -> ReservationListResponse:
-        """One page of reservations, newest first (at most 200 a page)."""
+        """One page of reservations (50, unless `limit` says 1 to 200)."""
         return await self._perform(
-            lambda book, _: read.reservations(
-                book,
-                tenant=tenant,
-                status=status,
-                idempotency_key=idempotency_key,
-                limit=limit,
-                cursor=cursor,
-                workspace=workspace,
-                app=app,
-                workflow=workflow,
-                agent=agent,
-                toolset=toolset,
-            ),
-            scans=True,
+            lambda book, _: read.reservations(book, tenant=tenant, **query), scans=True
         )
 
     async def reservation(
@@ -207,37 +258,86 @@ class Embedded(ABC):
         *,
         overdraft_limit: int = 0,
         caps: Caps | None = None,
+        caps_below: Share | None = None,
         per: Period | None = None,
+        zone: str = "UTC",
+        alerts: Share | Iterable[Share] = (),
     ) -> Balance:
-        """Set what `scope` may spend in all, or per day or month (UTC)."""
-        return await self._perform(
-            lambda book, now_ms: operate.set_budget(
-                book,
-                scope,
-                allocated,
-                now_ms,
-                overdraft_limit=overdraft_limit,
-                caps=caps,
-                per=per,
-            )
+        """Set what `scope` may spend in all, or per day or month of a time zone."""
+        terms = BudgetTerms(
+            allocated,
+            overdraft_limit=overdraft_limit,
+            caps=caps,
+            caps_below=caps_below,
+            per=per,
+            zone=zone,
+            alerts=alerts,
+        )
+        return await self._operate(
+            lambda book, now_ms: operate.set_budget(book, scope, terms, now_ms)
         )
 
     async def fund(
-        self, scope: str, credit: Amount, *, operation: Funding = Funding.CREDIT
+        self,
+        scope: str,
+        credit: Amount,
+        *,
+        operation: Funding = Funding.CREDIT,
+        idempotency_key: str | None = None,
     ) -> Balance:
         """Add to a budget: debt is repaid first, an over-limit scope is open again."""
-        return await self._perform(
-            lambda book, now_ms: operate.fund(book, scope, credit, now_ms, operation=operation)
+        return await self._operate(
+            lambda book, now_ms: operate.fund(
+                book, scope, credit, now_ms, operation=operation, idempotency_key=idempotency_key
+            )
         )
 
     async def freeze(self, scope: str) -> None:
         """Refuse new spend at `scope` until `unfreeze`; what is reserved settles as ever."""
-        await self._perform(lambda book, _: operate.freeze(book, scope, frozen=True))
+        await self._operate(lambda book, now_ms: operate.freeze(book, scope, now_ms, frozen=True))
 
     async def unfreeze(self, scope: str) -> None:
         """End `freeze`."""
-        await self._perform(lambda book, _: operate.freeze(book, scope, frozen=False))
+        await self._operate(lambda book, now_ms: operate.freeze(book, scope, now_ms, frozen=False))
 
     async def budgets(self) -> list[Balance]:
         """Every budget of every tenant."""
         return await self._perform(read.budgets, scans=True)
+
+    async def usage(
+        self,
+        *,
+        by: str | Iterable[str] = ("tenant",),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        tenant: str | None = None,
+        zone: str = "UTC",
+    ) -> list[Usage]:
+        """What was charged, reserved, abandoned and denied."""
+        asked = usage.asked(by, since, until, tenant, zone_of(zone))
+        return await self._read(lambda records: usage.report(records.spending(asked), asked))
+
+    async def events(
+        self,
+        *,
+        after: int = 0,
+        limit: int | None = None,
+        kinds: Iterable[str] = (),
+        tenant: str | None = None,
+        since: datetime | None = None,
+        newest: bool = False,
+    ) -> list[Entry]:
+        """Entries of the event log, oldest first."""
+        sought = Sought(
+            after=after,
+            limit=limit,
+            kinds=tuple(kinds),
+            tenant=tenant and tenant.lower(),
+            since_ms=None if since is None else usage.milliseconds("since", since),
+            newest=newest,
+        )
+        return await self._read(lambda records: records.entries(sought))
+
+    async def verify(self) -> Verified:
+        """Every balance, recomputed from the log and the reservations."""
+        return await self._read(verify.verified)

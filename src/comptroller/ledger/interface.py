@@ -8,7 +8,9 @@ all scopes of a subject, idempotent per (tenant, endpoint, key) with verbatim re
 out, a reserve, decide or record takes its subject's, and the others trust the caller.
 """
 
-from typing import Literal, Protocol
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Protocol, TypedDict, Unpack
 
 from runcycles import (
     Amount,
@@ -30,6 +32,54 @@ from runcycles import (
     ReservationListResponse,
 )
 from runcycles.models import BalanceResponse
+
+from comptroller.decide.funding import Funding
+from comptroller.decide.periods import Period
+from comptroller.decide.terms import Share
+from comptroller.ledger.book.journal import Entry
+from comptroller.ledger.book.usage import Usage
+from comptroller.ledger.book.verify import Verified
+
+
+class Levels(TypedDict, total=False):
+    """The fields of a subject that a request may filter by, its tenant aside."""
+
+    workspace: str | None
+    app: str | None
+    workflow: str | None
+    agent: str | None
+    toolset: str | None
+
+
+class BalanceQuery(Levels, total=False):
+    """Which balances: all that match, or pages of `limit` (1 to 200), each from its cursor on."""
+
+    limit: int | None
+    cursor: str | None
+
+
+class ReservationQuery(Levels, total=False):
+    """Which reservations, in which order (protocol, listReservations).
+
+    The newest come first, unless `sort_by` or `sort_dir` says otherwise. Bounds of times are epoch
+    milliseconds and inclusive; a reservation that was never settled has no time of its end.
+    `include` names what else a row shows: `metadata`, `committed_metadata`. A cursor continues
+    the same query; only `limit` and `include` may change on the way.
+    """
+
+    status: str | None
+    idempotency_key: str | None
+    created_from_ms: int | None
+    created_to_ms: int | None
+    expires_from_ms: int | None
+    expires_to_ms: int | None
+    finalized_from_ms: int | None
+    finalized_to_ms: int | None
+    sort_by: str | None
+    sort_dir: str | None
+    include: tuple[str, ...]
+    limit: int
+    cursor: str | None
 
 
 class Ledger(Protocol):
@@ -78,27 +128,14 @@ class Ledger(Protocol):
         """Charge spend that has no reservation (an event)."""
 
     async def balances(
-        self,
-        *,
-        tenant: str | None = None,
-        workspace: str | None = None,
-        app: str | None = None,
-        workflow: str | None = None,
-        agent: str | None = None,
-        toolset: str | None = None,
+        self, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
     ) -> BalanceResponse:
         """The balances of the scopes that have the given subject fields."""
 
     async def reservations(
-        self,
-        *,
-        tenant: str | None = None,
-        status: str | None = None,
-        idempotency_key: str | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
+        self, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
     ) -> ReservationListResponse:
-        """One page of reservations, newest first (at most 200 a page)."""
+        """One page of reservations (50, unless `limit` says 1 to 200)."""
 
     async def reservation(
         self, reservation_id: str, *, tenant: str | None = None
@@ -119,15 +156,35 @@ class EmbeddedLedger(Ledger, Protocol):
         *,
         overdraft_limit: int = 0,
         caps: Caps | None = None,
-        per: Literal["day", "month"] | None = None,
+        caps_below: Share | None = None,
+        per: Period | None = None,
+        zone: str = "UTC",
+        alerts: Share | Iterable[Share] = (),
     ) -> Balance:
-        """Set what `scope` may spend: in all, or with `per` in every day or month (UTC).
+        """Set what `scope` may spend: in all, or with `per` in every day or month of `zone`.
 
-        What it has spent and reserved stays. `caps` bind every grant of the scope.
+        What it has spent and reserved stays. `caps` bind every grant of the scope, or with
+        `caps_below="20%"` those made while less than that share of it remains: a soft landing.
+        `alerts=("80%", "100%")`: once in a period for each share, when so much is spent, the event
+        log has an `alert`. What is reserved in one period and committed in the next is charged to
+        the period of its reservation.
+
+        Raises:
+            TypeError, ValueError: no such scope, amount, share, period or time zone.
         """
 
-    async def fund(self, scope: str, credit: Amount) -> Balance:
-        """Add to a budget: debt is repaid first, an over-limit scope is open again."""
+    async def fund(
+        self,
+        scope: str,
+        credit: Amount,
+        *,
+        operation: Funding = Funding.CREDIT,
+        idempotency_key: str | None = None,
+    ) -> Balance:
+        """Add to a budget: debt is repaid first, an over-limit scope is open again.
+
+        `operation` moves money in another way. What is sent again under one key moves it once.
+        """
 
     async def freeze(self, scope: str) -> None:
         """Refuse new spend at `scope` until `unfreeze`; what is reserved settles as ever."""
@@ -137,3 +194,40 @@ class EmbeddedLedger(Ledger, Protocol):
 
     async def budgets(self) -> list[Balance]:
         """Every budget of every tenant."""
+
+    async def usage(
+        self,
+        *,
+        by: str | Iterable[str] = ("tenant",),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        tenant: str | None = None,
+        zone: str = "UTC",
+    ) -> list[Usage]:
+        """What was charged, reserved, abandoned and denied, and the tokens: a report.
+
+        One line for each unit and each combination of what it is `by`: any of tenant, workspace,
+        app, workflow, agent, tool, model, day (of `zone`), run. `since` and `until` are times of
+        reservations; a call belongs to the day of its reservation.
+
+        Raises:
+            ValueError: it is by something else, or a time has no zone.
+        """
+
+    async def events(
+        self,
+        *,
+        after: int = 0,
+        limit: int | None = None,
+        kinds: Iterable[str] = (),
+        tenant: str | None = None,
+        since: datetime | None = None,
+        newest: bool = False,
+    ) -> list[Entry]:
+        """Entries of the event log, oldest first: what operators did, what budgets did.
+
+        At most `limit` of those numbered above `after`; with `newest` the last ones of them.
+        """
+
+    async def verify(self) -> Verified:
+        """Every balance, recomputed from the event log and the reservations: the differences."""

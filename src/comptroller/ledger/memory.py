@@ -10,14 +10,23 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import islice
 
+import anyio
 import anyio.lowlevel
-from runcycles import Unit
+import attrs
+from anyio import to_thread
+from runcycles import Amount, Unit
 
 from comptroller.decide.admission import Account
-from comptroller.ledger.book import settle
-from comptroller.ledger.book.records import Book, Event, Remembered, Reservation, Wanted
+from comptroller.decide.scopes import within
+from comptroller.decide.terms import BudgetTerms
+from comptroller.ledger.alerts import OnAlert
+from comptroller.ledger.book import settle, usage, verify
+from comptroller.ledger.book.book import Book
+from comptroller.ledger.book.denials import Denied
+from comptroller.ledger.book.journal import Entry, Sought
+from comptroller.ledger.book.records import Endpoint, Event, Remembered, Reservation, Wanted
 from comptroller.ledger.book.refusals import MEMORY
-from comptroller.ledger.embedded import Act, Embedded, T, wall_clock
+from comptroller.ledger.embedded import Act, Embedded, Records, Settings, T, wall_clock
 
 
 class MemoryStore:
@@ -29,19 +38,47 @@ class MemoryStore:
         self._events: dict[int, Event] = {}
         self._answers: dict[tuple[int, bytes], Remembered] = {}
         self._ends: list[tuple[int, int]] = []  # a heap of (ends_ms, row); outdated ones stay
+        self._periods: dict[tuple[str, Unit, int], Account] = {}
+        self._log: list[Entry] = []
+        self._denied: dict[Denied, list[int]] = {}
 
     def at(self, scope: str) -> Mapping[Unit, Account]:
         """The accounts of one scope, by unit."""
         return self._accounts.get(scope, {})
 
-    def accounts(self) -> Iterable[Account]:
-        """Every account, ordered by scope and unit."""
-        every = (account for units in self._accounts.values() for account in units.values())
+    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
+        """Every account, or one tenant's, ordered by scope and unit."""
+        every = (
+            account
+            for scope, units in self._accounts.items()
+            if tenant is None or within(scope)[0] == f"tenant:{tenant}"
+            for account in units.values()
+        )
         return sorted(every, key=lambda account: (account.scope, account.unit.value))
 
     def save(self, account: Account) -> None:
         """Keep `account` in place of the one of its scope and unit."""
         self._accounts.setdefault(account.scope, {})[account.unit] = account
+
+    def period(self, scope: str, unit: Unit, since_ms: int) -> Account | None:
+        """The account of a period that is over."""
+        return self._periods.get((scope, unit, since_ms))
+
+    def keep_period(self, account: Account) -> None:
+        """Keep the account of a period that is over, or its new state."""
+        self._periods[account.scope, account.unit, account.since_ms] = account
+
+    def log(self, entry: Entry) -> None:
+        """Add an entry to the event log."""
+        self._log.append(attrs.evolve(entry, number=len(self._log) + 1))
+
+    def deny(self, denied: Denied, requested: int, entry: Entry | None) -> None:
+        """Count a denial, and log `entry`."""
+        count = self._denied.setdefault(denied, [0, 0])
+        count[0] += 1
+        count[1] += requested
+        if entry is not None:
+            self.log(entry)
 
     def next_reservation(self) -> int:
         """The row of a reservation about to be added."""
@@ -70,11 +107,12 @@ class MemoryStore:
                 yield reservation
 
     def listed(self, wanted: Wanted) -> list[Reservation]:
-        """The reservations wanted, newest first."""
-        newest = len(self._reservations)
-        first = newest if wanted.before is None else min(newest, wanted.before - 1)
-        every = (self._reservations[row] for row in range(first, 0, -1))
-        return list(islice(filter(wanted.has, every), wanted.limit))
+        """The reservations wanted, in the order wanted."""
+        rows = sorted(self._reservations, reverse=not wanted.ascending)
+        found = filter(wanted.has, (self._reservations[row] for row in rows))
+        if wanted.order == "row":
+            return list(islice(found, wanted.limit))
+        return sorted(found, key=wanted.place, reverse=not wanted.ascending)[: wanted.limit]
 
     def next_event(self) -> int:
         """The row of an event about to be added."""
@@ -84,21 +122,71 @@ class MemoryStore:
         """Keep an event."""
         self._events[event.row] = event
 
-    def recall(self, digest: bytes, row: int = 0) -> Remembered | None:
+    def recall(
+        self,
+        endpoint: Endpoint,  # noqa: ARG002
+        digest: bytes,
+        row: int = 0,
+    ) -> Remembered | None:
         """What the key was answered."""
         return self._answers.get((row, digest))
 
-    def remember(self, digest: bytes, answer: Remembered, row: int = 0) -> None:
+    def remember(
+        self,
+        endpoint: Endpoint,  # noqa: ARG002
+        digest: bytes,
+        answer: Remembered,
+        row: int = 0,
+    ) -> None:
         """Keep what a key was answered."""
         self._answers[row, digest] = answer
+
+    # What reports and audits read
+
+    def periods(self) -> Iterable[Account]:
+        """The accounts of the periods that are over."""
+        return self._periods.values()
+
+    def changes(self) -> Iterable[Entry]:
+        """The entries of the log that change a balance, oldest first."""
+        return [entry for entry in self._log if entry.kind in verify.KINDS]
+
+    def sums(self) -> Iterable[verify.Sum]:
+        """What each reservation and event comes to."""
+        for one in self._reservations.values():
+            held = one.estimate if one.active else 0
+            yield verify.Sum(one.held, one.since, one.unit, one.charged or 0, held)
+        for event in self._events.values():
+            yield verify.Sum(event.held, event.since, event.unit, event.charged)
+
+    def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
+        """What each reservation, event and count of denials comes to."""
+        for one in self._reservations.values():
+            spent = usage.of_reservation(one, asked)
+            if spent is not None and asked.concerns(one.path, one.created_ms):
+                yield spent
+        for event in self._events.values():
+            if asked.concerns(event.path, event.created_ms):
+                yield usage.of_event(event, asked)
+        for denied, (count, requested) in self._denied.items():
+            if asked.concerns(denied.path, denied.quarter_ms):
+                yield usage.of_denials(denied, count, requested, asked)
+
+    def entries(self, sought: Sought) -> list[Entry]:
+        """The entries of the log that are sought, oldest first."""
+        found = [entry for entry in self._log if sought.has(entry)]
+        if sought.limit is None:
+            return found
+        return found[-sought.limit :] if sought.newest else found[: sought.limit]
 
 
 class MemoryLedger(Embedded):
     """An `EmbeddedLedger` of this process alone."""
 
-    def __init__(self, now: Callable[[], int]) -> None:
-        super().__init__(MEMORY, now)
-        self._book, self._turn = Book(MemoryStore(), MEMORY), threading.Lock()
+    def __init__(self, now: Callable[[], int], settings: Settings) -> None:
+        super().__init__(MEMORY, now, settings)
+        self._store, self._turn = MemoryStore(), threading.Lock()
+        self._book = Book(self._store, MEMORY, settings.default_budget)
 
     async def _perform(self, act: Act[T], *, scans: bool = False) -> T:  # noqa: ARG002
         self._must_be_usable()
@@ -109,17 +197,37 @@ class MemoryLedger(Embedded):
             now_ms = self._now()
             settle.sweep(self._book, now_ms)
             answer = act(self._book, now_ms)
+            alerts = self._book.taken_alerts()
+        self._tell(alerts)
         return answer()
+
+    async def shut(self) -> None:
+        """End of use, once the callback for alerts has been called."""
+        self.close()
+        if self._teller is not None:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(self._told)
+
+    async def _read(self, work: Callable[[Records], T]) -> T:
+        self._must_be_usable()
+        await anyio.lowlevel.checkpoint()
+        with self._turn:
+            return work(self._store)
 
 
 @asynccontextmanager
-async def open_memory(*, now: Callable[[], int] = wall_clock) -> AsyncGenerator[MemoryLedger]:
+async def open_memory(
+    *,
+    now: Callable[[], int] = wall_clock,
+    default_budget: Amount | BudgetTerms | None = None,
+    on_alert: OnAlert | None = None,
+) -> AsyncGenerator[MemoryLedger]:
     """A ledger in memory, gone at the end of the block.
 
-    `now` gives epoch milliseconds.
+    `now` gives epoch milliseconds. `default_budget` and `on_alert` as `open_ledger` says.
     """
-    ledger = MemoryLedger(now)
+    ledger = MemoryLedger(now, Settings(default_budget, on_alert))
     try:
         yield ledger
     finally:
-        ledger.close()
+        await ledger.shut()

@@ -3,21 +3,27 @@
 import logging
 import os
 import re
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import attrs
 import platformdirs
-from runcycles import CyclesConfig
+from runcycles import Amount, CyclesConfig
 
+from comptroller.decide.terms import BudgetTerms
 from comptroller.errors import ComptrollerError
+from comptroller.ledger.alerts import OnAlert
 from comptroller.ledger.connections import ApiKeys
 from comptroller.ledger.cycles import open_cycles
+from comptroller.ledger.embedded import RETENTION
 from comptroller.ledger.interface import EmbeddedLedger
+from comptroller.ledger.keys import KeyTable, MemoryKeys
 from comptroller.ledger.memory import open_memory
-from comptroller.ledger.sqlite import open_sqlite
+from comptroller.ledger.sqlite import SqliteKeys, SqliteLedger, SqliteWebhooks, open_sqlite
 
 _MEMORY, _FILE = "memory:", "sqlite:"
 _SERVER = re.compile("https?(:|//)|(?!sqlite:)[a-z+]*://", re.IGNORECASE)
@@ -29,7 +35,12 @@ _logger = logging.getLogger("comptroller.ledger")
 
 @overload
 def open_ledger(
-    url: Literal["memory:"] | os.PathLike[str], *, synchronous: Literal["NORMAL", "FULL"] = ...
+    url: Literal["memory:"] | os.PathLike[str],
+    *,
+    synchronous: Literal["NORMAL", "FULL"] = ...,
+    default_budget: Amount | BudgetTerms | None = ...,
+    on_alert: OnAlert | None = ...,
+    retention: timedelta | None = ...,
 ) -> AbstractAsyncContextManager[EmbeddedLedger]: ...
 
 
@@ -42,6 +53,9 @@ def open_ledger(
     connect_timeout: float = ...,
     in_flight: int | None = ...,
     synchronous: Literal["NORMAL", "FULL"] = ...,
+    default_budget: Amount | BudgetTerms | None = ...,
+    on_alert: OnAlert | None = ...,
+    retention: timedelta | None = ...,
 ) -> AbstractAsyncContextManager[Any]: ...
 
 
@@ -53,6 +67,9 @@ def open_ledger(
     connect_timeout: float = 2.0,
     in_flight: int | None = None,
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
+    default_budget: Amount | BudgetTerms | None = None,
+    on_alert: OnAlert | None = None,
+    retention: timedelta | None = None,
 ) -> AbstractAsyncContextManager[Any]:
     """The ledger at `url`, open for the length of an `async with`.
 
@@ -65,16 +82,22 @@ def open_ledger(
         request_timeout: for a server: seconds one request may take in all.
         connect_timeout: for a server: seconds of these that connecting may take.
         in_flight: for a server: requests under way at once (100 on asyncio, 16 on trio).
-        synchronous: for a file: "FULL" survives a power cut too, at the price of waiting for the
-            disk.
+        synchronous: for a file: "FULL" survives a power cut too, and waits for the disk.
+        default_budget: for an embedded one: what a tenant gets that is seen for the first time
+            (`usd("5")`, or `BudgetTerms(usd("5"), per="day")`), with its first call.
+        on_alert: for an embedded one: called with each alert that this process sets off (an entry
+            of the event log), in a thread of its own, off every caller's path.
+        retention: for a file: how long finished reservations and events are kept, with what was
+            answered about them (30 days; at least a day and a minute, the longest lease).
 
     Raises:
-        TypeError: `url` is neither a string nor a path.
-        ValueError: `url` names no ledger, or an embedded one is given a key.
+        TypeError: `url` is neither a string nor a path, or a setting not what it should be.
+        ValueError: `url` names no ledger, or one that takes no such setting.
     """
     if not isinstance(url, str | os.PathLike):
         raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
     if isinstance(url, str) and _SERVER.match(url):
+        _must_be_its_operators(url, default_budget, on_alert, retention)
         return open_cycles(
             url,
             api_key=api_key,
@@ -85,8 +108,26 @@ def open_ledger(
     if api_key is not None:
         raise ValueError(f"{os.fspath(url)!r} is an embedded ledger: it takes no api_key")
     if url == _MEMORY:
-        return open_memory()
-    return open_sqlite(_file(url), synchronous=synchronous)
+        return open_memory(default_budget=default_budget, on_alert=on_alert)
+    return open_sqlite(
+        _file(url),
+        synchronous=synchronous,
+        default_budget=default_budget,
+        on_alert=on_alert,
+        retention=RETENTION if retention is None else retention,
+    )
+
+
+def _must_be_its_operators(
+    url: str,
+    default_budget: Amount | BudgetTerms | None,
+    on_alert: OnAlert | None,
+    retention: timedelta | None,
+) -> None:
+    if default_budget is not None or on_alert is not None:
+        raise ValueError(f"{url!r} is a server: default_budget and on_alert are for its operator")
+    if retention is not None:
+        raise ValueError(f"{url!r} is a server: its operator says what it keeps, no retention")
 
 
 def _file(url: str | os.PathLike[str]) -> Path:
@@ -132,6 +173,35 @@ class DefaultLedger:
             request_timeout=self.request_timeout,
             connect_timeout=self.connect_timeout,
         )
+
+
+@contextmanager
+def open_keys(ledger: EmbeddedLedger) -> Iterator[KeyTable]:
+    """The API keys of an open ledger: in its file, or gone with its memory. Blocks."""
+    if not isinstance(ledger, SqliteLedger):
+        yield MemoryKeys()
+        return
+    keys = SqliteKeys(ledger.path)
+    try:
+        yield keys
+    finally:
+        keys.close()
+
+
+@contextmanager
+def open_webhooks(ledger: EmbeddedLedger) -> Iterator[SqliteWebhooks]:
+    """The webhooks of an open ledger's file. Blocks.
+
+    Raises:
+        ValueError: it has none: `memory:` is told by `on_alert`.
+    """
+    if not isinstance(ledger, SqliteLedger):
+        raise ValueError(f"{ledger.name} keeps no webhooks: name a file, or give on_alert")
+    webhooks = SqliteWebhooks(ledger.path)
+    try:
+        yield webhooks
+    finally:
+        webhooks.close()
 
 
 def default_settings() -> DefaultLedger:

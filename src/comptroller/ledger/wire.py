@@ -18,6 +18,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 API_KEY = "X-Cycles-API-Key"
 IDEMPOTENCY_KEY = "X-Idempotency-Key"
+DETAILS = "X-Comptroller-Details"
+"""Sent by a client that wants the `details` of a denial: scope, amounts, what is left. Others get
+what the reference server tells, which is those of a UNIT_MISMATCH alone."""
 
 
 class Page(ReservationListResponse):
@@ -40,10 +43,12 @@ class MalformedError(ValueError):
 
 def request(model: type[Model], body: bytes) -> Model:
     """The request in `body`, or `MalformedError`."""
-    try:
-        from_json(body, allow_inf_nan=False)  # NaN is no JSON, but a free-form member would keep it
-    except ValueError as error:
-        raise MalformedError(f"the body is not JSON: {error}") from None
+    if b"NaN" in body or b"Infinity" in body:
+        # Neither is JSON, but a free-form member would keep it. They may stand in a text, too.
+        try:
+            from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise MalformedError(f"the body is not JSON: {error}") from None
     return _strictly(model, body)
 
 

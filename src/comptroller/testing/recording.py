@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import attrs
 from runcycles import (
@@ -23,7 +23,7 @@ from runcycles import (
 )
 from runcycles.models import BalanceResponse
 
-from comptroller.ledger.interface import Ledger
+from comptroller.ledger.interface import BalanceQuery, Ledger, ReservationQuery
 
 VERBS = (
     "reserve",
@@ -167,30 +167,17 @@ class RecordingLedger:
         return await self._take(Request("record", request, None, tenant), forward)
 
     async def balances(
-        self, *, tenant: str | None = None, **subject: str | None
+        self, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
     ) -> BalanceResponse:
         """See `Ledger.balances`."""
-        forward = partial(self.inner.balances, tenant=tenant, **subject)
+        forward = partial(self.inner.balances, tenant=tenant, **query)
         return await self._take(Request("balances", None, None, tenant), forward)
 
     async def reservations(
-        self,
-        *,
-        tenant: str | None = None,
-        status: str | None = None,
-        idempotency_key: str | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
+        self, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
     ) -> ReservationListResponse:
         """See `Ledger.reservations`."""
-        forward = partial(
-            self.inner.reservations,
-            tenant=tenant,
-            status=status,
-            idempotency_key=idempotency_key,
-            limit=limit,
-            cursor=cursor,
-        )
+        forward = partial(self.inner.reservations, tenant=tenant, **query)
         return await self._take(Request("reservations", None, None, tenant), forward)
 
     async def reservation(

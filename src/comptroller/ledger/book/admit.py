@@ -7,6 +7,7 @@ a budget exists (404, or 400 for another unit), what the budget says (409).
 import secrets
 from functools import partial
 
+import attrs
 from runcycles import (
     Amount,
     CommitOveragePolicy,
@@ -19,22 +20,31 @@ from runcycles import (
     Subject,
 )
 
-from comptroller.decide.admission import Accounts, Denial, Grant, admit, budgeted, charge
+from comptroller.decide import funding
+from comptroller.decide.admission import (
+    Accounts,
+    Charge,
+    Denial,
+    Grant,
+    admit,
+    budgeted,
+    charge,
+)
 from comptroller.decide.funding import renewed
 from comptroller.decide.scopes import scopes_of
+from comptroller.errors import ComptrollerError
 from comptroller.ledger.book import answers
 from comptroller.ledger.book.answers import Answer
+from comptroller.ledger.book.book import Book
+from comptroller.ledger.book.denials import QUARTER_MS, Denied
 from comptroller.ledger.book.idempotency import Key, key_of
-from comptroller.ledger.book.records import Book, Event, Remembered, Reservation
+from comptroller.ledger.book.records import Event, Remembered, Reservation
 from comptroller.ledger.book.refusals import denied, forbidden, invalid, must_be_possible
 
 TTL_MS = range(1_000, 86_400_000 + 1)
 GRACE_MS = range(60_000 + 1)
 DEFAULT_TTL_MS, DEFAULT_GRACE_MS = 60_000, 5_000
 DEFAULT_POLICY = CommitOveragePolicy.ALLOW_IF_AVAILABLE
-
-SAID = {"subject", "action", "metadata"}
-"""What a reservation keeps of its request besides its amounts and times."""
 
 _TOKEN_BYTES = 8
 
@@ -60,7 +70,7 @@ def reserve(
     found = _accounts(book, scopes, request.estimate, now_ms)
     grant = found if isinstance(found, Denial) else admit(found, request.estimate.amount)
     if isinstance(grant, Denial):
-        raise denied(grant, book.name)
+        raise _refused(book, request, scopes[-1], grant, key, now_ms)
     answer = _reserved(book, request, scopes, owner, grant, now_ms, ttl_ms, grace_ms, key)
     return partial(answers.granted, scopes, request.estimate, answer, ttl_ms)
 
@@ -95,31 +105,12 @@ def record(
     if answer is None:
         found = _accounts(book, scopes, request.actual, now_ms)
         policy = request.overage_policy or DEFAULT_POLICY
-        charged = (
-            found if isinstance(found, Denial) else charge(found, request.actual.amount, policy)
-        )
+        if isinstance(found, Denial):
+            raise _refused(book, request, scopes[-1], found, key, now_ms)
+        charged = charge(found, request.actual.amount, policy)
         if isinstance(charged, Denial):
-            raise denied(charged, book.name)
-        store = book.store
-        event = Event(
-            row=store.next_event(),
-            token=secrets.token_hex(_TOKEN_BYTES),
-            tenant=owner,
-            created_ms=now_ms,
-            charged=charged.charged,
-            request=request.model_dump_json(exclude_none=True),
-        )
-        book.save(charged.accounts)
-        store.add_event(event)
-        answer = key.remember(
-            Remembered(
-                key.fingerprint,
-                row=event.row,
-                token=event.token,
-                amount=charged.charged,
-                accounts=charged.accounts,
-            )
-        )
+            raise _refused(book, request, scopes[-1], charged, key, now_ms)
+        answer = _recorded(book, request, scopes, owner, found, charged, now_ms, key)
     return partial(answers.applied, request.actual, answer)
 
 
@@ -158,8 +149,52 @@ def _whose(
 def _accounts(book: Book, scopes: tuple[str, ...], asked: Amount, now_ms: int) -> Accounts | Denial:
     found = budgeted(scopes, asked.unit, asked.amount, [book.store.at(scope) for scope in scopes])
     if isinstance(found, Denial):
+        if found.code == "BUDGET_NOT_FOUND":
+            return _first_budget(book, scopes, asked, now_ms, found)
         return found
     return tuple(renewed(account, now_ms) for account in found)
+
+
+def _first_budget(
+    book: Book, scopes: tuple[str, ...], asked: Amount, now_ms: int, unknown: Denial
+) -> Accounts | Denial:
+    """The budget of a tenant that is seen for the first time, kept with what is granted of it."""
+    terms = book.default
+    if terms is None or not scopes[0].startswith("tenant:"):
+        return unknown
+    if terms.allocated.unit is not asked.unit:
+        return attrs.evolve(
+            unknown,
+            code="UNIT_MISMATCH",
+            scope=scopes[0],
+            expected_units=(terms.allocated.unit,),
+        )
+    return (funding.budget(None, scopes[0], terms, now_ms),)
+
+
+def _refused(
+    book: Book,
+    request: ReservationCreateRequest | EventCreateRequest,
+    path: str,
+    denial: Denial,
+    key: Key,
+    now_ms: int,
+) -> ComptrollerError:
+    """The denial as an error. What the budget itself denies is counted."""
+    error = denied(denial, book.name)
+    if denial.remaining is not None:
+        action, run = request.action, (request.metadata or {}).get("run")
+        asked = Denied(
+            path,
+            denial.unit,
+            denial.code,
+            action.kind,
+            action.name,
+            run if isinstance(run, str) else "",
+            now_ms // QUARTER_MS * QUARTER_MS,
+        )
+        book.deny(asked, denial, key.digest, now_ms)
+    return error
 
 
 def _evaluated(
@@ -174,7 +209,8 @@ def _evaluated(
     grant = admit(found, estimate.amount)
     if isinstance(grant, Denial):
         return Remembered(key.fingerprint, reason=grant.code)
-    return Remembered(key.fingerprint, caps=grant.caps, accounts=found)
+    there = tuple(one for one in found if one.unit in book.store.at(one.scope))
+    return Remembered(key.fingerprint, caps=grant.caps, accounts=there)
 
 
 def _reserved(
@@ -201,10 +237,12 @@ def _reserved(
         expires_ms=now_ms + ttl_ms,
         grace_ms=grace_ms,
         key=request.idempotency_key,
-        request=request.model_dump_json(include=SAID, exclude_none=True),
+        request=key.said,
+        since=_since(grant.accounts),
     )
-    book.save(grant.accounts)
+    book.save(grant.accounts, now_ms)
     book.store.add(reservation)
+    book.note("reserve", reservation.path, request.estimate, reservation.reservation_id, now_ms)
     return key.remember(
         Remembered(
             key.fingerprint,
@@ -215,3 +253,45 @@ def _reserved(
             accounts=grant.accounts,
         )
     )
+
+
+def _recorded(
+    book: Book,
+    request: EventCreateRequest,
+    scopes: tuple[str, ...],
+    owner: str | None,
+    found: Accounts,
+    charged: Charge,
+    now_ms: int,
+    key: Key,
+) -> Remembered:
+    event = Event(
+        row=book.store.next_event(),
+        token=secrets.token_hex(_TOKEN_BYTES),
+        tenant=owner,
+        created_ms=now_ms,
+        charged=charged.charged,
+        request=key.said,
+        path=scopes[-1],
+        held=tuple(account.scope for account in found),
+        unit=request.actual.unit,
+        since=_since(found),
+    )
+    book.charge(found, charged.accounts, event.event_id, now_ms)
+    book.store.add_event(event)
+    book.note("record", event.path, request.actual, event.event_id, now_ms)
+    return key.remember(
+        Remembered(
+            key.fingerprint,
+            row=event.row,
+            token=event.token,
+            amount=charged.charged,
+            accounts=charged.accounts,
+        )
+    )
+
+
+def _since(accounts: Accounts) -> tuple[int, ...]:
+    """The periods of the accounts; empty where each is in its first one."""
+    since = tuple(account.since_ms for account in accounts)
+    return since if any(since) else ()

@@ -2,15 +2,11 @@
 
 What a request does ends with an `Answer`: it makes the answer when called, after the ledger's turn,
 which is short for it. It depends on values only.
-
-Nested values are given to pydantic as plain mappings and validated at once: building each `Amount`
-by itself costs several times as much. Debt, overdraft limit and `is_over_limit` are left out where
-there is none, as the reference server does.
 """
 
 import json
 from collections.abc import Iterable
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import SerializeAsAny
 from runcycles import (
@@ -27,12 +23,14 @@ from runcycles import (
     ReservationExtendResponse,
     ReservationListResponse,
     ReservationStatus,
-    Unit,
 )
 from runcycles.models import BalanceResponse, ReservationSummary
 
-from comptroller.decide.admission import Account, Accounts
-from comptroller.decide.scopes import innermost, within
+from comptroller.decide.admission import Account
+from comptroller.decide.periods import Period
+from comptroller.decide.scopes import within
+from comptroller.ledger.book import shown
+from comptroller.ledger.book.lazily import Applied, Committed, Extended, Granted, Released, lazy
 from comptroller.ledger.book.records import Remembered, Reservation
 
 T_co = TypeVar("T_co", covariant=True)
@@ -48,11 +46,18 @@ class Answer(Protocol[T_co]):
 class Budget(Balance):
     """A balance as its operator sees it, with what the protocol does not show.
 
-    `per`: the period (UTC) in which it begins anew, or None.
+    `per`: the period of `zone` in which it begins anew, or None; `renews_at_ms`: when next.
+    `caps` bind always, or below the share `caps_below` of what was allocated; `alerts` are told
+    when that share is spent. Shares are in percent.
     """
 
     frozen: bool = False
-    per: Literal["day", "month"] | None = None
+    per: Period | None = None
+    zone: str | None = None
+    renews_at_ms: int | None = None
+    caps: Caps | None = None
+    caps_below: int | None = None
+    alerts: list[int] | None = None
 
 
 class Listed(ReservationSummary):
@@ -60,6 +65,8 @@ class Listed(ReservationSummary):
 
     committed: Amount | None = None
     finalized_at_ms: int | None = None
+    metadata: dict[str, Any] | None = None
+    committed_metadata: dict[str, Any] | None = None
 
 
 class Listing(ReservationListResponse):
@@ -74,55 +81,33 @@ class Detail(ReservationDetail):
     committed_metadata: dict[str, Any] | None = None
 
 
-def _amount(unit: Unit, count: int) -> dict[str, Any]:
-    return {"unit": unit, "amount": count}
-
-
-def _balance(account: Account) -> dict[str, Any]:
-    unit = account.unit
-    shown: dict[str, Any] = {
-        "scope": innermost(account.scope),
-        "scope_path": account.scope,
-        "remaining": _amount(unit, account.remaining),
-        "reserved": _amount(unit, account.reserved),
-        "spent": _amount(unit, account.spent),
-        "allocated": _amount(unit, account.allocated),
-    }
-    if account.debt:
-        shown["debt"] = _amount(unit, account.debt)
-    if account.overdraft_limit:
-        shown["overdraft_limit"] = _amount(unit, account.overdraft_limit)
-    if account.is_over_limit:
-        shown["is_over_limit"] = True
-    return shown
-
-
-def _balances(accounts: Accounts) -> list[dict[str, Any]]:
-    return [_balance(account) for account in accounts]
-
-
 def balance(account: Account) -> Balance:
     """An account as the protocol shows it."""
-    return Balance.model_validate(_balance(account))
+    return Balance.model_validate(shown.balance(account))
 
 
 def budgets(accounts: Iterable[Account]) -> list[Balance]:
     """Accounts as their operator sees them."""
-    return [
-        Budget.model_validate(
-            {
-                **_balance(account),
-                "frozen": account.frozen,
-                "per": account.renewal and account.renewal.per,
-            }
-        )
-        for account in accounts
-    ]
+    return [Budget.model_validate(_budget(account)) for account in accounts]
 
 
-def balances(accounts: Iterable[Account]) -> BalanceResponse:
-    """All the balances that were asked for, on one page."""
-    return BalanceResponse(balances=[balance(account) for account in accounts], has_more=False)
+def _budget(account: Account) -> dict[str, Any]:
+    renewal, alerts = account.renewal, account.alerts
+    told = {**shown.balance(account), "frozen": account.frozen}
+    if renewal is not None:
+        told |= {"per": renewal.per, "zone": renewal.zone, "renews_at_ms": renewal.at_ms}
+    if alerts is not None and alerts.at:
+        told["alerts"] = list(alerts.at)
+    return {**told, "caps": account.caps, "caps_below": account.caps_below}
+
+
+def balances(accounts: Iterable[Account], next_cursor: str | None = None) -> BalanceResponse:
+    """A page of balances; with a cursor where more follow."""
+    return BalanceResponse(
+        balances=[balance(account) for account in accounts],
+        has_more=next_cursor is not None,
+        next_cursor=next_cursor,
+    )
 
 
 def nothing() -> None:
@@ -133,7 +118,8 @@ def granted(
     scopes: tuple[str, ...], reserved: Amount, answer: Remembered, remaining_ttl_ms: int
 ) -> ReservationCreateResponse:
     """A reserve that was granted."""
-    return ReservationCreateResponse.model_validate(
+    return lazy(
+        Granted,
         {
             "decision": _decision(answer.caps),
             "reservation_id": f"rsv_{answer.row:x}_{answer.token}",
@@ -143,8 +129,8 @@ def granted(
             "expires_at_ms": answer.moment_ms,
             "remaining_ttl_ms": remaining_ttl_ms,
             "caps": answer.caps,
-            "balances": _balances(answer.accounts),
-        }
+        },
+        answer.accounts,
     )
 
 
@@ -152,20 +138,15 @@ def evaluated(
     scopes: tuple[str, ...], estimate: Amount, answer: Remembered
 ) -> ReservationCreateResponse:
     """A dry run: granted or denied, nothing locked."""
-    shown: dict[str, Any] = {
+    values: dict[str, Any] = {
         "decision": _decision(answer.caps, answer.reason),
         "affected_scopes": list(scopes),
         "scope_path": scopes[-1],
     }
     if answer.reason:
-        shown["reason_code"] = answer.reason
-    else:
-        shown |= {
-            "reserved": estimate,
-            "caps": answer.caps,
-            "balances": _balances(answer.accounts),
-        }
-    return ReservationCreateResponse.model_validate(shown)
+        values["reason_code"] = answer.reason
+        return ReservationCreateResponse.model_validate(values)
+    return lazy(Granted, values | {"reserved": estimate, "caps": answer.caps}, answer.accounts)
 
 
 def _decision(caps: Caps | None, reason: str | None = None) -> Decision:
@@ -187,82 +168,98 @@ def decided(scopes: tuple[str, ...], answer: Remembered) -> DecisionResponse:
 def committed(reservation: Reservation, actual: int, answer: Remembered) -> CommitResponse:
     """A commit; `released` only where less than the estimate was spent."""
     unit, rest = reservation.unit, reservation.estimate - actual
-    return CommitResponse.model_validate(
+    return lazy(
+        Committed,
         {
             "status": "COMMITTED",
-            "charged": _amount(unit, answer.amount),
-            "released": _amount(unit, rest) if rest > 0 else None,
-            "balances": _balances(answer.accounts),
-        }
+            "charged": shown.amount(unit, answer.amount),
+            "released": shown.amount(unit, rest) if rest > 0 else None,
+        },
+        answer.accounts,
     )
 
 
 def released(reservation: Reservation, answer: Remembered) -> ReleaseResponse:
     """A release."""
-    return ReleaseResponse.model_validate(
+    return lazy(
+        Released,
         {
             "status": "RELEASED",
-            "released": _amount(reservation.unit, reservation.estimate),
-            "balances": _balances(answer.accounts),
-        }
+            "released": shown.amount(reservation.unit, reservation.estimate),
+        },
+        answer.accounts,
     )
 
 
 def extended(answer: Remembered, remaining_ttl_ms: int) -> ReservationExtendResponse:
     """An extension."""
-    return ReservationExtendResponse.model_validate(
+    return lazy(
+        Extended,
         {
             "status": "ACTIVE",
             "expires_at_ms": answer.moment_ms,
             "remaining_ttl_ms": remaining_ttl_ms,
-            "balances": _balances(answer.accounts),
-        }
+        },
+        answer.accounts,
     )
 
 
 def applied(actual: Amount, answer: Remembered) -> EventCreateResponse:
     """An event; `charged` only where it is less than the actual."""
     capped = answer.amount != actual.amount
-    return EventCreateResponse.model_validate(
+    return lazy(
+        Applied,
         {
             "status": "APPLIED",
             "event_id": f"evt_{answer.row:x}_{answer.token}",
-            "charged": _amount(actual.unit, answer.amount) if capped else None,
-            "balances": _balances(answer.accounts),
-        }
+            "charged": shown.amount(actual.unit, answer.amount) if capped else None,
+        },
+        answer.accounts,
     )
 
 
 def detail(reservation: Reservation) -> Detail:
     """One reservation, whole."""
-    said = json.loads(reservation.settlement) if reservation.settlement else {}
     asked = json.loads(reservation.request)
-    more = {"metadata": asked.get("metadata"), "committed_metadata": said.get("metadata")}
-    return Detail.model_validate(_row(reservation, asked) | more)
+    return Detail.model_validate(_row(reservation, asked) | _metadata(reservation, asked))
 
 
-def page(found: list[Reservation], limit: int) -> Listing:
-    """A page of at most `limit` reservations; one more among those found says that more follow."""
-    more = len(found) > limit
+METADATA = ("metadata", "committed_metadata")
+"""What a row of a listing shows only where it is asked for."""
+
+
+def page(found: list[Reservation], next_cursor: str | None, include: frozenset[str]) -> Listing:
+    """A page of reservations; with a cursor where more follow."""
     return Listing(
-        reservations=[
-            Listed.model_validate(_row(one, json.loads(one.request))) for one in found[:limit]
-        ],
-        has_more=more,
-        next_cursor=str(found[limit - 1].row) if more else None,
+        reservations=[_listed(one, include) for one in found],
+        has_more=next_cursor is not None,
+        next_cursor=next_cursor,
     )
 
 
+def _listed(reservation: Reservation, include: frozenset[str]) -> Listed:
+    asked = json.loads(reservation.request)
+    more = _metadata(reservation, asked) if include else {}
+    shown = {name: value for name, value in more.items() if name in include}
+    return Listed.model_validate(_row(reservation, asked) | shown)
+
+
+def _metadata(reservation: Reservation, asked: dict[str, Any]) -> dict[str, Any]:
+    said = json.loads(reservation.settlement) if reservation.settlement else {}
+    return dict(zip(METADATA, (asked.get("metadata"), said.get("metadata")), strict=True))
+
+
 def _row(reservation: Reservation, asked: dict[str, Any]) -> dict[str, Any]:
-    committed = reservation.status is ReservationStatus.COMMITTED
+    unit = reservation.unit
+    charged = shown.amount(unit, reservation.charged or 0)
     return {
         "reservation_id": reservation.reservation_id,
         "status": reservation.status,
         "idempotency_key": reservation.key,
         "subject": asked["subject"],
         "action": asked["action"],
-        "reserved": _amount(reservation.unit, reservation.estimate),
-        "committed": _amount(reservation.unit, reservation.charged or 0) if committed else None,
+        "reserved": shown.amount(unit, reservation.estimate),
+        "committed": charged if reservation.status is ReservationStatus.COMMITTED else None,
         "created_at_ms": reservation.created_ms,
         "expires_at_ms": reservation.expires_ms,
         "finalized_at_ms": reservation.finalized_ms,

@@ -1,7 +1,7 @@
 """Balances and reservations: requests that change nothing."""
 
-import re
 from functools import partial
+from typing import Any, Unpack
 
 from runcycles import Balance, ReservationStatus
 from runcycles.models import BalanceResponse
@@ -11,24 +11,45 @@ from comptroller.decide.funding import renewed
 from comptroller.decide.scopes import LEVELS
 from comptroller.ledger.book import answers
 from comptroller.ledger.book.answers import Answer
-from comptroller.ledger.book.records import Book, Wanted
+from comptroller.ledger.book.book import Book
+from comptroller.ledger.book.cursors import cursor, place
+from comptroller.ledger.book.records import ORDERS, Bounds, Wanted
 from comptroller.ledger.book.refusals import invalid
 from comptroller.ledger.book.settle import expired, find
+from comptroller.ledger.interface import BalanceQuery, ReservationQuery
 
 LIMIT = range(1, 200 + 1)
+DEFAULT_LIMIT = 50
+_DIRECTIONS = ("asc", "desc")
+_NOT_BOUND = ("limit", "cursor", "include")
+"""What may differ from page to page of one query."""
 
 
-def balances(book: Book, now_ms: int, **levels: str | None) -> Answer[BalanceResponse]:
+def balances(
+    book: Book, now_ms: int, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
+) -> Answer[BalanceResponse]:
     """The balances of the scopes that have the given levels (protocol, getBalances).
 
     Raises:
-        LedgerRefused: no level was given (INVALID_REQUEST).
+        LedgerRefused: no level was given, or a limit or cursor that is none (INVALID_REQUEST).
     """
-    wanted = set(_segments(levels))
+    wanted = _segments(tenant, query)
     if not wanted:
         raise invalid(f"which balances? give at least one of {', '.join(LEVELS)}")
-    found = [one for one in _accounts(book, now_ms) if wanted <= set(one.scope.split("/"))]
-    return partial(answers.balances, found)
+    found = [
+        one
+        for one in _accounts(book, now_ms, tenant.lower() if tenant else None)
+        if wanted <= set(one.scope.split("/"))
+    ]
+    if given := query.get("cursor"):
+        last = place(sorted(wanted), given, str, str)
+        found = [one for one in found if (one.scope, one.unit.value) > last]
+    limit = query.get("limit")
+    if limit is None or len(found) <= _possible(limit):
+        return partial(answers.balances, found)
+    last_shown = found[limit - 1]
+    more = cursor(sorted(wanted), (last_shown.scope, last_shown.unit.value))
+    return partial(answers.balances, found[:limit], more)
 
 
 def budgets(book: Book, now_ms: int) -> Answer[list[Balance]]:
@@ -37,35 +58,34 @@ def budgets(book: Book, now_ms: int) -> Answer[list[Balance]]:
 
 
 def reservations(
-    book: Book,
-    *,
-    tenant: str | None = None,
-    status: str | None = None,
-    idempotency_key: str | None = None,
-    limit: int = 50,
-    cursor: str | None = None,
-    **levels: str | None,
+    book: Book, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
 ) -> Answer[answers.Listing]:
-    """One page of reservations, newest first (protocol, listReservations).
+    """One page of reservations (protocol, listReservations).
 
     Raises:
-        LedgerRefused: a status, limit or cursor that is none (INVALID_REQUEST).
+        LedgerRefused: a status, order, window, limit or cursor that is none (INVALID_REQUEST).
     """
-    if limit not in LIMIT:
-        raise invalid(f"limit={limit}: a page has {LIMIT[0]} to {LIMIT[-1]} reservations")
-    if status is not None and status not in ReservationStatus.__members__:
-        raise invalid(f"status={status!r}: use {', '.join(ReservationStatus.__members__)}")
-    if cursor is not None and not re.fullmatch("[0-9]{1,18}", cursor):
-        raise invalid(f"cursor={cursor!r}: use the next_cursor of the page before")
+    limit = _possible(query.get("limit", DEFAULT_LIMIT))
+    bound = {name: value for name, value in query.items() if name not in _NOT_BOUND and value}
+    bound["tenant"] = owner = tenant.lower() if tenant else None
+    order, ascending = _order(query)
+    key = query.get("idempotency_key")
     wanted = Wanted(
-        limit=limit + 1,
-        before=int(cursor) if cursor else None,
-        tenant=tenant.lower() if tenant else None,
-        status=ReservationStatus(status) if status else None,
-        key=idempotency_key,
-        segments=tuple(_segments(levels)),
+        limit=1 if key else limit + 1,  # one more says that more follow; a key has made one
+        order=order,
+        ascending=ascending,
+        after=_after(bound, query.get("cursor"), order),
+        tenant=owner,
+        status=_status(query.get("status")),
+        key=key,
+        segments=tuple(sorted(_segments(None, query))),
+        created=_bounds(query, "created"),
+        expires=_bounds(query, "expires"),
+        finalized=_bounds(query, "finalized"),
     )
-    return partial(answers.page, book.store.listed(wanted), limit)
+    found = book.store.listed(wanted)
+    more = cursor(bound, wanted.place(found[limit - 1])) if len(found) > limit else None
+    return partial(answers.page, found[:limit], more, frozenset(query.get("include") or ()))
 
 
 def reservation(
@@ -82,9 +102,49 @@ def reservation(
     return partial(answers.detail, found)
 
 
-def _segments(levels: dict[str, str | None]) -> list[str]:
-    return [f"{level}:{value.lower()}" for level, value in levels.items() if value]
+def _segments(tenant: str | None, query: Any) -> set[str]:
+    """What a scope's path must have, such as `agent:triage`."""
+    given = {"tenant": tenant, **query}
+    return {f"{level}:{given[level].lower()}" for level in LEVELS if given.get(level)}
 
 
-def _accounts(book: Book, now_ms: int) -> list[Account]:
-    return [renewed(account, now_ms) for account in book.store.accounts()]
+def _possible(limit: int) -> int:
+    if limit not in LIMIT:
+        raise invalid(f"limit={limit}: a page has {LIMIT[0]} to {LIMIT[-1]} of them")
+    return limit
+
+
+def _status(status: str | None) -> ReservationStatus | None:
+    if status is not None and status not in ReservationStatus.__members__:
+        raise invalid(f"status={status!r}: use {', '.join(ReservationStatus.__members__)}")
+    return ReservationStatus(status) if status else None
+
+
+def _order(query: ReservationQuery) -> tuple[str, bool]:
+    """What to sort by, and whether upwards; downwards is the protocol's default."""
+    by, way = query.get("sort_by"), query.get("sort_dir")
+    known = [name for name in ORDERS if name != "row"]
+    if by is not None and by not in known:
+        raise invalid(f"sort_by={by!r}: use {', '.join(known)}")
+    if way is not None and way not in _DIRECTIONS:
+        raise invalid(f"sort_dir={way!r}: use {' or '.join(_DIRECTIONS)}")
+    return by or "row", way == "asc"
+
+
+def _bounds(query: Any, name: str) -> Bounds:
+    first, last = query.get(f"{name}_from_ms"), query.get(f"{name}_to_ms")
+    if first is not None and last is not None and first > last:
+        raise invalid(f"the window of {name} ends before it begins: {first} > {last}")
+    return first, last
+
+
+def _after(bound: Any, given: str | None, order: str) -> tuple[int | str, int] | None:
+    if given is None:
+        return None
+    numeric = order in ("row", "reserved", "created_at_ms", "expires_at_ms")
+    value, row = place(bound, given, int if numeric else str, int)
+    return value, int(row)
+
+
+def _accounts(book: Book, now_ms: int, tenant: str | None = None) -> list[Account]:
+    return [renewed(account, now_ms) for account in book.store.accounts(tenant)]

@@ -4,13 +4,17 @@ Records are values. A store hands them out and takes changed ones back; what was
 every later call, and a store that is durable writes it in one transaction.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, Protocol
 
 import attrs
 from runcycles import Caps, CommitOveragePolicy, ReservationStatus, Unit
 
 from comptroller.decide.admission import Account, Accounts
+from comptroller.ledger.book.denials import Denied
+from comptroller.ledger.book.journal import Entry
+
+Endpoint = Literal["reserve", "commit", "release", "extend", "decide", "record", "fund"]
 
 
 @attrs.frozen
@@ -31,12 +35,14 @@ class Reservation:
     grace_ms: int
     key: str
     request: str
-    """Subject, action and metadata of the create request, as JSON."""
+    """The create request, as JSON."""
     status: ReservationStatus = ReservationStatus.ACTIVE
     charged: int | None = None
     finalized_ms: int | None = None
     settlement: str | None = None
     """What the commit said besides its amount (metrics, metadata), as JSON."""
+    since: tuple[int, ...] = ()
+    """The period of each of `held` that it belongs to; empty: the first one of each."""
 
     @property
     def reservation_id(self) -> str:
@@ -53,6 +59,36 @@ class Reservation:
         """Whether it still holds its estimate."""
         return self.status is ReservationStatus.ACTIVE
 
+    def ended(
+        self,
+        status: ReservationStatus,
+        now_ms: int | None = None,
+        *,
+        charged: int | None = None,
+        settlement: str | None = None,
+    ) -> "Reservation":
+        """The reservation once it does not hold its estimate any more."""
+        return Reservation(
+            self.row,
+            self.token,
+            self.tenant,
+            self.path,
+            self.held,
+            self.unit,
+            self.estimate,
+            self.policy,
+            self.created_ms,
+            self.expires_ms,
+            self.grace_ms,
+            self.key,
+            self.request,
+            status,
+            charged,
+            now_ms,
+            settlement,
+            self.since,
+        )
+
 
 @attrs.frozen
 class Event:
@@ -64,6 +100,17 @@ class Event:
     created_ms: int
     charged: int
     request: str
+    path: str
+    held: tuple[str, ...]
+    """The scopes that were charged."""
+    unit: Unit
+    since: tuple[int, ...] = ()
+    """The period of each of them; empty: the first one of each."""
+
+    @property
+    def event_id(self) -> str:
+        """The id that callers know."""
+        return f"evt_{self.row:x}_{self.token}"
 
 
 @attrs.frozen
@@ -84,26 +131,70 @@ class Remembered:
     """The balances as they were answered."""
 
 
+ORDERS: Mapping[str, Callable[[Reservation], int | str]] = {
+    "row": lambda one: one.row,
+    "reservation_id": lambda one: one.reservation_id,
+    "tenant": lambda one: one.tenant or "",
+    "scope_path": lambda one: one.path,
+    "status": lambda one: one.status.value,
+    "reserved": lambda one: one.estimate,
+    "created_at_ms": lambda one: one.created_ms,
+    "expires_at_ms": lambda one: one.expires_ms,
+}
+"""What reservations can be sorted by; `row`, the order in which they were made, decides a tie."""
+
+Bounds = tuple[int | None, int | None]
+"""From and to, inclusive; None leaves a side open."""
+ANY_TIME: Bounds = (None, None)
+
+
 @attrs.frozen
 class Wanted:
-    """Which reservations a listing wants, newest first: at most `limit` of rows below `before`."""
+    """Which reservations a listing wants, and in which order: at most `limit` that come `after`."""
 
     limit: int
-    before: int | None = None
+    order: str = "row"
+    """One of `ORDERS`."""
+    ascending: bool = False
+    after: tuple[int | str, int] | None = None
+    """The last one of the page before: what it is sorted by, and its row."""
     tenant: str | None = None
     status: ReservationStatus | None = None
     key: str | None = None
     segments: tuple[str, ...] = ()
     """Segments their path must have, such as `agent:triage`."""
+    created: Bounds = ANY_TIME
+    expires: Bounds = ANY_TIME
+    finalized: Bounds = ANY_TIME
+
+    def place(self, reservation: Reservation) -> tuple[int | str, int]:
+        """Where `reservation` stands in the order."""
+        return ORDERS[self.order](reservation), reservation.row
 
     def has(self, reservation: Reservation) -> bool:
-        """Whether `reservation` is one of them, `limit` and `before` aside."""
+        """Whether `reservation` is one of them, `limit` aside."""
         return (
             (self.tenant is None or self.tenant == reservation.tenant)
             and (self.status is None or self.status is reservation.status)
             and (self.key is None or self.key == reservation.key)
             and set(self.segments) <= set(reservation.path.split("/"))
+            and _between(reservation.created_ms, self.created)
+            and _between(reservation.expires_ms, self.expires)
+            and _between(reservation.finalized_ms, self.finalized)
+            and (self.after is None or self._follows(self.place(reservation), self.after))
         )
+
+    def _follows(self, place: tuple[int | str, int], after: tuple[int | str, int]) -> bool:
+        """Both sorted by the same, so by values of one type."""
+        return place > after if self.ascending else place < after
+
+
+def _between(moment_ms: int | None, bounds: Bounds) -> bool:
+    """Whether a time is within bounds; one that there is not is within open ones only."""
+    first, last = bounds
+    if moment_ms is None:
+        return bounds == ANY_TIME
+    return (first is None or first <= moment_ms) and (last is None or moment_ms <= last)
 
 
 class Store(Protocol):
@@ -112,11 +203,23 @@ class Store(Protocol):
     def at(self, scope: str) -> Mapping[Unit, Account]:
         """The accounts of one scope, by unit; empty where it has no budget."""
 
-    def accounts(self) -> Iterable[Account]:
-        """Every account, ordered by scope and unit."""
+    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
+        """Every account, or one tenant's, ordered by scope and unit."""
 
     def save(self, account: Account) -> None:
         """Keep `account` in place of the one of its scope and unit."""
+
+    def period(self, scope: str, unit: Unit, since_ms: int) -> Account | None:
+        """The account of a period that is over, as it stands."""
+
+    def keep_period(self, account: Account) -> None:
+        """Keep the account of a period that is over, or its new state."""
+
+    def log(self, entry: Entry) -> None:
+        """Add an entry to the event log."""
+
+    def deny(self, denied: Denied, requested: int, entry: Entry | None) -> None:
+        """Count a denial, and log `entry`. Not a change that a refused request must not make."""
 
     def next_reservation(self) -> int:
         """The row of a reservation about to be added."""
@@ -131,10 +234,10 @@ class Store(Protocol):
         """The reservation of that row."""
 
     def overdue(self, now_ms: int) -> Iterable[Reservation]:
-        """The active reservations that can no longer be settled at `now_ms`."""
+        """Active reservations that can no longer be settled at `now_ms`; the rest the next time."""
 
     def listed(self, wanted: Wanted) -> list[Reservation]:
-        """The reservations wanted, newest first."""
+        """The reservations wanted, in the order wanted."""
 
     def next_event(self) -> int:
         """The row of an event about to be added."""
@@ -142,21 +245,8 @@ class Store(Protocol):
     def add_event(self, event: Event) -> None:
         """Keep an event."""
 
-    def recall(self, digest: bytes, row: int = 0) -> Remembered | None:
+    def recall(self, endpoint: Endpoint, digest: bytes, row: int = 0) -> Remembered | None:
         """What the key was answered; `row` for keys of one reservation's own endpoints."""
 
-    def remember(self, digest: bytes, answer: Remembered, row: int = 0) -> None:
-        """Keep what a key was answered."""
-
-
-@attrs.frozen
-class Book:
-    """A store and the name of its ledger, which messages use."""
-
-    store: Store
-    name: str
-
-    def save(self, accounts: Accounts) -> None:
-        """Keep these accounts in place of those of their scopes and unit."""
-        for account in accounts:
-            self.store.save(account)
+    def remember(self, endpoint: Endpoint, digest: bytes, answer: Remembered, row: int = 0) -> None:
+        """Keep what a key was answered, after what was added or replaced for it."""

@@ -1,5 +1,7 @@
 """Commit, release and extend: requests about one reservation, and the expiry that needs no request.
 
+A reservation is settled in the period in which it was made, also where that is over.
+
 Checked in this order: whether it exists (404), whose it is (403), whether the request was answered
 before, whether it is settled (409) or expired (410), then what the request asks.
 """
@@ -23,13 +25,13 @@ from runcycles import (
 
 from comptroller.decide import admission
 from comptroller.decide.admission import Accounts, Charge, Denial
-from comptroller.decide.funding import renewed
 from comptroller.errors import ComptrollerError, refusal
 from comptroller.ledger.book import answers
 from comptroller.ledger.book.admit import left
 from comptroller.ledger.book.answers import Answer
+from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.idempotency import Key, key_of
-from comptroller.ledger.book.records import Book, Remembered, Reservation
+from comptroller.ledger.book.records import Endpoint, Remembered, Reservation
 from comptroller.ledger.book.refusals import denied, forbidden, must_be_possible
 from comptroller.money import formatted, show
 
@@ -53,17 +55,18 @@ def commit(
     must_be_possible(request.actual)
     reservation = find(book, reservation_id, tenant)
     key = _key(book, reservation, "commit", request)
-    answer = key.recalled()
+    answer = None if reservation.active else key.recalled()
     if answer is None:
         _must_be_open(reservation, reservation.ends_ms, now_ms)
-        charge = _charged(book, reservation, request, now_ms)
-        book.save(charge.accounts)
+        held = _held(book, reservation)
+        charge = _charged(book, reservation, request, held)
+        book.charge(held, charge.accounts, reservation_id, now_ms)
+        book.note("commit", reservation.path, request.actual, reservation_id, now_ms)
         book.store.replace(
-            attrs.evolve(
-                reservation,
-                status=ReservationStatus.COMMITTED,
+            reservation.ended(
+                ReservationStatus.COMMITTED,
+                now_ms,
                 charged=charge.charged,
-                finalized_ms=now_ms,
                 settlement=_said(request),
             )
         )
@@ -88,20 +91,14 @@ def release(
     """
     reservation = find(book, reservation_id, tenant)
     key = _key(book, reservation, "release", request)
-    answer = key.recalled()
+    answer = None if reservation.active else key.recalled()
     if answer is None:
         _must_be_open(reservation, reservation.ends_ms, now_ms)
-        accounts = admission.release(_held(book, reservation, now_ms), reservation.estimate)
+        accounts = admission.release(_held(book, reservation), reservation.estimate)
         said = json.dumps({"reason": request.reason}) if request.reason else None
-        book.save(accounts)
-        book.store.replace(
-            attrs.evolve(
-                reservation,
-                status=ReservationStatus.RELEASED,
-                finalized_ms=now_ms,
-                settlement=said,
-            )
-        )
+        book.save(accounts, now_ms)
+        book.note("release", reservation.path, None, reservation_id, now_ms)
+        book.store.replace(reservation.ended(ReservationStatus.RELEASED, now_ms, settlement=said))
         answer = key.remember(Remembered(key.fingerprint, accounts=accounts))
     return partial(answers.released, reservation, answer)
 
@@ -125,12 +122,13 @@ def extend(
     if answer is None:
         _must_be_open(reservation, reservation.expires_ms, now_ms)
         expires_ms = reservation.expires_ms + request.extend_by_ms
+        book.note("extend", reservation.path, None, reservation_id, now_ms)
         book.store.replace(attrs.evolve(reservation, expires_ms=expires_ms))
         answer = key.remember(
             Remembered(
                 key.fingerprint,
                 moment_ms=expires_ms,
-                accounts=_held(book, reservation, now_ms),
+                accounts=_held(book, reservation),
             )
         )
     remaining_ttl_ms = left(book, reservation.row, answer.moment_ms, now_ms)
@@ -140,8 +138,9 @@ def extend(
 def sweep(book: Book, now_ms: int) -> None:
     """Give back what reservations hold that can no longer be settled: their leases are over."""
     for reservation in list(book.store.overdue(now_ms)):
-        book.save(admission.release(_held(book, reservation, now_ms), reservation.estimate))
-        book.store.replace(attrs.evolve(reservation, status=ReservationStatus.EXPIRED))
+        accounts = admission.release(_held(book, reservation), reservation.estimate)
+        book.save(accounts, now_ms)
+        book.store.replace(reservation.ended(ReservationStatus.EXPIRED))
 
 
 def find(book: Book, reservation_id: str, tenant: str | None) -> Reservation:
@@ -190,7 +189,9 @@ def _must_be_open(reservation: Reservation, until_ms: int, now_ms: int) -> None:
         raise expired(reservation)
 
 
-def _charged(book: Book, reservation: Reservation, request: CommitRequest, now_ms: int) -> Charge:
+def _charged(
+    book: Book, reservation: Reservation, request: CommitRequest, held: Accounts
+) -> Charge:
     if request.actual.unit is not reservation.unit:
         raise refusal(
             f"the reservation is in {reservation.unit.value},"
@@ -199,12 +200,7 @@ def _charged(book: Book, reservation: Reservation, request: CommitRequest, now_m
             error_code="UNIT_MISMATCH",
             asks_for_budget=False,
         )
-    charge = admission.settle(
-        _held(book, reservation, now_ms),
-        reservation.estimate,
-        request.actual.amount,
-        reservation.policy,
-    )
+    charge = admission.settle(held, reservation.estimate, request.actual.amount, reservation.policy)
     if isinstance(charge, Denial):
         raise denied(charge, book.name, _rejected(reservation, request.actual))
     return charge
@@ -220,15 +216,15 @@ def _rejected(reservation: Reservation, actual: Amount) -> str | None:
     )
 
 
-def _held(book: Book, reservation: Reservation, now_ms: int) -> Accounts:
-    at = book.store.at
-    return tuple(renewed(at(scope)[reservation.unit], now_ms) for scope in reservation.held)
+def _held(book: Book, reservation: Reservation) -> Accounts:
+    """The accounts that hold its estimate, of the period in which it was made."""
+    return book.held(reservation.held, reservation.unit, reservation.since)
 
 
 def _key(
     book: Book,
     reservation: Reservation,
-    endpoint: str,
+    endpoint: Endpoint,
     request: CommitRequest | ReleaseRequest | ReservationExtendRequest,
 ) -> Key:
     key = request.idempotency_key
@@ -236,5 +232,6 @@ def _key(
 
 
 def _said(request: CommitRequest) -> str | None:
-    said = request.model_dump_json(include={"metrics", "metadata"}, exclude_none=True)
-    return None if said == "{}" else said
+    if request.metrics is None and request.metadata is None:
+        return None
+    return request.model_dump_json(include={"metrics", "metadata"}, exclude_none=True)

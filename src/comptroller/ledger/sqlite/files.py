@@ -1,7 +1,6 @@
 """Opening a ledger file: its schema, its version, and one clear line about a bad file.
 
-A file is looked at before anything is written to it. `application_id` says that it is a ledger,
-`user_version` which schema it has.
+A file is looked at before anything is written to it. `application_id` says that it is a ledger.
 """
 
 import os
@@ -11,74 +10,11 @@ from contextlib import closing
 from pathlib import Path
 
 from comptroller.errors import ComptrollerError
+from comptroller.ledger.sqlite import schema
 
 APPLICATION = 0x434D5054  # "CMPT", registered nowhere; it tells our files from others
-SCHEMA = 1
 
 _PATIENCE = 5.0  # seconds for another program's lock while a file is opened
-
-_TABLES = """
-CREATE TABLE accounts (
-    id INTEGER PRIMARY KEY,
-    scope TEXT NOT NULL,
-    unit TEXT NOT NULL,
-    allocated INTEGER NOT NULL,
-    spent INTEGER NOT NULL,
-    reserved INTEGER NOT NULL,
-    debt INTEGER NOT NULL,
-    overdraft_limit INTEGER NOT NULL,
-    is_over_limit INTEGER NOT NULL,
-    frozen INTEGER NOT NULL,
-    caps TEXT,
-    per TEXT,
-    renews_ms INTEGER,
-    renews_to INTEGER,
-    UNIQUE (scope, unit)
-);
-CREATE TABLE reservations (
-    id INTEGER PRIMARY KEY,
-    token TEXT NOT NULL,
-    tenant TEXT,
-    path TEXT NOT NULL,
-    held INTEGER NOT NULL,
-    unit TEXT NOT NULL,
-    estimate INTEGER NOT NULL,
-    policy TEXT NOT NULL,
-    created_ms INTEGER NOT NULL,
-    expires_ms INTEGER NOT NULL,
-    ends_ms INTEGER NOT NULL,
-    key TEXT NOT NULL,
-    request TEXT NOT NULL,
-    status TEXT NOT NULL,
-    charged INTEGER,
-    finalized_ms INTEGER,
-    settlement TEXT
-);
-CREATE INDEX active_reservations ON reservations (ends_ms) WHERE status = 'ACTIVE';
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY,
-    token TEXT NOT NULL,
-    tenant TEXT,
-    created_ms INTEGER NOT NULL,
-    charged INTEGER NOT NULL,
-    request TEXT NOT NULL
-);
-CREATE TABLE answers (
-    id INTEGER PRIMARY KEY,
-    reservation INTEGER,
-    digest BLOB,
-    fingerprint BLOB NOT NULL,
-    made INTEGER NOT NULL,
-    token TEXT NOT NULL,
-    amount INTEGER NOT NULL,
-    moment_ms INTEGER NOT NULL,
-    reason TEXT,
-    caps TEXT,
-    balances TEXT NOT NULL
-);
-CREATE INDEX answers_of_reservations ON answers (reservation) WHERE reservation IS NOT NULL;
-CREATE TABLE keys (digest BLOB PRIMARY KEY, answer INTEGER NOT NULL) WITHOUT ROWID;
-"""
 
 
 def must_be_usable(path: Path) -> None:
@@ -125,15 +61,35 @@ def _prepare(path: Path, connection: sqlite3.Connection, synchronous: str) -> No
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # `upkeep` does it
+    connection.execute("PRAGMA cache_size = -16000")  # KiB: the paths to a million keys
     connection.execute("BEGIN IMMEDIATE")
     _must_be_ours(path, connection)
-    if not _number(connection, "user_version"):
-        for statement in _TABLES.split(";"):
-            connection.execute(statement)
+    if not schema.version(connection):
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+    schema.migrate(connection)
     connection.execute("COMMIT")
     connection.execute("PRAGMA busy_timeout = 0")  # who waits, waits for its turn
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Which file the path leads to."""
+    found = os.stat(path)  # noqa: PTH116 - a third of the time, before every transaction
+    return found.st_dev, found.st_ino
+
+
+def must_still_be(path: Path, opened: tuple[int, int]) -> None:
+    """Refuse to write where nobody would find it again.
+
+    Raises:
+        ComptrollerError: the path leads to another file than the one that was opened, or to none.
+    """
+    try:
+        if identity(path) == opened:
+            return
+        said = "replaced by another file"
+    except OSError:
+        said = "moved or removed"
+    raise ComptrollerError(f"{path} was {said} while it was open: open the ledger again")
 
 
 def explained(path: Path, error: Exception) -> str:
@@ -190,18 +146,9 @@ def _allowed(path: Path, mode: int) -> bool:
 
 def _must_be_ours(path: Path, connection: sqlite3.Connection) -> None:
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and _number(connection, "application_id") != APPLICATION:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if tables and application != APPLICATION:
         raise ComptrollerError(
             f"{path} is a database of another program; nothing was changed in it: name another file"
         )
-    version = _number(connection, "user_version")
-    if version > SCHEMA:
-        raise ComptrollerError(
-            f"{path} was written by a newer comptroller (schema {version}, this one knows up to"
-            f" {SCHEMA}): upgrade with: pip install --upgrade comptroller"
-        )
-
-
-def _number(connection: sqlite3.Connection, pragma: str) -> int:
-    (number,) = connection.execute(f"PRAGMA {pragma}").fetchone()
-    return int(number)
+    schema.must_be_known(path, connection)

@@ -22,22 +22,29 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, Literal
 
 import anyio
 import anyio.lowlevel
 from anyio import to_thread
+from runcycles import Amount
 
+from comptroller.decide.terms import BudgetTerms
 from comptroller.errors import ComptrollerError, refusal
+from comptroller.ledger.alerts import OnAlert
 from comptroller.ledger.book import settle
 from comptroller.ledger.book.answers import Answer
-from comptroller.ledger.book.records import Book
-from comptroller.ledger.embedded import Act, Embedded, T, wall_clock
+from comptroller.ledger.book.book import Book
+from comptroller.ledger.embedded import RETENTION, Act, Embedded, Records, Settings, T, wall_clock
 from comptroller.ledger.sqlite import files
+from comptroller.ledger.sqlite.records import reading
+from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.store import SqliteStore
 from comptroller.ledger.sqlite.turns import Turns, waited
 from comptroller.ledger.sqlite.upkeep import Upkeep
+from comptroller.ledger.sqlite.webhooks import Courier
 
 _MOST = 256
 """Requests in one batch: about as many as an event loop may be kept from its other work for."""
@@ -78,15 +85,23 @@ class _Request(Generic[T]):
 class SqliteLedger(Embedded):
     """An `EmbeddedLedger` in a file. Made by `open_sqlite`."""
 
-    def __init__(self, path: Path, synchronous: str, now: Callable[[], int]) -> None:
-        super().__init__(str(path), now)
+    def __init__(
+        self, path: Path, synchronous: str, now: Callable[[], int], settings: Settings
+    ) -> None:
+        super().__init__(str(path), now, settings)
         self._path, self._full = path, synchronous == "FULL"
         self._loop = anyio.lowlevel.current_token()
         self._waiting: deque[_Request[Any]] = deque()
         self._performing: anyio.Event | None = None  # set when the worker thread's batch ends
         self._thread = anyio.CapacityLimiter(1)
         self._in_use = threading.Lock()  # the connection and the turn, by who performs
-        self._upkeep = Upkeep(path)
+        self._upkeep = Upkeep(path, Retention(settings.retention), now)
+        self._courier = Courier(path)
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self._path
 
     def open(self, synchronous: str) -> None:
         """Open the file. Blocks.
@@ -103,13 +118,15 @@ class SqliteLedger(Embedded):
             if not self._turns.take(time.monotonic() + self.request_timeout):
                 raise self._held()
             self._sql = files.connected(self._path, synchronous)
+            self._identity = files.identity(self._path)
         except BaseException:
             self._turns.close()
             raise
         self._turns.give_back()
-        self._store = SqliteStore(self._sql)
-        self._book = Book(self._store, self.name)
-        self._upkeep.begin()
+        self._store = SqliteStore(self._path, self._sql)
+        self._book = Book(self._store, self.name, self._settings.default_budget)
+        self._upkeep.begin(self._identity)
+        self._courier.begin(self._sql)
 
     async def shut(self) -> None:
         """End of use, once the batch that is being performed has ended."""
@@ -120,6 +137,8 @@ class SqliteLedger(Embedded):
 
     def _shut(self) -> None:
         self._upkeep.end()
+        self._told()
+        self._courier.end()
         with self._in_use:
             self._sql.close()
             self._turns.close()
@@ -149,6 +168,18 @@ class SqliteLedger(Embedded):
                 self._waiting.remove(request)
             raise
         return request.outcome()
+
+    async def _read(self, work: Callable[[Records], T]) -> T:
+        self._must_be_usable()
+        return await to_thread.run_sync(self._read_now, work)
+
+    def _read_now(self, work: Callable[[Records], T]) -> T:
+        """Blocks, as long as `work` does."""
+        try:
+            with reading(self._path) as records:
+                return work(records)
+        except sqlite3.Error as error:
+            raise ComptrollerError(files.explained(self._path, error)) from None
 
     async def _batch(self) -> None:
         """Perform requests that wait, those that came first."""
@@ -199,10 +230,11 @@ class SqliteLedger(Embedded):
         """Perform a batch in one transaction; False where another program has the file locked."""
         batch: list[_Request[Any]] = []
         try:
-            if not self._store.begin():
+            files.must_still_be(self._path, self._identity)
+            now_ms = self._now()
+            if not self._store.begin(now_ms):
                 return False
             batch = self._taken()
-            now_ms = self._now()
             settle.sweep(self._book, now_ms)
             for request in batch:
                 request.perform(self._book, self._store, now_ms)
@@ -210,6 +242,7 @@ class SqliteLedger(Embedded):
         except BaseException as error:
             # Whatever it is, all who wait must be told; what no caller could handle goes on.
             self._store.abandon()
+            self._book.alerts.clear()
             for request in batch or self._taken():
                 request.fail(self._broken(error))
             if not isinstance(error, Exception):
@@ -218,6 +251,9 @@ class SqliteLedger(Embedded):
             for request in batch:
                 request.done = True
             self._upkeep.note(len(batch))
+            if alerts := self._book.taken_alerts():
+                self._tell(alerts)
+                self._courier.notify()
         return True
 
     def _held(self) -> ComptrollerError:
@@ -230,7 +266,9 @@ class SqliteLedger(Embedded):
         )
 
     def _broken(self, error: BaseException) -> ComptrollerError:
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, ComptrollerError):
+            said = f"{error}; nothing was recorded"
+        elif isinstance(error, sqlite3.Error):
             said = files.explained(self._path, error)
         elif isinstance(error, Exception):
             said = f"{self._name}: {error!r} undid the batch; nothing of it was recorded"
@@ -247,11 +285,15 @@ async def open_sqlite(
     *,
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
     now: Callable[[], int] = wall_clock,
+    default_budget: Amount | BudgetTerms | None = None,
+    on_alert: OnAlert | None = None,
+    retention: timedelta = RETENTION,
 ) -> AsyncGenerator[SqliteLedger]:
     """The ledger in the file at `path`, made where there is none.
 
     `synchronous="NORMAL"` survives the death of a process at any moment; "FULL" a power cut too, at
-    the price of waiting for the disk with every batch. `now` gives epoch milliseconds.
+    the price of waiting for the disk with every batch. `now` gives epoch milliseconds;
+    `default_budget`, `on_alert` and `retention` are as `open_ledger` says.
 
     Raises:
         ComptrollerError: the file cannot be used; the text says why and what to do.
@@ -259,7 +301,8 @@ async def open_sqlite(
     """
     if synchronous not in ("NORMAL", "FULL"):
         raise ValueError(f'synchronous={synchronous!r}: use "NORMAL" or "FULL"')
-    ledger = SqliteLedger(Path(path), synchronous, now)
+    settings = Settings(default_budget, on_alert, retention)
+    ledger = SqliteLedger(Path(path), synchronous, now, settings)
     await to_thread.run_sync(ledger.open, synchronous)
     try:
         yield ledger

@@ -1,13 +1,14 @@
 """Records as rows of tables, and back. Balances in a remembered answer are thin: whole numbers."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from struct import Struct
 from typing import Any
 
 import attrs
 from runcycles import Caps, CommitOveragePolicy, ReservationStatus, Unit
 
-from comptroller.decide.admission import Account, Renewal
+from comptroller.decide.admission import Account, Alerts, Renewal
 from comptroller.decide.scopes import within
 from comptroller.ledger.book.records import Event, Reservation
 
@@ -15,13 +16,20 @@ Row = tuple[Any, ...]
 
 STATE = (
     "allocated, spent, reserved, debt, overdraft_limit, is_over_limit, frozen,"
-    " caps, per, renews_ms, renews_to"
+    " caps, per, renews_ms, renews_to, zone, since_ms, caps_below, alerts"
 )
 ACCOUNT = f"scope, unit, {STATE}"
+EVENT = "id, token, tenant, created_ms, charged, request, path, held, unit, since"
 RESERVATION = (
     "id, token, tenant, path, held, unit, estimate, policy, created_ms, expires_ms, ends_ms,"
-    " key, request, status, charged, finalized_ms, settlement"
+    " key, request, status, charged, finalized_ms, settlement, since"
 )
+CHANGED = "status, expires_ms, ends_ms, charged, finalized_ms, settlement"
+"""What may change of a reservation."""
+
+_NEVER = (None, None, None, None)
+_BALANCE = Struct("<7q")
+_PACK = _BALANCE.pack
 
 
 def marks(columns: str) -> str:
@@ -41,13 +49,17 @@ def of_state(account: Account) -> Row:
         account.is_over_limit,
         account.frozen,
         of_caps(account.caps),
-        *((renewal.per, renewal.at_ms, renewal.allocated) if renewal else (None, None, None)),
+        *(attrs.astuple(renewal) if renewal else _NEVER),
+        account.since_ms,
+        account.caps_below,
+        _of_alerts(account.alerts),
     )
 
 
 def account(row: Row) -> Account:
     """The account of a row of `ACCOUNT`."""
-    scope, unit, allocated, spent, reserved, debt, limit, over, frozen, caps, *renewal = row
+    scope, unit, allocated, spent, reserved, debt, limit, over, frozen, caps, *more = row
+    *renewal, since_ms, caps_below, alerts = more
     return Account(
         scope,
         Unit(unit),
@@ -60,7 +72,18 @@ def account(row: Row) -> Account:
         bool(frozen),
         to_caps(caps),
         Renewal(*renewal) if renewal[0] else None,
+        since_ms,
+        caps_below,
+        _to_alerts(alerts),
     )
+
+
+def _of_alerts(alerts: Alerts | None) -> str | None:
+    return json.dumps(attrs.astuple(alerts), separators=(",", ":")) if alerts else None
+
+
+def _to_alerts(text: str | None) -> Alerts | None:
+    return Alerts(*map(tuple, json.loads(text))) if text else None
 
 
 def of_caps(caps: Caps | None) -> str | None:
@@ -75,13 +98,12 @@ def to_caps(text: str | None) -> Caps | None:
 
 def of_reservation(reservation: Reservation) -> Row:
     """`RESERVATION`'s columns. `held` is a bit per scope of the path, the outermost the lowest."""
-    scopes = within(reservation.path)
     return (
         reservation.row,
         reservation.token,
         reservation.tenant,
         reservation.path,
-        sum(1 << depth for depth, scope in enumerate(scopes) if scope in reservation.held),
+        _of_held(reservation.path, reservation.held),
         reservation.unit.value,
         reservation.estimate,
         reservation.policy.value,
@@ -94,11 +116,30 @@ def of_reservation(reservation: Reservation) -> Row:
         reservation.charged,
         reservation.finalized_ms,
         reservation.settlement,
+        _of_since(reservation.since),
     )
 
 
-def of_settlement(reservation: Reservation) -> Row:
-    """What may have changed of a reservation, and its row."""
+def _of_held(path: str, held: tuple[str, ...]) -> int:
+    return sum(1 << depth for depth, scope in enumerate(within(path)) if scope in held)
+
+
+def to_held(path: str, held: int) -> tuple[str, ...]:
+    """The scopes of `path` whose bits are set."""
+    return tuple(scope for depth, scope in enumerate(within(path)) if held >> depth & 1)
+
+
+def _of_since(since: tuple[int, ...]) -> str | None:
+    return ",".join(map(str, since)) or None
+
+
+def to_since(text: str | None) -> tuple[int, ...]:
+    """The periods of the scopes that are held."""
+    return tuple(map(int, text.split(","))) if text else ()
+
+
+def of_changed(reservation: Reservation) -> Row:
+    """`CHANGED`'s columns."""
     return (
         reservation.status.value,
         reservation.expires_ms,
@@ -106,13 +147,40 @@ def of_settlement(reservation: Reservation) -> Row:
         reservation.charged,
         reservation.finalized_ms,
         reservation.settlement,
-        reservation.row,
     )
 
 
 def of_event(event: Event) -> Row:
-    """An event's columns."""
-    return attrs.astuple(event)
+    """`EVENT`'s columns."""
+    return (
+        event.row,
+        event.token,
+        event.tenant,
+        event.created_ms,
+        event.charged,
+        event.request,
+        event.path,
+        _of_held(event.path, event.held),
+        event.unit.value,
+        _of_since(event.since),
+    )
+
+
+def event(row: Row) -> Event:
+    """The event of a row of `EVENT`."""
+    number, token, tenant, created_ms, charged, request, path, held, unit, since = row
+    return Event(
+        number,
+        token,
+        tenant,
+        created_ms,
+        charged,
+        request,
+        path,
+        to_held(path, held),
+        Unit(unit),
+        to_since(since),
+    )
 
 
 def reservation(row: Row) -> Reservation:
@@ -120,14 +188,13 @@ def reservation(row: Row) -> Reservation:
     (number, token, tenant, path, held, unit, estimate, policy, created_ms, expires_ms, ends_ms) = (
         row[:11]
     )
-    key, request, status, charged, finalized_ms, settlement = row[11:]
-    scopes = enumerate(within(path))
+    key, request, status, charged, finalized_ms, settlement, since = row[11:]
     return Reservation(
         row=number,
         token=token,
         tenant=tenant,
         path=path,
-        held=tuple(scope for depth, scope in scopes if held >> depth & 1),
+        held=to_held(path, held),
         unit=Unit(unit),
         estimate=estimate,
         policy=CommitOveragePolicy(policy),
@@ -140,31 +207,37 @@ def reservation(row: Row) -> Reservation:
         charged=charged,
         finalized_ms=finalized_ms,
         settlement=settlement,
+        since=to_since(since),
     )
 
 
-def of_balances(balances: Iterable[tuple[int, Account]]) -> str:
-    """Balances as they were answered, by account row."""
-    return json.dumps(
+def of_balances(accounts: Iterable[Account], numbers: Mapping[tuple[str, Unit], int]) -> bytes:
+    """Balances as they were answered; `numbers` are the rows of accounts."""
+    return b"".join(
         [
-            (
-                row,
+            _PACK(
+                numbers[one.scope, one.unit],
                 one.allocated,
                 one.spent,
                 one.reserved,
                 one.debt,
                 one.overdraft_limit,
-                int(one.is_over_limit),
+                one.is_over_limit,
             )
-            for row, one in balances
-        ],
-        separators=(",", ":"),
+            for one in accounts
+        ]
     )
 
 
-def to_balances(text: str, name_of: Callable[[int], tuple[str, Unit]]) -> tuple[Account, ...]:
-    """The accounts, as they were answered; `name_of` gives scope and unit of an account's row."""
+def to_balances(
+    packed: bytes | str, name_of: Callable[[int], tuple[str, Unit]]
+) -> tuple[Account, ...]:
+    """The accounts, as they were answered; `name_of` gives scope and unit of an account's row.
+
+    Files of the first schema have them as JSON.
+    """
+    found = json.loads(packed) if isinstance(packed, str) else _BALANCE.iter_unpack(packed)
     return tuple(
         Account(*name_of(row), allocated, spent, reserved, debt, limit, bool(over))
-        for row, allocated, spent, reserved, debt, limit, over in json.loads(text)
+        for row, allocated, spent, reserved, debt, limit, over in found
     )

@@ -7,47 +7,49 @@ the file; changes are buffered and written together, each account once, at the e
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from contextlib import closing, suppress
-from itertools import islice
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
 
 from runcycles import Unit
 
 from comptroller.decide.admission import Account
-from comptroller.ledger.book.records import Event, Remembered, Reservation, Wanted
-from comptroller.ledger.sqlite import rows
+from comptroller.ledger.book.denials import Denied
+from comptroller.ledger.book.journal import Entry
+from comptroller.ledger.book.records import Endpoint, Event, Remembered, Reservation, Wanted
+from comptroller.ledger.sqlite import answers, listing, rows, schema
+from comptroller.ledger.sqlite.answers import Answers
+from comptroller.ledger.sqlite.audit import Audit
 
 _INSERT_ACCOUNT = f"INSERT INTO accounts ({rows.ACCOUNT}) VALUES ({rows.marks(rows.ACCOUNT)})"
 _UPDATE_ACCOUNT = f"UPDATE accounts SET ({rows.STATE}) = ({rows.marks(rows.STATE)}) WHERE id = ?"
+_NEW_RESERVATION = f"{rows.RESERVATION}, {answers.GRANT}"
 _INSERT_RESERVATION = (
-    f"INSERT INTO reservations ({rows.RESERVATION}) VALUES ({rows.marks(rows.RESERVATION)})"
+    f"INSERT INTO reservations ({_NEW_RESERVATION}) VALUES ({rows.marks(_NEW_RESERVATION)})"
 )
+_CHANGED = f"{rows.CHANGED}, {answers.END}"
 _UPDATE_RESERVATION = (
-    "UPDATE reservations SET status = ?, expires_ms = ?, ends_ms = ?, charged = ?,"
-    " finalized_ms = ?, settlement = ? WHERE id = ?"
+    f"UPDATE reservations SET ({_CHANGED}) = ({rows.marks(_CHANGED)}) WHERE id = ?"
 )
-_INSERT_EVENT = (
-    "INSERT INTO events (id, token, tenant, created_ms, charged, request) VALUES (?,?,?,?,?,?)"
-)
-_ANSWER = "fingerprint, made, token, amount, moment_ms, reason, caps, balances"
-_INSERT_ANSWER = (
-    f"INSERT INTO answers (id, reservation, digest, {_ANSWER}) VALUES (?,?,?,{rows.marks(_ANSWER)})"
-)
-_RECALL_SUBJECTS = (
-    f"SELECT {_ANSWER} FROM answers WHERE id = (SELECT answer FROM keys WHERE digest = ?)"
-)
-_RECALL_RESERVATIONS = f"SELECT {_ANSWER} FROM answers WHERE reservation = ? AND digest = ?"
+_INSERT_EVENT = f"INSERT INTO events ({rows.EVENT}) VALUES ({rows.marks(rows.EVENT)})"
 _KEPT = 10_000  # scopes, with and without a budget, that are kept in memory
 _PRIMARY = 0xFF  # the part of an extended SQLite error code that names the kind
-_OVERDUE = f"SELECT {rows.RESERVATION} FROM reservations WHERE status = 'ACTIVE' AND ends_ms < ?"
+_FIRST_END = f"SELECT coalesce(min(ends_ms), {2**63 - 1}) FROM reservations WHERE status = 'ACTIVE'"
+_OVERDUE = (
+    f"SELECT {rows.RESERVATION} FROM reservations WHERE status = 'ACTIVE' AND ends_ms < ?"
+    " ORDER BY ends_ms LIMIT ?"
+)
+_SWEPT = 1_000
+"""Leases whose end is dealt with in one batch: after a night in which thousands were left behind,
+the first callers do not wait for all of them."""
 
 
 class SqliteStore:
     """A `Store` over one connection, which nothing else uses."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._sql = connection
-        self._version = -1
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path, self._sql = path, connection
+        self._answers, self._audit = Answers(connection), Audit(connection)
+        self._version, self._now_ms = -1, 0
         self.changes = 0
         """Grows with every change, so that it can be told whether an act made any."""
         self._forget()
@@ -63,13 +65,19 @@ class SqliteStore:
         self._added: dict[int, Reservation] = {}
         self._replaced: dict[int, Reservation] = {}
         self._events: list[Event] = []
-        self._answers: dict[tuple[int, bytes], Remembered] = {}
+        self._ends_ms: int | None = None
+        self._answers.forget()
+        self._audit.forget()
 
-    def begin(self) -> bool:
+    def begin(self, now_ms: int) -> bool:
         """Begin a batch; False where another program holds the file's write lock.
 
         What another process may have changed is not kept.
+
+        Raises:
+            ComptrollerError: that process was of a newer version, and changed the schema.
         """
+        self._now_ms = now_ms
         if self._sql.in_transaction:  # left by an `abandon` that the disk did not allow
             self._sql.execute("ROLLBACK")
         try:
@@ -81,6 +89,7 @@ class SqliteStore:
         (version,) = self._sql.execute("PRAGMA data_version").fetchone()
         if version != self._version or len(self._accounts) > _KEPT:
             self._forget()
+            schema.must_be_current(self._path, self._sql)
             self._version = version
         return True
 
@@ -115,10 +124,13 @@ class SqliteStore:
                 self._account_rows[scope, account.unit] = number
         return known
 
-    def accounts(self) -> Iterable[Account]:
-        """Every account, ordered by scope and unit."""
+    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
+        """Every account, or one tenant's, ordered by scope and unit."""
         self._flush()
-        found = self._sql.execute(f"SELECT {rows.ACCOUNT} FROM accounts ORDER BY scope, unit")
+        test, given = listing.scopes_of(tenant)
+        found = self._sql.execute(
+            f"SELECT {rows.ACCOUNT} FROM accounts WHERE {test} ORDER BY scope, unit", given
+        )
         return map(rows.account, found)
 
     def save(self, account: Account) -> None:
@@ -132,6 +144,24 @@ class SqliteStore:
             self._dirty[name] = account
         self._accounts[account.scope][account.unit] = account
 
+    def period(self, scope: str, unit: Unit, since_ms: int) -> Account | None:
+        """The account of a period that is over."""
+        return self._audit.period(scope, unit, since_ms)
+
+    def keep_period(self, account: Account) -> None:
+        """Keep the account of a period that is over, or its new state."""
+        self.changes += 1
+        self._audit.keep_period(account)
+
+    def log(self, entry: Entry) -> None:
+        """Add an entry to the event log."""
+        self.changes += 1
+        self._audit.log(entry)
+
+    def deny(self, denied: Denied, requested: int, entry: Entry | None) -> None:
+        """Count a denial, and log `entry`."""
+        self._audit.deny(denied, requested, entry)
+
     # Reservations and events
 
     def next_reservation(self) -> int:
@@ -143,6 +173,8 @@ class SqliteStore:
         self.changes += 1
         self._added[reservation.row] = self._reservations[reservation.row] = reservation
         self._last["reservations"] = reservation.row
+        if self._ends_ms is not None:
+            self._ends_ms = min(self._ends_ms, reservation.ends_ms)
 
     def replace(self, reservation: Reservation) -> None:
         """Keep a reservation's new state."""
@@ -150,8 +182,7 @@ class SqliteStore:
         self._reservations[reservation.row] = reservation
         if not reservation.active:
             self._settled.add(reservation.row)
-        changed = self._added if reservation.row in self._added else self._replaced
-        changed[reservation.row] = reservation
+        self._replaced[reservation.row] = reservation
 
     def reservation(self, row: int) -> Reservation | None:
         """The reservation of that row."""
@@ -164,24 +195,22 @@ class SqliteStore:
         return known
 
     def overdue(self, now_ms: int) -> Iterable[Reservation]:
-        """The active reservations that can no longer be settled at `now_ms`."""
+        """The active reservations that can no longer be settled at `now_ms`: so many at a time.
+
+        When the first of them ends is kept, and may be too early where a lease was extended.
+        """
+        if self._ends_ms is None:
+            (self._ends_ms,) = self._sql.execute(_FIRST_END).fetchone()
+        if self._ends_ms >= now_ms:
+            return ()
         self._flush()
-        return map(rows.reservation, self._sql.execute(_OVERDUE, (now_ms,)).fetchall())
+        self._ends_ms = None
+        return map(rows.reservation, self._sql.execute(_OVERDUE, (now_ms, _SWEPT)).fetchall())
 
     def listed(self, wanted: Wanted) -> list[Reservation]:
-        """The reservations wanted, newest first."""
+        """The reservations wanted, in the order wanted."""
         self._flush()
-        tests = ["id < :before"] if wanted.before is not None else []
-        tests += [f"{name} = :{name}" for name in ("tenant", "key") if getattr(wanted, name)]
-        if wanted.status is not None:
-            tests.append(f"status = '{wanted.status.value}'")  # spelled out: its index has it so
-        found = self._sql.execute(
-            f"SELECT {rows.RESERVATION} FROM reservations WHERE {' AND '.join(tests) or 1}"
-            " ORDER BY id DESC",
-            {"before": wanted.before, "tenant": wanted.tenant, "key": wanted.key},
-        )
-        with closing(found):
-            return list(islice(filter(wanted.has, map(rows.reservation, found)), wanted.limit))
+        return list(map(rows.reservation, self._sql.execute(*listing.statement(wanted))))
 
     def next_event(self) -> int:
         """The row of an event about to be added."""
@@ -195,32 +224,14 @@ class SqliteStore:
 
     # Answers
 
-    def recall(self, digest: bytes, row: int = 0) -> Remembered | None:
+    def recall(self, endpoint: Endpoint, digest: bytes, row: int = 0) -> Remembered | None:
         """What the key was answered."""
-        if (row, digest) in self._answers:
-            return self._answers[row, digest]
-        asked, given = (
-            (_RECALL_RESERVATIONS, (row, digest)) if row else (_RECALL_SUBJECTS, (digest,))
-        )
-        found = self._sql.execute(asked, given).fetchone()
-        if found is None:
-            return None
-        fingerprint, made, token, amount, moment_ms, reason, caps, balances = found
-        return Remembered(
-            fingerprint,
-            row=made,
-            token=token,
-            amount=amount,
-            moment_ms=moment_ms,
-            reason=reason,
-            caps=rows.to_caps(caps),
-            accounts=rows.to_balances(balances, self._name_of),
-        )
+        return self._answers.recall(endpoint, digest, row)
 
-    def remember(self, digest: bytes, answer: Remembered, row: int = 0) -> None:
+    def remember(self, endpoint: Endpoint, digest: bytes, answer: Remembered, row: int = 0) -> None:
         """Keep what a key was answered."""
         self.changes += 1
-        self._answers[row, digest] = answer
+        self._answers.remember(endpoint, digest, answer, row)
 
     # Buffers
 
@@ -230,14 +241,10 @@ class SqliteStore:
             self._last[table] = last or 0
         return self._last[table] + 1
 
-    def _name_of(self, row: int) -> tuple[str, Unit]:
-        scope, unit = self._sql.execute(
-            "SELECT scope, unit FROM accounts WHERE id = ?", (row,)
-        ).fetchone()
-        return scope, Unit(unit)
-
     def _flush(self) -> None:
         """Write what is buffered into the transaction."""
+        self._audit.flush()
+        self._audit.use((*self._added.values(), *self._replaced.values()), self._events)
         many = self._sql.executemany
         if self._dirty:
             states = self._dirty.items()
@@ -245,43 +252,31 @@ class SqliteStore:
             many(_UPDATE_ACCOUNT, [(*rows.of_state(one), number[name]) for name, one in states])
             self._dirty = {}
         if self._added:
-            many(_INSERT_RESERVATION, map(rows.of_reservation, self._added.values()))
+            grant = self._answers.grant
+            many(
+                _INSERT_RESERVATION,
+                [
+                    (*rows.of_reservation(one), *grant(row, self._account_rows))
+                    for row, one in self._added.items()
+                ],
+            )
             self._added = {}
         if self._replaced:
-            many(_UPDATE_RESERVATION, map(rows.of_settlement, self._replaced.values()))
+            end = self._answers.end
+            many(
+                _UPDATE_RESERVATION,
+                [
+                    (*rows.of_changed(one), *end(row, self._account_rows), row)
+                    for row, one in self._replaced.items()
+                ],
+            )
             self._replaced = {}
         if self._events:
             many(_INSERT_EVENT, map(rows.of_event, self._events))
             self._events = []
-        if self._answers:
-            self._flush_answers()
+        self._answers.flush(self._now_ms, self._account_rows, self._next_answer)
 
-    def _flush_answers(self) -> None:
+    def _next_answer(self, count: int) -> int:
         first = self._next("answers")
-        numbered = list(enumerate(self._answers.items(), first))
-        self._last["answers"] = first + len(numbered) - 1
-        self._sql.executemany(
-            _INSERT_ANSWER,
-            [
-                (number, row or None, digest if row else None, *self._thin(answer))
-                for number, ((row, digest), answer) in numbered
-            ],
-        )
-        self._sql.executemany(
-            "INSERT INTO keys (digest, answer) VALUES (?, ?)",
-            [(digest, number) for number, ((row, digest), _) in numbered if not row],
-        )
-        self._answers = {}
-
-    def _thin(self, answer: Remembered) -> tuple[Any, ...]:
-        number = self._account_rows
-        return (
-            answer.fingerprint,
-            answer.row,
-            answer.token,
-            answer.amount,
-            answer.moment_ms,
-            answer.reason,
-            rows.of_caps(answer.caps),
-            rows.of_balances((number[one.scope, one.unit], one) for one in answer.accounts),
-        )
+        self._last["answers"] = first + count - 1
+        return first

@@ -1,41 +1,56 @@
-"""Checkpoints: the log's content moves into the ledger file, off every caller's path.
+"""What a ledger file needs that no caller should wait for, in a thread of its own.
 
-A checkpoint is what makes one transaction in a few hundred slow, so a thread of its own does it, on
-its own connection, while others write. SQLite begins the log anew only when a checkpoint left
-nothing in it: where the log has grown too long, the little that came since is moved in a turn of
-the thread's own, which is what bounds the log's size.
+Checkpoints: the log's content moves into the ledger file. A checkpoint is what makes one
+transaction in a few hundred slow, so it is done here, on another connection, while others write.
+SQLite begins the log anew only when a checkpoint left nothing in it: where the log has grown too
+long, the little that came since is moved in a turn of the thread's own, which is what bounds the
+log's size.
+
+Retention: when the ledger is opened, and every hour, what is finished and old is removed, a few
+rows in each turn, with pauses that are many times as long.
 """
 
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
+from comptroller.errors import ComptrollerError
+from comptroller.ledger.sqlite import files
+from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.turns import Turns
 
 _ENOUGH = 2_000
 """Pages written between two checkpoints, about (8 MB)."""
-_PAGES_PER_BATCH, _PAGES_PER_ACT = 6, 2
+_PAGES_PER_BATCH, _PAGES_PER_ACT = 5, 2
 _TOO_LONG = 16_000
 """Pages in the log (64 MB) that are worth a pause of all writers."""
 _PATIENCE = 5.0  # seconds for a turn
 _CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
+_BETWEEN_PASSES = 3600.0  # seconds
+_SHARE = 10
+"""A removal is followed by a pause this many times as long."""
 
 
 class Upkeep:
-    """The thread that checkpoints one opened ledger."""
+    """The thread that keeps up one opened ledger. `now` gives epoch milliseconds."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, retention: Retention, now: Callable[[], int]) -> None:
+        self._path, self._retention, self._now = path, retention, now
         self._pages = 0
         self._wanted, self._over = threading.Event(), False
+        self._checkpoint_wanted = False
+        self._next_pass = 0.0
         self._thread = threading.Thread(
-            target=self._run, name=f"checkpoints of {path.name}", daemon=True
+            target=self._run, name=f"upkeep of {path.name}", daemon=True
         )
 
-    def begin(self) -> None:
-        """Start the thread."""
+    def begin(self, opened: tuple[int, int]) -> None:
+        """Start the thread; `opened` is the identity of the file."""
+        self._opened = opened
         self._thread.start()
 
     def note(self, acts: int) -> None:
@@ -43,35 +58,52 @@ class Upkeep:
         self._pages += _PAGES_PER_BATCH + _PAGES_PER_ACT * acts
         if self._pages >= _ENOUGH:
             self._pages = 0
+            self._checkpoint_wanted = True
             self._wanted.set()
 
     def end(self) -> None:
-        """End the thread. Blocks while a checkpoint runs."""
+        """End the thread. Blocks while it is at work."""
         self._over = True
         self._wanted.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            self._wanted.wait()
+        while not self._over:
+            try:
+                pause = self._work()
+            except (sqlite3.Error, OSError, ComptrollerError):
+                # The file stays as it is and nothing is lost; its fault will be told to whoever
+                # writes next, and is tried again at the next occasion.
+                pause = _BETWEEN_PASSES
+            self._wanted.wait(pause)
             self._wanted.clear()
-            if self._over:
-                return
-            try:
-                self._checkpoint()
-            except (sqlite3.Error, OSError):
-                # The log stays as it is and nothing is lost; a fault of the file will be told to
-                # whoever writes next, and the next checkpoint tries again.
-                continue
 
-    def _checkpoint(self) -> None:
+    def _work(self) -> float:
+        """What is due; how many seconds nothing more is."""
+        files.must_still_be(self._path, self._opened)
         with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as connection:
-            _, pages, _ = connection.execute(_CHECKPOINT).fetchone()
-            if pages < _TOO_LONG:
-                return
-            turns = Turns(self._path)
-            try:
-                if turns.take(time.monotonic() + _PATIENCE):
-                    connection.execute(_CHECKPOINT)
-            finally:
-                turns.close()
+            if self._checkpoint_wanted:
+                self._checkpoint_wanted = False
+                self._checkpoint(connection)
+            while not self._over and time.monotonic() >= self._next_pass:
+                due = self._retention.look(connection, self._now())
+                if due is None:
+                    self._next_pass = time.monotonic() + _BETWEEN_PASSES
+                elif due.rows:
+                    began = time.monotonic()
+                    self._in_turn(partial(due.forget, connection))
+                    return (time.monotonic() - began) * _SHARE
+        return max(0.0, self._next_pass - time.monotonic())
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        _, pages, _ = connection.execute(_CHECKPOINT).fetchone()
+        if pages >= _TOO_LONG:
+            self._in_turn(partial(connection.execute, _CHECKPOINT))
+
+    def _in_turn(self, work: Callable[[], object]) -> None:
+        turns = Turns(self._path)
+        try:
+            if turns.take(time.monotonic() + _PATIENCE):
+                work()
+        finally:
+            turns.close()

@@ -1,0 +1,73 @@
+"""The commands of whoever wants to know: `report`, `events`, `verify`."""
+
+from typing import Annotated
+
+import typer
+
+from .options import Json, Ledger
+
+Tenant = Annotated[str | None, typer.Option(help="Of one tenant.")]
+_TIME = "Such as yesterday, today, 3h, 7d, 2025-06-15."
+
+
+def report(
+    since: Annotated[str | None, typer.Option(metavar="TIME", help=_TIME)] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="As --since.")] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="WHAT,...",
+            help="Any of tenant, workspace, app, workflow, agent, tool, model, day, run.",
+        ),
+    ] = "tenant",
+    tenant: Tenant = None,
+    zone: Annotated[
+        str, typer.Option(metavar="NAME", help="Whose days: UTC, or such as Europe/Berlin.")
+    ] = "UTC",
+    shown: Annotated[
+        str, typer.Option("--format", metavar="table|csv|json", help="How it is shown.")
+    ] = "table",
+    ledger: Ledger = None,
+) -> None:
+    """What was charged, reserved, abandoned and denied, and the tokens, of an embedded ledger.
+
+    A call belongs to the time of its reservation, taken to the quarter of an hour.
+    """
+    from .operating import at
+    from .reporting import Order
+    from .reporting import report as reported
+
+    at(ledger, None, reported, Order(by, since, until, tenant, zone, shown))
+
+
+def events(
+    tenant: Tenant = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Such as set, fund, alert, denied, renewed; repeatable."),
+    ] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help=_TIME)] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="And every further one, until Ctrl-C.")
+    ] = False,
+    ledger: Ledger = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For machines: a JSON line each.")
+    ] = False,
+) -> None:
+    """The event log: what operators did, what budgets did, what was denied, who asked."""
+    from .auditing import Order
+    from .auditing import events as shown
+    from .operating import at
+
+    code = at(ledger, None, shown, Order(tenant, tuple(kind or ()), since, limit, follow, as_json))
+    raise typer.Exit(code or 0)
+
+
+def verify(ledger: Ledger = None, as_json: Json = False) -> None:
+    """Recompute every balance from the log and the reservations; ends with 1 if any differs."""
+    from .auditing import verify as verified
+    from .operating import at
+
+    raise typer.Exit(at(ledger, None, verified, as_json) or 0)

@@ -1,0 +1,167 @@
+"""The event log as it is written, and whether the balances are what it says they are."""
+
+import signal
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import anyio.abc
+import attrs
+
+from comptroller import console
+from comptroller.ledger.book.journal import Entry
+from comptroller.ledger.book.verify import Difference
+from comptroller.ledger.interface import EmbeddedLedger, Ledger
+from comptroller.money import formatted
+
+from .exits import DONE, FAILED, SIGNALLED
+from .moments import moment
+from .operating import own
+
+_PAUSE = 0.5  # seconds between two looks at the log
+
+
+@attrs.frozen
+class Order:
+    """Which entries are shown, and how."""
+
+    tenant: str | None
+    kinds: tuple[str, ...]
+    since: str | None
+    limit: int
+    follow: bool
+    as_json: bool
+
+
+async def events(ledger: Ledger, order: Order) -> int:
+    """Show the newest entries, oldest first; with `follow` every further one until a signal.
+
+    The exit code.
+    """
+    audited = own(ledger)
+    since = moment("--since", order.since, datetime.now(UTC)) if order.since else None
+    entries = await audited.events(
+        kinds=order.kinds, tenant=order.tenant, since=since, limit=order.limit, newest=True
+    )
+    if not entries and not order.follow and not order.as_json:
+        console.write(f"no such event in {ledger.name}")
+    for entry in entries:
+        _show(entry, order)
+    if not order.follow:
+        return DONE
+    last = entries[-1].number if entries else 0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow, audited, order, last)
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                tasks.cancel_scope.cancel(f"interrupted by {number.name}")
+                return SIGNALLED + number
+    return DONE
+
+
+async def follow(ledger: EmbeddedLedger, order: Order, last: int) -> None:
+    """Show every entry after `last`, for as long as one is let."""
+    while True:
+        for entry in await ledger.events(kinds=order.kinds, tenant=order.tenant, after=last):
+            _show(entry, order)
+            last = entry.number
+        await anyio.sleep(_PAUSE)
+
+
+async def verify(ledger: Ledger, as_json: bool) -> int:
+    """Say whether every balance is what its history comes to. The exit code."""
+    found = await own(ledger).verify()
+    if as_json:
+        console.write_json(
+            {
+                "accounts": found.accounts,
+                "periods": found.periods,
+                "differences": [
+                    {**attrs.asdict(one), "unit": one.unit.value} for one in found.differences
+                ],
+            }
+        )
+    elif found.differences:
+        console.write(_differences(found.differences))
+        console.write(_verdict(ledger.name, len(found.differences)))
+    else:
+        over = f", and {found.periods} periods that are over" if found.periods else ""
+        console.write(
+            f"{ledger.name}: the balances of {found.accounts} budgets{over} are what the log and"
+            " the reservations come to"
+        )
+    return FAILED if found.differences else DONE
+
+
+def _verdict(name: str, differences: int) -> str:
+    if differences == 1:
+        return f"{name}: 1 balance differs from its history"
+    return f"{name}: {differences} balances differ from their history"
+
+
+def _differences(differences: Sequence[Difference]) -> Any:
+    numbers = ("ledger says", "history says")
+    table = console.table("scope", "period (UTC)", "balance", *numbers, right=numbers)
+    for one in differences:
+        table.add_row(
+            one.scope,
+            f"from {_time(one.since_ms)}" if one.since_ms else "the first",
+            one.balance,
+            formatted(one.unit, one.found),
+            formatted(one.unit, one.expected),
+        )
+    return table
+
+
+def _show(entry: Entry, order: Order) -> None:
+    if order.as_json:
+        console.write_text(console.as_line(_plain(entry)))
+    else:
+        console.write(_line(entry))
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    said = {
+        "number": entry.number,
+        "at_ms": entry.at_ms,
+        "kind": entry.kind,
+        "scope": entry.scope,
+        "unit": entry.unit.value if entry.unit else None,
+        "amount": entry.amount,
+        "debt": entry.debt or None,
+        "period_since_ms": entry.since_ms or None,
+        "about": entry.about,
+        **attrs.asdict(entry.origin),
+        "details": dict(entry.details) or None,
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _line(entry: Entry) -> str:
+    words = [_time(entry.at_ms), entry.kind, entry.scope, _what(entry), entry.about or ""]
+    words += [f"{name}={_said(value)}" for name, value in entry.details.items()]
+    words += [f"{name}={value}" for name, value in attrs.asdict(entry.origin).items() if value]
+    return "  ".join(word for word in words if word)
+
+
+def _what(entry: Entry) -> str:
+    """The entry's amount; of an alert, how much of how much."""
+    if entry.unit is None:
+        return ""
+    if entry.kind == "alert":
+        spent = formatted(entry.unit, entry.amount)
+        allocated = formatted(entry.unit, int(entry.details["allocated"]))
+        return f"{entry.details['share']}% is spent: {spent} of {allocated}"
+    shown = [formatted(entry.unit, entry.amount)] if entry.amount else []
+    return ", ".join(
+        [*shown, *([f"debt {formatted(entry.unit, entry.debt)}"] if entry.debt else [])]
+    )
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else console.as_line(value)
+
+
+def _time(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,76 @@
+"""What an operator does with API keys: create, list and revoke those of an embedded ledger."""
+
+from datetime import UTC, datetime
+
+from comptroller import console
+from comptroller.ledger.embedded import wall_clock
+from comptroller.ledger.interface import EmbeddedLedger, Ledger
+from comptroller.ledger.keys import Key, made
+from comptroller.ledger.opening import open_keys
+
+from .operating import own
+
+
+async def create(ledger: Ledger, tenant: str, note: str, as_json: bool) -> None:
+    """Make a key and show it, this once. The key alone is on stdout, for scripts."""
+    text, key = made(tenant, wall_clock(), note)
+    with open_keys(_durable(ledger)) as keys:
+        keys.add(key)
+    if as_json:
+        console.write_json({**_plain(key), "key": text})
+        return
+    console.write_text(text)
+    console.write(
+        f"this is the only time that key {key.key_id} of tenant {key.tenant} is shown",
+        stderr=True,
+    )
+
+
+async def show(ledger: Ledger, tenant: str | None, as_json: bool) -> None:
+    """Every key, or one tenant's, by its id."""
+    with open_keys(_durable(ledger)) as keys:
+        found = [key for key in keys.all() if tenant is None or key.tenant == tenant.lower()]
+    if as_json:
+        console.write_json([_plain(key) for key in found])
+    elif found:
+        made_of = console.table("key", "tenant", "created (UTC)", "state", "note")
+        for key in found:
+            state = "open" if key.revoked_ms is None else f"revoked {_moment(key.revoked_ms)}"
+            made_of.add_row(
+                key.key_id, key.tenant, _moment(key.created_ms), state, console.plain(key.note)
+            )
+        console.write(made_of)
+    else:
+        whose = f"tenant {tenant}" if tenant else "anybody"
+        console.write(f"no API key for {whose} in {ledger.name}")
+
+
+async def revoke(ledger: Ledger, key_id: str, as_json: bool) -> None:
+    """End a key."""
+    with open_keys(_durable(ledger)) as keys:
+        key = keys.revoke(key_id, wall_clock())
+    if as_json:
+        console.write_json(_plain(key))
+    else:
+        console.write(f"key {key.key_id} of tenant {key.tenant} opens nothing any more")
+
+
+def _durable(ledger: Ledger) -> EmbeddedLedger:
+    embedded = own(ledger)
+    if ledger.name == "memory:":
+        raise ValueError("memory: is gone when this command ends: name a file with --ledger")
+    return embedded
+
+
+def _plain(key: Key) -> dict[str, object]:
+    return {
+        "key_id": key.key_id,
+        "tenant": key.tenant,
+        "created_at_ms": key.created_ms,
+        "revoked_at_ms": key.revoked_ms,
+        "note": key.note,
+    }
+
+
+def _moment(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M}"

@@ -1,0 +1,34 @@
+"""Times as people write them: `yesterday`, `3h`, `2025-06-15`."""
+
+import re
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from comptroller.decide.periods import zone_of
+
+_AGO = re.compile(r"(\d{1,6})\s*(m|min|h|d|w)")
+_UNITS = {"m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LIKE = "write it like yesterday, today, 3h, 7d, 2025-06-15 or 2025-06-15T08:30"
+
+
+def moment(option: str, text: str, now: datetime, zone: str = "UTC") -> datetime:
+    """The time that `text` means in `zone`, where it is `now`.
+
+    `today` and `yesterday` are the first moments of these days; `3h` is three hours ago.
+
+    Raises:
+        ValueError: none of these, or no such zone.
+    """
+    place = ZoneInfo(zone_of(zone))
+    written, here = text.strip().lower(), now.astimezone(place)
+    days = {"today": 0, "yesterday": 1}
+    if written in days:
+        day = here.date() - timedelta(days=days[written])
+        return datetime(day.year, day.month, day.day, tzinfo=place)
+    if ago := _AGO.fullmatch(written):
+        return here - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(f"{option} {text!r} is no time: {_LIKE}") from None
+    return found if found.tzinfo else found.replace(tzinfo=place)

@@ -1,0 +1,109 @@
+"""The commands of whoever serves a ledger to others: `serve`, and `key` with what it does."""
+
+from typing import Annotated
+
+import typer
+
+from .options import Json, Ledger
+
+key_app = typer.Typer(help="Create, list and revoke the API keys of an embedded ledger.")
+
+
+def serve(
+    *,
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A file, or 'memory:'. Left out: what COMPTROLLER_LEDGER names, else yours.",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where to listen; loopback unless told.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 7878,
+    tls_cert: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A certificate, in PEM.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="Its key, in PEM.")] = None,
+    tls_key_password_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The variable with that key's password.")
+    ] = None,
+    admin_key_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The variable with the operator's key (COMPTROLLER_ADMIN_KEY): budgets over HTTP.",
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second that each tenant may make.")
+    ] = None,
+    max_body: Annotated[int, typer.Option(min=1, help="The longest body, in bytes.")] = 2**20,
+    access_log: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A line of JSON a request; '-': stderr.")
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds that a stop waits for what is in flight.")
+    ] = 10,
+    synchronous: Annotated[
+        str, typer.Option(metavar="NORMAL|FULL", help="FULL survives a power cut, too.")
+    ] = "NORMAL",
+    default_budget: Annotated[
+        str | None, typer.Option(metavar="AMOUNT", help="Of a tenant seen for the first time.")
+    ] = None,
+    key_for: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TENANT", help="For 'memory:': make a key, and show it."),
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SCOPE=AMOUNT", help="For 'memory:': set a budget."),
+    ] = None,
+) -> None:
+    """Serve an embedded ledger over HTTP, to every Cycles client, until Ctrl-C or SIGTERM.
+
+    What is in flight then is answered. Also there: /healthz, and /metrics for Prometheus.
+    """
+    order = {name: value for name, value in locals().items() if value is not None}
+    from .serving import Order, carry_out
+
+    carry_out(Order(**order))
+
+
+@key_app.command("create")
+def create_key(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose key it is.")],
+    note: Annotated[str, typer.Option(help="What it is for.")] = "",
+    ledger: Ledger = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key of a tenant and show it, this once: what is kept is its digest."""
+    from .keys import create
+    from .operating import at
+
+    at(ledger, None, create, tenant, note, as_json, create=True)
+
+
+@key_app.command("list")
+def list_keys(
+    tenant: Annotated[str | None, typer.Option(help="Of one tenant.")] = None,
+    ledger: Ledger = None,
+    as_json: Json = False,
+) -> None:
+    """The keys: id, tenant, since when, whether they open anything."""
+    from .keys import show
+    from .operating import at
+
+    at(ledger, None, show, tenant, as_json)
+
+
+@key_app.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(metavar="KEY", help="Its id, as 'key list' shows it.")],
+    ledger: Ledger = None,
+    as_json: Json = False,
+) -> None:
+    """End a key, for good. Servers that run take notice within a second."""
+    from .keys import revoke
+    from .operating import at
+
+    at(ledger, None, revoke, key_id, as_json)

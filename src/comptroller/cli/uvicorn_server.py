@@ -1,0 +1,97 @@
+"""uvicorn, as a ledger is served: no signals of its own, bounded heads, the protocol's errors."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from pydantic_core import to_json
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from comptroller.ledger.server import Application
+
+from .listening import Tls
+
+MOST_HEAD = 2**16
+"""Bytes of a request's head: its target and headers."""
+_KEEP_ALIVE = 30  # seconds
+_IN_A_BODY = float("-inf")
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. A head that does not end is refused before it fills the memory."""
+
+    _head: float = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came. The parser keeps what belongs to a head that has not ended."""
+        self._head += len(data)
+        super().data_received(data)
+        if self._head > MOST_HEAD and not self.transport.is_closing():
+            self.send_400_response(f"the head has more than {MOST_HEAD} bytes")
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._head = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """It has ended."""
+        self._head = _IN_A_BODY
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is told so in the protocol's own form."""
+        request_id, trace_id = f"req_{secrets.token_hex(8)}", secrets.token_hex(16)
+        content = to_json(
+            {
+                "error": "INVALID_REQUEST",
+                "message": msg,
+                "request_id": request_id,
+                "trace_id": trace_id,
+            }
+        )
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(content)}\r\nconnection: close\r\n"
+            f"x-request-id: {request_id}\r\nx-cycles-trace-id: {trace_id}\r\n\r\n"
+        )
+        self.transport.write(head.encode() + content)
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """A server that says when it is ready, and leaves signals to who runs it."""
+
+    ready: Callable[[], None]
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        self.ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """None: `serving` receives them."""
+        yield
+
+
+def configured(application: Application, secured: Tls | None, grace: float) -> uvicorn.Config:
+    """How uvicorn runs it: what it would say of each request, the application says better."""
+    return uvicorn.Config(
+        application,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level="error",
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=max(1, round(grace)),
+        ssl_certfile=secured.certificate if secured else None,
+        ssl_keyfile=secured.key if secured else None,
+        ssl_keyfile_password=secured.password if secured else None,
+    )

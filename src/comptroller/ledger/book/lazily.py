@@ -1,0 +1,102 @@
+"""Answers whose balances are made when somebody looks at them.
+
+Most callers never do, and making them costs several times as much as the rest of an answer. To
+every reader such an answer is the `runcycles` model that it extends, balances included.
+"""
+
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
+from pydantic_core import to_json
+from runcycles import (
+    CommitResponse,
+    EventCreateResponse,
+    ReleaseResponse,
+    ReservationCreateResponse,
+    ReservationExtendResponse,
+)
+
+from comptroller.decide.admission import Accounts
+from comptroller.ledger.book.shown import balance, balances
+
+
+class _Lazy(BaseModel):
+    """`__pydantic_private__` holds the accounts until their balances are made.
+
+    It goes with copies and pickles. A `PrivateAttr` would cost as much as the answer itself.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for what is not there yet."""
+        if name != "balances":
+            return super().__getattr__(name)  # type: ignore[misc]  # hidden from type checkers
+        made = self.__dict__["balances"] = balances((self.__pydantic_private__ or {})["accounts"])
+        self.__pydantic_fields_set__.add("balances")
+        object.__setattr__(self, "__pydantic_private__", None)
+        return made
+
+    def _whole(self) -> None:
+        self.balances  # noqa: B018 - it is there once it was looked at
+
+    def __eq__(self, other: object) -> bool:
+        for one in (self, other):
+            if isinstance(one, _Lazy):
+                one._whole()
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as every model that can change
+
+    def __iter__(self) -> Generator[tuple[str, Any], None, None]:
+        self._whole()
+        yield from super().__iter__()
+
+    def __repr_args__(self) -> Any:
+        self._whole()
+        return super().__repr_args__()
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, serialize: SerializerFunctionWrapHandler) -> Any:
+        self._whole()
+        return serialize(self)
+
+
+class Granted(_Lazy, ReservationCreateResponse):
+    """A reserve that was granted."""
+
+
+class Committed(_Lazy, CommitResponse):
+    """A commit."""
+
+
+class Released(_Lazy, ReleaseResponse):
+    """A release."""
+
+
+class Extended(_Lazy, ReservationExtendResponse):
+    """An extension."""
+
+
+class Applied(_Lazy, EventCreateResponse):
+    """An event."""
+
+
+L = TypeVar("L", bound=_Lazy)
+
+
+def as_json(answer: BaseModel) -> bytes:
+    """An answer's `model_dump_json(exclude_none=True)`, without making the balances for it."""
+    private = answer.__pydantic_private__ if isinstance(answer, _Lazy) else None
+    if private is None:
+        return answer.model_dump_json(exclude_none=True).encode()
+    said: dict[str, Any] = {name: one for name, one in answer.__dict__.items() if one is not None}
+    said["balances"] = list(map(balance, private["accounts"]))
+    return to_json(said, exclude_none=True)
+
+
+def lazy(model: type[L], values: dict[str, Any], accounts: Accounts) -> L:
+    """An answer of these values, and of the balances of `accounts`."""
+    made = model.model_validate(values)
+    del made.__dict__["balances"]
+    object.__setattr__(made, "__pydantic_private__", {"accounts": accounts})
+    return made

@@ -1,0 +1,60 @@
+"""A connection to a ledger's file beside the ledger's own, for what is not its protocol.
+
+What is written over it is written in a turn among the processes that share the file.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from comptroller.errors import ComptrollerError
+from comptroller.ledger.sqlite import files
+from comptroller.ledger.sqlite.turns import Turns
+
+_PATIENCE = 5.0  # seconds for a turn, and for another program's lock
+
+
+class Aside:
+    """Such a connection. One thread uses it at a time.
+
+    Raises:
+        ComptrollerError: the file cannot be used; the text says why and what to do.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self.explained():
+            self.sql = sqlite3.connect(
+                path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+            )
+            self.sql.execute("PRAGMA wal_autocheckpoint = 0")  # the ledger does it
+
+    def close(self) -> None:
+        """End of use."""
+        self.sql.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction. Blocks until its turn has come."""
+        turns = Turns(self._path)
+        try:
+            with self.explained():
+                if not turns.take(time.monotonic() + _PATIENCE):
+                    raise ComptrollerError(f"{self._path}: others have held it: try again")
+                self.sql.execute("BEGIN IMMEDIATE")
+                yield self.sql
+                self.sql.execute("COMMIT")
+        finally:
+            if self.sql.in_transaction:
+                self.sql.execute("ROLLBACK")
+            turns.close()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Faults of the file are told in one line."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise ComptrollerError(files.explained(self._path, error)) from error

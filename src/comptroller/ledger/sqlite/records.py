@@ -1,0 +1,196 @@
+"""All records of a ledger file as they stand at one moment, for reports and audits.
+
+Read on a connection of their own, which waits for no turn and keeps nobody from writing: a report
+stalls no caller. It reads what was added up as calls were settled, and the reservations that are
+still held; only by run are reservations read one by one, from the first that is new enough: they
+are numbered in the order in which they were made.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runcycles import Unit
+
+from comptroller.decide.admission import Account
+from comptroller.decide.periods import began
+from comptroller.ledger.book import usage, verify
+from comptroller.ledger.book.journal import Entry, Sought
+from comptroller.ledger.sqlite import audit, rows
+
+_SUMS = """
+SELECT path, held, since, unit, sum(charged),
+    sum(CASE status WHEN 'ACTIVE' THEN estimate ELSE 0 END)
+FROM reservations WHERE status IN ('ACTIVE', 'COMMITTED') GROUP BY path, held, since, unit
+UNION ALL
+SELECT path, held, since, unit, sum(charged), 0 FROM events GROUP BY path, held, since, unit
+"""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator["SqliteRecords"]:
+    """The records of the file at `path`, for the length of the block. Blocks.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        connection.isolation_level = None
+        connection.execute("BEGIN")
+        yield SqliteRecords(connection)
+    finally:
+        connection.close()
+
+
+class SqliteRecords:
+    """What a ledger file holds."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._sql = connection
+
+    def accounts(self) -> Iterable[Account]:
+        """The accounts."""
+        found = self._sql.execute(f"SELECT {rows.ACCOUNT} FROM accounts ORDER BY scope, unit")
+        return map(rows.account, found)
+
+    def periods(self) -> Iterable[Account]:
+        """The accounts of the periods that are over."""
+        return map(rows.account, self._sql.execute(f"SELECT {rows.ACCOUNT} FROM periods"))
+
+    def changes(self) -> Iterable[Entry]:
+        """The entries of the log that change a balance, oldest first."""
+        return self.entries(Sought(kinds=verify.KINDS))
+
+    def sums(self) -> Iterable[verify.Sum]:
+        """What all reservations and events come to, those included that are no longer kept."""
+        for path, held, since, unit, charged, reserved in self._sql.execute(_SUMS):
+            scopes = rows.to_held(path, held)
+            periods = rows.to_since(since)
+            yield verify.Sum(scopes, periods, Unit(unit), charged or 0, reserved)
+        archived = self._sql.execute("SELECT scope, since_ms, unit, charged FROM archived")
+        for scope, since_ms, unit, charged in archived:
+            yield verify.Sum((scope,), (since_ms,), Unit(unit), charged)
+
+    def entries(self, sought: Sought) -> list[Entry]:
+        """The entries of the log that are sought, oldest first."""
+        tests: list[str] = ["id > ?"]
+        given: list[int | str] = [sought.after]
+        if sought.kinds:
+            tests.append(f"kind IN ({','.join('?' * len(sought.kinds))})")
+            given += sought.kinds
+        if sought.since_ms is not None:
+            tests.append("at_ms >= ?")
+            given.append(sought.since_ms)
+        if sought.tenant is not None:
+            tests.append("(scope = ? OR substr(scope, 1, ?) = ?)")
+            scope = f"tenant:{sought.tenant}"
+            given += [scope, len(scope) + 1, f"{scope}/"]
+        found = self._sql.execute(
+            f"SELECT id, {audit.ENTRY} FROM log WHERE {' AND '.join(tests)}"
+            f" ORDER BY id {'DESC' if sought.newest else 'ASC'} LIMIT ?",
+            (*given, -1 if sought.limit is None else sought.limit),
+        )
+        entries = [audit.entry(row) for row in found]
+        return entries[::-1] if sought.newest else entries
+
+    def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
+        """What calls and denials come to, by what the report tells apart."""
+        if asked.wants("run"):
+            yield from self._one_by_one(asked)
+        else:
+            yield from self._added_up(asked)
+            yield from self._calls("status = 'ACTIVE'", asked)
+        yield from self._denied(asked)
+
+    def _added_up(self, asked: usage.Asked) -> Iterable[usage.Spending]:
+        """What was added up as calls were settled."""
+        sums = "sum(calls), sum(charged), 0, sum(abandoned), 0, 0, sum(tokens_input)"
+        return self._grouped("usage", f"{sums}, sum(tokens_output)", asked)
+
+    def _denied(self, asked: usage.Asked) -> Iterable[usage.Spending]:
+        return self._grouped("denials", "0, 0, 0, 0, sum(count), sum(requested), 0, 0", asked)
+
+    def _grouped(self, table: str, sums: str, asked: usage.Asked) -> Iterable[usage.Spending]:
+        """The sums of `table` by what the report tells apart, and by nothing else."""
+        acts = asked.wants("tool") or asked.wants("model")
+        columns = {
+            "kind": "kind" if acts else None,
+            "name": "name" if acts else None,
+            "run": "run" if asked.wants("run") else None,
+            "day": "day_of(quarter_ms)" if asked.wants("day") else None,
+        }
+        told = [column for column in columns.values() if column]
+        shown = [column or ("0" if name == "day" else "''") for name, column in columns.items()]
+        self._sql.create_function(
+            "day_of", 1, lambda at_ms: began("day", asked.zone, at_ms), deterministic=True
+        )
+        found = self._sql.execute(
+            f"SELECT path, unit, {', '.join(shown)}, {sums} FROM {table}"
+            f" WHERE quarter_ms >= :since AND quarter_ms < :until{_of_tenant(asked)}"
+            f" GROUP BY {', '.join(['path', 'unit', *told])}",
+            _given(asked),
+        )
+        for path, unit, *more in found:
+            yield usage.Spending(path, Unit(unit), *more)
+
+    def _one_by_one(self, asked: usage.Asked) -> Iterable[usage.Spending]:
+        """The reservations and events that are kept, each by itself."""
+        settled = "status IN ('ACTIVE', 'COMMITTED') AND id >= :first"
+        yield from self._calls(settled, asked, first=self._first("reservations", asked.since_ms))
+        events = self._sql.execute(
+            f"SELECT {rows.EVENT} FROM events WHERE id >= :first AND {_made(asked)}",
+            _given(asked, first=self._first("events", asked.since_ms)),
+        )
+        for row in events:
+            yield usage.of_event(rows.event(row), asked)
+
+    def _calls(self, which: str, asked: usage.Asked, **more: int) -> Iterable[usage.Spending]:
+        found = self._sql.execute(
+            "SELECT path, unit, created_ms, request, settlement, coalesce(charged, 0),"
+            " CASE status WHEN 'ACTIVE' THEN estimate ELSE 0 END"
+            f" FROM reservations WHERE {which} AND {_made(asked)}",
+            _given(asked, **more),
+        )
+        for path, unit, created_ms, request, settlement, charged, held in found:
+            yield usage.of_call(
+                path, Unit(unit), created_ms, request, settlement, charged, held, asked
+            )
+
+    def _first(self, table: str, since_ms: int) -> int:
+        """The number of the first row that can be as new as `since_ms`, by halving.
+
+        Where a clock was set back, rows are not quite in the order of their times; a margin of an
+        hour covers that.
+        """
+        found = self._sql.execute(f"SELECT min(id), max(id) FROM {table}").fetchone()
+        first, last = (number or 0 for number in found)
+        at = f"SELECT created_ms FROM {table} WHERE id >= ? ORDER BY id LIMIT 1"
+        while first < last:
+            middle = (first + last) // 2
+            (created_ms,) = self._sql.execute(at, (middle,)).fetchone()
+            if created_ms < since_ms - _MARGIN_MS:
+                first = middle + 1
+            else:
+                last = middle
+        return first
+
+
+def _made(asked: usage.Asked) -> str:
+    return f"created_ms >= :since AND created_ms < :until{_of_tenant(asked)}"
+
+
+def _of_tenant(asked: usage.Asked) -> str:
+    if asked.tenant is None:
+        return ""
+    return " AND (path = :scope OR substr(path, 1, length(:scope) + 1) = :scope || '/')"
+
+
+def _given(asked: usage.Asked, **more: int) -> dict[str, int | str]:
+    """What the conditions above ask for."""
+    scope = f"tenant:{asked.tenant}"
+    return {"since": asked.since_ms, "until": asked.until_ms, "scope": scope, **more}
+
+
+_MARGIN_MS = 3_600_000

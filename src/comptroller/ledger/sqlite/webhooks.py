@@ -1,0 +1,195 @@
+"""Webhooks in the ledger's own file, and the thread that tells them of alerts.
+
+Where an alert is to be sent stands in the file, with the last entry of the log that was taken
+there: what one process did not get told, because it ended or because nobody answered, the next one
+tells. Before a webhook is told, it is put off for a while in the file, so two processes do not tell
+it at once; one that fails is put off longer each time.
+"""
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from comptroller.errors import ComptrollerError
+from comptroller.ledger.book.journal import Entry
+from comptroller.ledger.sqlite import audit
+from comptroller.ledger.sqlite.aside import Aside
+from comptroller.ledger.webhooks import Webhook, body_of, headers_of
+
+_WEBHOOK = "url, secret, created_ms, told, failures, not_before_ms, problem"
+_NEXT = f"SELECT id, {audit.ENTRY} FROM log WHERE kind = 'alert' AND id > ? ORDER BY id LIMIT 1"
+_TIMEOUT = 5.0  # seconds for an answer
+_TAKEN_MS = 20_000  # for which a webhook is somebody's who tells it: longer than one telling takes
+_LONGEST_MS = 300_000  # between two tries
+_DAYS_MS = 3 * 86_400_000  # after which an alert is no news any more
+_LOOK = 60.0  # seconds between two looks at what another process has left behind
+
+_logger = logging.getLogger("comptroller.ledger")
+
+
+class SqliteWebhooks:
+    """The webhooks of a ledger file. Methods block."""
+
+    def __init__(self, path: Path) -> None:
+        self._aside = Aside(path)
+
+    def close(self) -> None:
+        """End of use."""
+        self._aside.close()
+
+    def all(self) -> list[Webhook]:
+        """Every one, by its address."""
+        with self._aside.explained():
+            found = self._aside.sql.execute(f"SELECT {_WEBHOOK} FROM webhooks ORDER BY url")
+            return [Webhook(*row) for row in found]
+
+    def add(self, webhook: Webhook) -> None:
+        """Tell `webhook` of every alert from now on; one of that address is given a new secret."""
+        with self._aside.writing() as sql:
+            sql.execute(
+                "INSERT INTO webhooks (url, secret, created_ms, told)"
+                " VALUES (?, ?, ?, (SELECT coalesce(max(id), 0) FROM log))"
+                " ON CONFLICT DO UPDATE SET secret = excluded.secret, not_before_ms = 0",
+                (webhook.url, webhook.secret, webhook.created_ms),
+            )
+
+    def remove(self, url: str) -> None:
+        """Tell it no more.
+
+        Raises:
+            ValueError: there is none of that address.
+        """
+        with self._aside.writing() as sql:
+            removed = sql.execute("DELETE FROM webhooks WHERE url = ?", (url,)).rowcount
+        if not removed:
+            raise ValueError(f"no webhook {url}: see comptroller webhook list")
+
+    def next_for(self, webhook: Webhook) -> Entry | None:
+        """The next alert that `webhook` is to be told."""
+        with self._aside.explained():
+            row = self._aside.sql.execute(_NEXT, (webhook.told,)).fetchone()
+        return audit.entry(row) if row else None
+
+    def take(self, webhook: Webhook, now_ms: int) -> bool:
+        """Put it off for others; False where it is put off already, or has been told meanwhile."""
+        with self._aside.writing() as sql:
+            taken = sql.execute(
+                "UPDATE webhooks SET not_before_ms = ? WHERE url = ? AND told = ?"
+                " AND not_before_ms <= ?",
+                (now_ms + _TAKEN_MS, webhook.url, webhook.told, now_ms),
+            ).rowcount
+        return bool(taken)
+
+    def told(self, webhook: Webhook, number: int) -> None:
+        """It has taken the entry of that number."""
+        with self._aside.writing() as sql:
+            sql.execute(
+                "UPDATE webhooks SET told = ?, failures = 0, not_before_ms = 0, problem = NULL"
+                " WHERE url = ?",
+                (number, webhook.url),
+            )
+
+    def failed(self, webhook: Webhook, problem: str, now_ms: int) -> None:
+        """It has not: it is tried again, later each time."""
+        pause_ms = min(1000 * 2 ** min(webhook.failures, 20), _LONGEST_MS)
+        with self._aside.writing() as sql:
+            sql.execute(
+                "UPDATE webhooks SET failures = failures + 1, not_before_ms = ?, problem = ?"
+                " WHERE url = ?",
+                (now_ms + pause_ms, problem, webhook.url),
+            )
+
+
+class Courier:
+    """The thread that tells one opened ledger's webhooks. It begins with the first alert."""
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+        self._path, self._now = path, now
+        self._wanted, self._over = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._beginning = threading.Lock()
+
+    def begin(self, sql: sqlite3.Connection) -> None:
+        """An opened ledger begins: what others have left behind is told."""
+        left = sql.execute(
+            "SELECT 1 FROM webhooks WHERE told <"
+            " (SELECT coalesce(max(id), 0) FROM log WHERE kind = 'alert')"
+        )
+        if left.fetchone():
+            self.notify()
+
+    def notify(self) -> None:
+        """There is an alert."""
+        self._wanted.set()
+        with self._beginning:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name=f"webhooks of {self._path.name}", daemon=True
+                )
+                self._thread.start()
+
+    def end(self) -> None:
+        """Once what can be told at once has been told, or within seconds. Blocks."""
+        self._over.set()
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join(2 * _TIMEOUT)
+
+    def _run(self) -> None:
+        while True:
+            last = self._over.is_set()  # asked first: what came before the end is told
+            try:
+                pause = self._tell()
+            except (ComptrollerError, sqlite3.Error) as error:
+                _logger.warning("webhooks of %s: %s", self._path, error)
+                pause = _LOOK
+            if last:
+                return
+            self._wanted.wait(pause)
+            self._wanted.clear()
+
+    def _tell(self) -> float:
+        """Tell every webhook what it can be told now: seconds until something else can be."""
+        webhooks = SqliteWebhooks(self._path)
+        pauses = [_LOOK]
+        try:
+            with httpx.Client(timeout=_TIMEOUT) as http:
+                for known in webhooks.all():
+                    webhook: Webhook | None = known
+                    while webhook is not None and (alert := webhooks.next_for(webhook)):
+                        pauses.append((webhook.not_before_ms - self._now_ms()) / 1000)
+                        if not webhooks.take(webhook, self._now_ms()):
+                            break
+                        self._post(webhooks, http, webhook, alert)
+                        webhook = next((w for w in webhooks.all() if w.url == known.url), None)
+        finally:
+            webhooks.close()
+        return max(0.1, min(pause for pause in pauses if pause > 0))
+
+    def _post(
+        self, webhooks: SqliteWebhooks, http: httpx.Client, webhook: Webhook, alert: Entry
+    ) -> None:
+        if alert.at_ms < self._now_ms() - _DAYS_MS:
+            _logger.warning("webhook %s was not told of %s: too long ago", webhook.url, alert)
+            webhooks.told(webhook, alert.number)
+            return
+        body = body_of(alert, str(self._path))
+        headers = headers_of(alert, body, webhook.secret, int(self._now()))
+        try:
+            answer = http.post(webhook.url, content=body, headers=headers)
+            problem = None if answer.is_success else f"answered {answer.status_code}"
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            problem = str(error) or type(error).__name__
+        if problem is None:
+            webhooks.told(webhook, alert.number)
+        else:
+            _logger.warning("webhook %s: %s; it is tried again", webhook.url, problem)
+            webhooks.failed(webhook, problem, self._now_ms())
+
+    def _now_ms(self) -> int:
+        return int(self._now() * 1000)

@@ -1,0 +1,108 @@
+"""Webhooks: an alert as an HTTP request that its receiver can believe.
+
+A body is signed with the webhook's secret (HMAC-SHA256 over the time and the body), so a receiver
+knows that it is ours, unchanged and new: `verify_signature`. It may come twice, where an answer got
+lost; its id is the same then.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import httpx
+
+from comptroller.ledger.book.journal import Entry
+
+SIGNATURE = "X-Comptroller-Signature"
+DELIVERY = "X-Comptroller-Delivery"
+_SIGNATURE = re.compile(r"t=(\d{1,12}),v1=([0-9a-f]{64})")
+_TOLERANCE = 300
+"""Seconds that a request may be old."""
+
+
+@attrs.frozen
+class Webhook:
+    """A place that is told of alerts.
+
+    Attributes:
+        url: where they are posted.
+        secret: what they are signed with.
+        created_ms: since when.
+        told: the number of the last entry of the log that it has taken.
+        failures: how often in a row it has not taken the next one.
+        not_before_ms: when it is tried again.
+        problem: what went wrong last.
+    """
+
+    url: str = attrs.field()
+    secret: str = attrs.field(repr=False)
+    created_ms: int = 0
+    told: int = 0
+    failures: int = 0
+    not_before_ms: int = 0
+    problem: str | None = None
+
+    @url.validator
+    def _is_an_address(self, _: Any, url: str) -> None:
+        try:
+            parts = httpx.URL(url)
+            valid = parts.scheme in ("http", "https") and bool(parts.host) and not parts.userinfo
+        except (httpx.InvalidURL, TypeError):
+            valid = False
+        if not valid:
+            raise ValueError(
+                f"{url!r} is no address of a webhook: write it like https://example.com/alerts,"
+                " without a name or password"
+            )
+
+
+def delivery_id(entry: Entry) -> str:
+    """What a receiver knows a delivery by, also when it comes twice."""
+    return f"alert_{entry.number:x}_{entry.at_ms:x}"
+
+
+def body_of(entry: Entry, ledger: str) -> bytes:
+    """An alert as it is posted."""
+    told = {
+        "id": delivery_id(entry),
+        "type": "budget.alert",
+        "at_ms": entry.at_ms,
+        "ledger": ledger,
+        "scope": entry.scope,
+        "unit": entry.unit.value if entry.unit else None,
+        "share": entry.details.get("share"),
+        "spent": entry.amount,
+        "allocated": entry.details.get("allocated"),
+        "period_since_ms": entry.since_ms or None,
+    }
+    return json.dumps(told, separators=(",", ":")).encode()
+
+
+def headers_of(entry: Entry, body: bytes, secret: str, now: int) -> Mapping[str, str]:
+    """The headers that go with a body; `now` is in epoch seconds."""
+    return {
+        "Content-Type": "application/json",
+        DELIVERY: delivery_id(entry),
+        SIGNATURE: f"t={now},v1={_digest(secret, now, body)}",
+    }
+
+
+def verify_signature(
+    secret: str, header: str, body: bytes, now: float, tolerance: float = _TOLERANCE
+) -> bool:
+    """Whether `body` came with `header` from whoever has `secret`, in the last `tolerance` seconds.
+
+    For receivers: `header` is the request's `X-Comptroller-Signature`, `now` is `time.time()`.
+    """
+    given = _SIGNATURE.fullmatch(header)
+    if given is None or abs(now - int(given[1])) > tolerance:
+        return False
+    return hmac.compare_digest(given[2], _digest(secret, int(given[1]), body))
+
+
+def _digest(secret: str, at: int, body: bytes) -> str:
+    return hmac.new(secret.encode(), b"%d.%s" % (at, body), hashlib.sha256).hexdigest()

@@ -1,0 +1,201 @@
+"""Reports, the event log and the recomputed balances from the command line."""
+
+import csv
+import io
+import json
+import signal
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from cli.commands import call, done, ended, refused, start
+from comptroller.cli.moments import moment
+
+LEDGER = ("--ledger", "ledger.db")
+NOW = datetime(2025, 6, 15, 22, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def spent(desk):
+    """A run was paid for, and another one denied."""
+    call("run", "desk:agent", "hi", "--tenant", "acme", *LEDGER)
+    done("budget", "set", "tenant:globex", "0.00001usd", *LEDGER)
+    call("run", "desk:agent", "hi", "--tenant", "globex", *LEDGER)
+    return desk
+
+
+class TestReport:
+    def test_what_a_run_came_to(self, spent):
+        shown = done("report", "--since", "today", "--by", "tenant,agent,model", *LEDGER)
+        head, acme, *rest = (line.split() for line in shown.splitlines() if line.strip(" ─"))
+        assert head[:3] == ["tenant", "agent", "model"]
+        assert acme[:5] == ["acme", "triage-agent", "desk:gpt-4.1-mini", "2", "$0.000864"]
+        assert rest[0][:3] == ["globex", "triage-agent", "desk:gpt-4.1-mini"]
+
+    def test_for_machines(self, spent):
+        lines = json.loads(done("report", "--by", "tenant,tool", "--format", "json", *LEDGER))
+        by = {(line["tenant"], line["tool"]): line for line in lines}
+        llm = by["acme", ""]
+        assert (llm["calls"], llm["tokens_input"], llm["tokens_output"]) == (2, 2000, 40)
+        assert llm["unit"] == "USD_MICROCENTS"
+        assert llm["charged"] > 0
+        assert by["globex", ""]["denied"] == 1
+        [found] = [line for line in lines if line["tenant"] == "globex"]
+        assert (found["calls"], found["charged"]) == (0, 0)
+
+    def test_for_spreadsheets(self, spent):
+        text = done("report", "--by", "run", "--tenant", "acme", "--format", "csv", *LEDGER)
+        [row] = csv.DictReader(io.StringIO(text))
+        assert len(row["run"]) == 32
+        assert int(row["charged"]) > 0
+
+    def test_nothing_is_said_in_one_line(self, desk):
+        shown = done("report", "--until", "yesterday", *LEDGER)
+        assert shown == "nothing was charged, reserved or denied in ledger.db in that time\n"
+
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            (("--by", "colour"), "any of tenant, workspace"),
+            (("--since", "soon"), "write it like yesterday"),
+            (("--zone", "Mars"), "Europe/Berlin"),
+            (("--format", "xml"), "table, csv, json"),
+        ],
+    )
+    def test_what_is_not_understood_is_one_line(self, desk, words, text):
+        assert text in refused("report", *words, *LEDGER)
+
+
+class TestMoments:
+    @pytest.mark.parametrize(
+        ("text", "zone", "meant"),
+        [
+            ("today", "UTC", "2025-06-15T00:00+00:00"),
+            ("yesterday", "UTC", "2025-06-14T00:00+00:00"),
+            ("Today", "Europe/Berlin", "2025-06-16T00:00+02:00"),
+            ("3h", "UTC", "2025-06-15T19:30+00:00"),
+            ("45m", "UTC", "2025-06-15T21:45+00:00"),
+            ("2 w", "UTC", "2025-06-01T22:30+00:00"),
+            ("2025-06-01", "Europe/Berlin", "2025-06-01T00:00+02:00"),
+            ("2025-06-01T08:30", "UTC", "2025-06-01T08:30+00:00"),
+            ("2025-06-01T08:30-05:00", "Europe/Berlin", "2025-06-01T08:30-05:00"),
+        ],
+    )
+    def test_times_as_people_write_them(self, text, zone, meant):
+        assert moment("--since", text, NOW, zone) == datetime.fromisoformat(meant)
+
+    @pytest.mark.parametrize("text", ["", "soon", "-3h", "3 fortnights", "2025-13-01"])
+    def test_what_is_no_time_names_its_option(self, text):
+        with pytest.raises(ValueError, match=r"--until.*no time: write it like yesterday"):
+            moment("--until", text, NOW)
+
+
+class TestEvents:
+    def test_what_was_done_and_denied(self, spent):
+        shown = done("events", *LEDGER).splitlines()
+        assert [line.split()[2] for line in shown] == ["set", "set", "denied"]
+        assert "tenant:acme  $1.00  who=" in shown[0]
+        assert "code=BUDGET_EXCEEDED" in shown[2]
+
+    def test_some_of_them(self, spent):
+        assert len(done("events", "--limit", "1", *LEDGER).splitlines()) == 1
+        assert "denied" in done("events", "--kind", "denied", *LEDGER)
+        assert done("events", "--tenant", "nobody", *LEDGER) == "no such event in ledger.db\n"
+        assert done("events", "--since", "1w", *LEDGER) == done("events", *LEDGER)
+
+    def test_for_machines_a_line_each(self, spent):
+        first, *_, last = map(json.loads, done("events", "--json", *LEDGER).splitlines())
+        assert (first["number"], first["kind"], first["amount"]) == (1, "set", 100_000_000)
+        assert last["details"]["code"] == "BUDGET_EXCEEDED"
+
+    def test_an_alert_is_told_as_people_read_it(self, desk):
+        done("budget", "set", "tenant:acme", "0.0072usd", "--alert", "5%", *LEDGER)
+        call("run", "desk:agent", "hi", "--tenant", "acme", *LEDGER)
+        [line] = done("events", "--kind", "alert", *LEDGER).splitlines()
+        assert "5% is spent: $0.000432 of $0.0072" in line
+
+    @pytest.mark.parametrize(
+        ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+    )
+    def test_followed_until_a_signal(self, desk, number, code):
+        child = start("events", "--follow", *LEDGER)
+        assert "set" in child.stdout.readline()
+        done("budget", "fund", "tenant:acme", "1usd", *LEDGER)
+        assert "fund" in child.stdout.readline()
+        child.send_signal(number)
+        assert ended(child) == (code, "", "")
+
+
+class TestVerify:
+    def test_a_ledger_that_is_as_its_history_says(self, spent):
+        assert done("verify", *LEDGER) == (
+            "ledger.db: the balances of 2 budgets are what the log and the reservations come to\n"
+        )
+
+    def test_a_balance_that_was_changed_by_another_hand(self, spent):
+        with closing(sqlite3.connect(spent / "ledger.db")) as other:
+            other.execute("UPDATE accounts SET reserved = 5 WHERE scope = 'tenant:globex'")
+            other.commit()
+        found = call("verify", *LEDGER)
+        assert found.exit_code == 1
+        assert "ledger.db: 1 balance differs from its history" in found.stdout
+        shown = json.loads(call("verify", "--json", *LEDGER).stdout)
+        assert shown["differences"] == [
+            {
+                "scope": "tenant:globex",
+                "unit": "USD_MICROCENTS",
+                "since_ms": 0,
+                "balance": "reserved",
+                "found": 5,
+                "expected": 0,
+            }
+        ]
+
+
+class TestTermsOfABudget:
+    def test_a_budget_of_a_zone(self, desk):
+        done(
+            "budget", "set", "tenant:acme", "1usd", "--per", "day", "--zone", "Asia/Tokyo", *LEDGER
+        )
+        assert "open, anew each day (Asia/Tokyo)" in done("budget", "list", *LEDGER)
+        [shown] = json.loads(done("budget", "list", "--json", *LEDGER))
+        midnight = datetime.fromtimestamp(shown["renews_at_ms"] / 1000, ZoneInfo("Asia/Tokyo"))
+        assert (midnight.hour, midnight.minute) == (0, 0)
+
+    def test_a_soft_landing(self, desk):
+        words = "--caps-below 20% --max-tokens 500 --max-steps 3 --cooldown 100 --deny-tool shell"
+        done("budget", "set", "tenant:acme", "1usd", *words.split(), *LEDGER)
+        [shown] = json.loads(done("budget", "list", "--json", *LEDGER))
+        assert shown["caps_below"] == 20
+        assert shown["caps"] == {
+            "max_tokens": 500, "max_steps_remaining": 3, "cooldown_ms": 100,
+            "tool_denylist": ["shell"],
+        }  # fmt: skip
+
+    def test_what_may_be_owed(self, desk):
+        done("budget", "set", "tenant:acme", "1usd", "--overdraft", "0.5usd", *LEDGER)
+        [shown] = json.loads(done("budget", "list", "--json", *LEDGER))
+        assert shown["overdraft_limit"]["amount"] == 50_000_000
+
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            (("--zone", "Asia/Tokyo"), "per="),
+            (("--per", "day", "--zone", "Mars"), "Europe/Berlin"),
+            (("--alert", "0.8"), "80%"),
+            (("--caps-below", "20%"), "caps"),
+            (("--overdraft", "5tokens"), "unit of the budget"),
+        ],
+    )
+    def test_terms_that_make_no_sense_are_one_line(self, desk, words, text):
+        assert text in refused("budget", "set", "tenant:acme", "1usd", *words, *LEDGER)
+
+
+@pytest.mark.parametrize("command", ["report", "events", "verify"])
+def test_a_remote_ledgers_books_are_its_operators(desk, command):
+    env = {"CYCLES_API_KEY": "key"}
+    line = refused(command, "--ledger", "http://127.0.0.1:9", env=env)
+    assert "its operator" in line

@@ -1,0 +1,114 @@
+"""Through real sockets: what is no HTTP, heads without end, bodies that do not come."""
+
+import json
+import re
+
+import anyio
+import pytest
+
+from comptroller.cli.uvicorn_server import MOST_HEAD
+from comptroller.ledger.memory import open_memory
+from comptroller.ledger.server import asgi, serve_ledger
+from ledger.asking_http import KEYS
+from ledger.listening import listening
+
+pytestmark = pytest.mark.anyio
+on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+
+HEAD = b"GET /v1/balances?tenant=acme HTTP/1.1\r\nHost: x\r\nX-Cycles-API-Key: key-of-acme\r\n"
+
+
+async def said_to(url, *pieces):
+    """What comes back until the server closes, or has answered once."""
+    host, port = url.removeprefix("http://").split(":")
+    async with await anyio.connect_tcp(host, int(port)) as line:
+        for piece in pieces:
+            try:
+                await line.send(piece)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                break
+        answer = b""
+        while not re.search(rb"\r\n\r\n.+", answer, re.DOTALL):
+            answer += await line.receive()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), head.lower(), json.loads(body)
+
+
+@on_asyncio
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"FOO / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_told_so_in_the_protocols_form(request_):
+    async with open_memory() as ledger, listening(serve_ledger(ledger, KEYS)) as url:
+        status, head, body = await said_to(url, request_)
+    assert (status, body["error"]) == (400, "INVALID_REQUEST")
+    assert set(body) == {"error", "message", "request_id", "trace_id"}
+    assert f"x-request-id: {body['request_id']}".encode() in head
+    assert b"connection: close" in head
+
+
+@on_asyncio
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [HEAD + b"X-Long: ", *[b"x" * 4_096] * (MOST_HEAD // 4_096 + 2)],
+        [b"GET /", *[b"x" * 4_096] * (MOST_HEAD // 4_096 + 2)],
+        [HEAD, *[b"X-Many: " + b"x" * 4_000 + b"\r\n"] * (MOST_HEAD // 4_000 + 2)],
+    ],
+)
+async def test_a_head_without_end_is_refused(pieces):
+    async with open_memory() as ledger, listening(serve_ledger(ledger, KEYS)) as url:
+        status, _, body = await said_to(url, *pieces)
+        assert (status, body["error"]) == (400, "INVALID_REQUEST")
+        assert str(MOST_HEAD) in body["message"]
+        assert (await said_to(url, HEAD, b"\r\n"))[0] == 200
+
+
+@on_asyncio
+async def test_one_connection_carries_many_requests_however_long_their_bodies():
+    """What was counted of one head does not count for the next, nor does a body."""
+    async with open_memory() as ledger, listening(serve_ledger(ledger, KEYS)) as url:
+        body = b" " * MOST_HEAD
+        whole = (
+            b"POST /v1/decide HTTP/1.1\r\nHost: x\r\nX-Cycles-API-Key: key-of-acme\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        ) + body
+        host, port = url.removeprefix("http://").split(":")
+        async with await anyio.connect_tcp(host, int(port)) as line:
+            for _ in range(3):
+                await line.send(whole)
+                answer = b""
+                while not answer.endswith(b"}"):
+                    answer += await line.receive()
+                assert b"the body: Invalid JSON" in answer
+
+
+@pytest.mark.virtual_time
+async def test_a_body_that_does_not_come_is_not_waited_for_for_ever():
+    pieces = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive():
+        if not pieces:
+            await anyio.sleep_forever()
+        return pieces.pop()
+
+    said = []
+
+    async def send(message):
+        said.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/decide", "query_string": b""}
+    headers = [(b"x-cycles-api-key", b"key-of-acme")]
+    async with open_memory() as ledger:
+        began = anyio.current_time()
+        await serve_ledger(ledger, KEYS)({**scope, "headers": headers}, receive, send)
+    assert anyio.current_time() - began == pytest.approx(asgi.PATIENCE, abs=1)
+    assert said[0]["status"] == 400
+    assert "did not end" in json.loads(said[1]["body"])["message"]

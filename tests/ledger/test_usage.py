@@ -1,0 +1,180 @@
+"""Reports: what calls came to, by whom and for what. Every ledger adds up the same."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from runcycles import Action, CyclesMetrics, EventCreateRequest, Subject, Unit
+
+from comptroller.errors import BudgetExceeded
+from comptroller.money import tokens
+from ledger.asking import amount, asking, committing, event, releasing
+
+pytestmark = pytest.mark.anyio
+
+HOUR, DAY = 3_600_000, 86_400_000
+LLM = Action(kind="llm.completion", name="openai:gpt-4.1")
+TOOL = Action(kind="tool.invoke", name="search")
+
+
+def at(clock):
+    return datetime.fromtimestamp(clock.now / 1000, UTC)
+
+
+async def call(ledger, key, estimate, actual=None, *, action=LLM, run="r1", told=None, **subject):
+    """One call: reserved, and committed where there is an actual."""
+    request = asking(key, estimate, metadata={"run": run, "call": key}, **subject)
+    made = await ledger.reserve(request.model_copy(update={"action": action}))
+    if actual is not None:
+        metrics = CyclesMetrics(tokens_input=10 * actual, tokens_output=actual)
+        said = {"metrics": metrics, "metadata": {"run": run, **(told or {})}}
+        await ledger.commit(made.reservation_id, committing(key, actual, **said))
+    return made
+
+
+@pytest.fixture
+async def busy(embedded, clock):
+    """Two tenants' calls: on the first day, and a day later."""
+    await embedded.set_budget("tenant:acme", amount(1000))
+    await embedded.set_budget("tenant:globex", amount(100))
+    await call(embedded, "a", 50, 30, agent="triage", app="shop")
+    await call(embedded, "b", 50, 20, agent="triage", app="shop", run="r2")
+    await call(embedded, "c", 9, 5, action=TOOL, agent="triage", toolset="search")
+    await call(embedded, "d", 40, 40, agent="writer", told={"abandoned": "cancelled"})
+    await call(embedded, "e", 10, 10, tenant="globex", agent="triage", run="r3")
+    for _ in range(2):  # the same request twice
+        with pytest.raises(BudgetExceeded):
+            await call(embedded, "f", 500, tenant="globex", agent="triage", run="r3")
+    with pytest.raises(BudgetExceeded):
+        await call(embedded, "g", 700, tenant="globex", agent="triage", run="r3")
+    clock.advance(DAY)
+    await call(embedded, "h", 70, agent="triage", app="shop")  # still held
+    gone = await call(embedded, "i", 100, agent="triage")
+    await embedded.release(gone.reservation_id, releasing("i"))
+    await embedded.record(event("j", 3, agent="triage"))
+    return embedded
+
+
+def lines(usage, *names):
+    return [(*line.by.values(), *(getattr(line, name) for name in names)) for line in usage]
+
+
+async def test_by_tenant(busy):
+    found = await busy.usage()
+    assert lines(found, "charged", "reserved", "abandoned", "denied", "refused") == [
+        ("acme", 98, 70, 40, 0, 0),
+        ("globex", 10, 0, 0, 2, 1200),
+    ]
+    assert lines(found, "calls", "tokens_input", "tokens_output") == [
+        ("acme", 6, 950, 95),
+        ("globex", 1, 100, 10),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("by", "charged"),
+    [
+        ("agent", [("triage", 68), ("writer", 40)]),
+        ("app,agent", [("", "triage", 18), ("", "writer", 40), ("shop", "triage", 50)]),
+        ("tool", [("", 103), ("search", 5)]),
+        ("model", [("", 5), ("openai:gpt-4.1", 103)]),
+        ("run", [("", 3), ("r1", 75), ("r2", 20), ("r3", 10)]),
+        (["workspace", "workflow"], [("", "", 108)]),
+        ("day", [("2025-06-15", 105), ("2025-06-16", 3)]),
+    ],
+)
+async def test_by_what_is_asked_for(busy, by, charged):
+    assert lines(await busy.usage(by=by), "charged") == charged
+
+
+async def test_a_day_is_the_day_of_its_zone(busy, clock):
+    here = datetime.fromtimestamp(clock.start / 1000, UTC)
+    assert here.hour == 15
+    found = await busy.usage(by="day", zone="Asia/Tokyo")
+    assert [line.by["day"] for line in found] == ["2025-06-16", "2025-06-17"]
+
+
+async def test_since_and_until(busy, clock):
+    midnight = at(clock) - timedelta(hours=1)
+    assert lines(await busy.usage(since=midnight), "charged", "reserved") == [("acme", 3, 70)]
+    assert lines(await busy.usage(until=midnight), "charged", "reserved", "denied") == [
+        ("acme", 95, 0, 0),
+        ("globex", 10, 0, 2),
+    ]
+    assert await busy.usage(since=at(clock) + timedelta(days=1)) == []
+
+
+async def test_of_one_tenant(busy):
+    found = await busy.usage(by=("agent", "model"), tenant="Globex")
+    assert lines(found, "charged", "denied") == [("triage", "openai:gpt-4.1", 10, 2)]
+
+
+async def test_units_are_not_added_up(embedded):
+    await embedded.set_budget("tenant:acme", amount(100))
+    await embedded.set_budget("tenant:acme", tokens(100))
+    await embedded.record(event("e1", 5))
+    await embedded.record(event("e2", 7, unit=Unit.TOKENS))
+    assert [(line.unit, line.charged) for line in await embedded.usage()] == [
+        (Unit.TOKENS, 7),
+        (Unit.USD_MICROCENTS, 5),
+    ]
+
+
+async def test_nothing_in_all_is_no_line(embedded):
+    await embedded.set_budget("tenant:acme", amount(100))
+    assert await embedded.usage(by="agent") == []
+    assert await embedded.usage(by=()) == []
+
+
+async def test_all_in_one_line(busy):
+    [line] = await busy.usage(by=())
+    assert (line.by, line.charged, line.calls) == ({}, 108, 7)
+
+
+async def test_an_event_that_stands_for_a_lost_commit_is_told_like_one(embedded):
+    await embedded.set_budget("tenant:acme", amount(100))
+    await embedded.record(
+        EventCreateRequest(
+            idempotency_key="e",
+            subject=Subject(tenant="acme", agent="triage"),
+            action=LLM,
+            actual=amount(8),
+            metrics=CyclesMetrics(tokens_input=80, tokens_output=8),
+            metadata={"run": "r1", "abandoned": "cut off"},
+        )
+    )
+    [line] = await embedded.usage(by="run,model")
+    assert line.by == {"run": "r1", "model": "openai:gpt-4.1"}
+    assert (line.charged, line.abandoned, line.tokens_input) == (8, 8, 80)
+
+
+async def test_a_call_belongs_to_the_day_of_its_reservation(embedded, clock):
+    await embedded.set_budget("tenant:acme", amount(100))
+    made = await embedded.reserve(asking("k", 10, ttl_ms=DAY))
+    clock.advance(10 * HOUR)
+    await embedded.commit(made.reservation_id, committing("c", 4))
+    assert lines(await embedded.usage(by="day"), "charged") == [("2025-06-15", 4)]
+
+
+@pytest.mark.parametrize("by", ["toolset", "agents", "", ["tenant", ""]])
+async def test_by_what_is_not_known(embedded, by):
+    with pytest.raises(ValueError, match="any of tenant, workspace, app") as caught:
+        await embedded.usage(by=by)
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_time_has_a_zone(embedded):
+    for naive in (datetime(2025, 6, 15), "yesterday"):  # noqa: DTZ001
+        with pytest.raises(ValueError, match=r"since=.*datetime\.now\(UTC\)"):
+            await embedded.usage(since=naive)
+
+
+async def test_reports_last(reopened, clock):
+    async with reopened() as ledger:
+        await ledger.set_budget("tenant:acme", amount(100))
+        await call(ledger, "a", 50, 30, agent="triage")
+        with pytest.raises(BudgetExceeded):
+            await call(ledger, "b", 500)
+        before = await ledger.usage(by="agent,run,model,day")
+        assert sum(line.denied for line in before) == 1
+    async with reopened() as ledger:
+        assert await ledger.usage(by="agent,run,model,day") == before
