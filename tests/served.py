@@ -23,21 +23,20 @@ class Served:
 def served(ledger, *options, **variables):
     """A server of `ledger` on a free port, until the block ends; it has to end gracefully."""
     words = ("serve", "--ledger", str(ledger), "--port", "0", *options)
-    child = start(*words, env=environment(**variables))
-    try:
-        said = ""
-        while not (found := re.search(r"at (https?://\S+)", said)):
-            line = child.stdout.readline()
-            assert line, (said, child.communicate(timeout=60))
-            said += line
-        yield Served(found[1], child, said)
-        if child.poll() is None:
-            child.send_signal(signal.SIGTERM)
-        child.communicate(timeout=60)
-        assert child.returncode == 0
-    finally:
-        child.kill()
-        child.wait()
+    with start(*words, env=environment(**variables)) as child:
+        try:
+            said = ""
+            while not (found := re.search(r"at (https?://\S+)", said)):
+                line = child.stdout.readline()
+                assert line, (said, child.communicate(timeout=60))
+                said += line
+            yield Served(found[1], child, said)
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+                child.communicate(timeout=60)
+            assert child.returncode == 0
+        finally:
+            child.kill()
 
 
 def key_of(tenant, ledger):

@@ -124,10 +124,9 @@ def _must_be_its_operators(
     on_alert: OnAlert | None,
     retention: timedelta | None,
 ) -> None:
-    if default_budget is not None or on_alert is not None:
-        raise ValueError(f"{url!r} is a server: default_budget and on_alert are for its operator")
-    if retention is not None:
-        raise ValueError(f"{url!r} is a server: its operator says what it keeps, no retention")
+    if any(given is not None for given in (default_budget, on_alert, retention)):
+        theirs = "default_budget, on_alert and retention are for its operator"
+        raise ValueError(f"{url!r} is a server: {theirs}")
 
 
 def _file(url: str | os.PathLike[str]) -> Path:
