@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from struct import Struct
 from typing import Any
 
@@ -120,10 +121,12 @@ def of_reservation(reservation: Reservation) -> Row:
     )
 
 
+@lru_cache(maxsize=4096)
 def _of_held(path: str, held: tuple[str, ...]) -> int:
     return sum(1 << depth for depth, scope in enumerate(within(path)) if scope in held)
 
 
+@lru_cache(maxsize=4096)
 def to_held(path: str, held: int) -> tuple[str, ...]:
     """The scopes of `path` whose bits are set."""
     return tuple(scope for depth, scope in enumerate(within(path)) if held >> depth & 1)
