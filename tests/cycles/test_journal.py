@@ -33,9 +33,16 @@ class Engine:
 
     def __init__(self, broken=False):
         self.client, self.commits, self.events, self.broken = None, [], [], broken
+        self.pending = {}
 
     def set_client(self, client):
         self.client = client
+
+    def persist_pending(self, reservation_id, commit, event):
+        self.pending[reservation_id] = commit
+
+    def discard_pending(self, reservation_id):
+        self.pending.pop(reservation_id, None)
 
     def schedule(self, reservation_id, commit, event, retry_after_ms=None):
         if self.broken:

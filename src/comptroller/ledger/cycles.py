@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -50,6 +51,7 @@ from comptroller.ledger.connections import (
     on_asyncio,
     pool,
 )
+from comptroller.ledger.outbox import DiskOutbox, Shelf, default_directory
 from comptroller.ledger.verdicts import (
     CREATED,
     Answer,
@@ -86,9 +88,11 @@ class CyclesLedger:
     Attributes:
         name: the server's address.
         request_timeout: seconds one request may take; a reserve or decide may be two.
+        outbox: where charges are until they are accepted; None: whoever settles sends them again.
     """
 
     remote = True
+    outbox: DiskOutbox | None = None
 
     def __init__(self, connections: Clients, *, request_timeout: float, in_flight: int) -> None:
         self.name, self.request_timeout = connections.address, request_timeout
@@ -247,6 +251,13 @@ class CyclesLedger:
         )
         return await self._ask(question)
 
+    async def drain(self, timeout: float = 5.0) -> int:
+        """Send what is in the outbox now, and wait until it is accepted, at most `timeout` seconds.
+
+        Returns how many charges are left: they stay on disk, and are sent again.
+        """
+        return 0 if self.outbox is None else await self.outbox.drain(timeout)
+
     async def aclose(self) -> None:
         """Close the connections; `open_cycles` does. Requests after it are an error."""
         self._closed = True
@@ -337,11 +348,30 @@ def connected(
 
 
 @asynccontextmanager
-async def open_cycles(url: str, **settings: Any) -> AsyncIterator[CyclesLedger]:
-    """As `connected`, closed at the end of the block."""
+async def open_cycles(
+    url: str,
+    *,
+    outbox: str | os.PathLike[str] | bool = True,
+    drain_timeout: float = 5.0,
+    **settings: Any,
+) -> AsyncIterator[CyclesLedger]:
+    """As `connected`, with an outbox; drained and closed at the end of the block.
+
+    Args:
+        url: the server's address.
+        outbox: the directory of the outbox; True: the one of the user; False: there is none.
+        drain_timeout: seconds that closing waits for charges which were not accepted yet.
+        settings: those of `connected`.
+    """
     ledger = connected(url, **settings)
     try:
-        yield ledger
+        if outbox is False:
+            yield ledger
+            return
+        directory = default_directory() if outbox is True else Path(outbox)
+        shelf = Shelf(directory, ledger.name)
+        async with DiskOutbox(ledger, shelf, patience=drain_timeout) as ledger.outbox:
+            yield ledger
     finally:
         await ledger.aclose()
 

@@ -41,6 +41,8 @@ def open_ledger(
     request_timeout: float = ...,
     connect_timeout: float = ...,
     in_flight: int | None = ...,
+    outbox: str | os.PathLike[str] | bool = ...,
+    drain_timeout: float = ...,
     synchronous: Literal["NORMAL", "FULL"] = ...,
 ) -> AbstractAsyncContextManager[Any]: ...
 
@@ -52,6 +54,8 @@ def open_ledger(
     request_timeout: float = 5.0,
     connect_timeout: float = 2.0,
     in_flight: int | None = None,
+    outbox: str | os.PathLike[str] | bool = True,
+    drain_timeout: float = 5.0,
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
 ) -> AbstractAsyncContextManager[Any]:
     """The ledger at `url`, open for the length of an `async with`.
@@ -65,6 +69,10 @@ def open_ledger(
         request_timeout: for a server: seconds one request may take in all.
         connect_timeout: for a server: seconds of these that connecting may take.
         in_flight: for a server: requests under way at once (100 on asyncio, 16 on trio).
+        outbox: for a server: the directory in which charges are kept until it has accepted them;
+            True: the user's (`COMPTROLLER_OUTBOX`); False: none are kept.
+        drain_timeout: for a server: seconds that closing waits for those charges. What it has not
+            accepted then stays on disk, and is sent when a ledger of this address is opened again.
         synchronous: for a file: "FULL" survives a power cut too, at the price of waiting for the
             disk.
 
@@ -81,6 +89,8 @@ def open_ledger(
             request_timeout=request_timeout,
             connect_timeout=connect_timeout,
             in_flight=in_flight,
+            outbox=outbox,
+            drain_timeout=drain_timeout,
         )
     if api_key is not None:
         raise ValueError(f"{os.fspath(url)!r} is an embedded ledger: it takes no api_key")
