@@ -4,6 +4,7 @@ What the commands do stands in the modules beside this one and is imported when 
 `--help` and completion wait for nothing. Whatever goes wrong is told in one place, `OneLine`.
 """
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +35,8 @@ app = typer.Typer(
 )
 budget_app = typer.Typer(help="Set, fund, freeze and list the budgets of an embedded ledger.")
 app.add_typer(budget_app, name="budget")
+outbox_app = typer.Typer(help="Charges that a Cycles server has not accepted yet.")
+app.add_typer(outbox_app, name="outbox")
 
 Ledger = Annotated[
     str | None,
@@ -54,6 +57,10 @@ KeyVariable = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="For machines: JSON, and nothing else.")]
 Scope = Annotated[
     str, typer.Argument(metavar="SCOPE", help="Such as tenant:acme or 'tenant:acme/agent:Triage'.")
+]
+Directory = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Where the outbox is (COMPTROLLER_OUTBOX, else yours)."),
 ]
 AMOUNT = "Such as 10usd, '$0.50', 5000tokens or 50points."
 Money = Annotated[str, typer.Argument(metavar="AMOUNT", help=AMOUNT)]
@@ -225,6 +232,39 @@ def reservations(
     from .operating import at, list_reservations
 
     at(ledger, api_key_env, list_reservations, tenant, status, limit, as_json)
+
+
+@outbox_app.command("list")
+def list_owed(directory: Directory = None, as_json: Json = False) -> None:
+    """What is owed, to any ledger, and what was set aside."""
+    from .owing import list_owed
+
+    list_owed(directory, as_json)
+
+
+@outbox_app.command("show")
+def show_owed(
+    charge: Annotated[str, typer.Argument(metavar="CHARGE", help="As the list names it.")],
+    directory: Directory = None,
+) -> None:
+    """One charge, whole, as JSON."""
+    from .owing import show_owed
+
+    show_owed(charge, directory)
+
+
+@outbox_app.command()
+def replay(
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for it.")] = 30.0,
+    directory: Directory = None,
+    ledger: Ledger = None,
+    api_key_env: KeyVariable = None,
+    as_json: Json = False,
+) -> None:
+    """Send what is owed to a ledger now. Ends with 1 if something is left."""
+    from .owing import replay
+
+    raise typer.Exit(replay(ledger, api_key_env, directory, timeout, as_json))
 
 
 def main() -> None:

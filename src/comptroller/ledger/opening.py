@@ -134,10 +134,14 @@ class DefaultLedger:
     app: str | None = None
     workflow: str | None = None
 
-    def open(self) -> AbstractAsyncContextManager[Any]:
+    def open(
+        self, *, outbox: str | os.PathLike[str] | bool = True, drain_timeout: float = 5.0
+    ) -> AbstractAsyncContextManager[Any]:
         """As `open_ledger`."""
         return open_ledger(
             self.url,
+            outbox=outbox,
+            drain_timeout=drain_timeout,
             api_key=self.api_key,
             request_timeout=self.request_timeout,
             connect_timeout=self.connect_timeout,
