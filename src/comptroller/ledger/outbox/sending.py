@@ -36,6 +36,9 @@ log = logging.getLogger("comptroller.ledger")
 LANES = 4
 """Charges that are sent again at once: enough to catch up, few enough to leave room for runs."""
 
+_LOOKING = 5.0
+"""Seconds that a search for what others left behind may keep those who wait for it."""
+
 
 class Settles(Protocol):
     """The part of a ledger that charges are sent to."""
@@ -47,6 +50,9 @@ class Settles(Protocol):
 
     async def record(self, request: EventCreateRequest, *, tenant: str | None = None) -> Any:
         """As `Ledger.record`."""
+
+    def try_now(self) -> None:
+        """What is sent next goes out, even if the last requests had no answer."""
 
 
 class DiskOutbox:
@@ -63,7 +69,8 @@ class DiskOutbox:
         self._clerk = Clerk()
         self._parcels = Parcels()
         self._loaded = False
-        self._tasks: TaskGroup
+        self._life = anyio.CancelScope(shield=True)
+        self._home: TaskGroup
 
     # -- what those who settle ask for
 
@@ -101,26 +108,32 @@ class DiskOutbox:
         """What the ledger has not accepted yet."""
         return [parcel.entry for parcel in self._parcels]
 
+    def hasten(self) -> None:
+        """Everything is due now, but what the ledger has asked to wait for."""
+        for parcel in self._parcels:
+            if parcel.due is not None and not parcel.in_hand:
+                parcel.failures = 0
+                self._parcels.put_off(parcel, parcel.allowed())
+
     async def drain(self, timeout: float) -> int:
         """Send everything now, and wait until it is accepted, at most `timeout` seconds.
 
         Where the ledger has asked for more time than that, it is not waited for. How many are
         left, on disk, is returned.
         """
+        with anyio.move_on_after(_LOOKING):
+            await self._parcels.changed.until(lambda: self._loaded)
         deadline = anyio.current_time() + timeout
         with anyio.CancelScope(deadline=deadline):
-            await self._parcels.changed.until(lambda: self._loaded)
-            self._hasten()
+            self._ledger.try_now()
+            self.hasten()
             await self._parcels.changed.until(lambda: self._is_drained(deadline))
         return len(self._parcels)
 
     async def __aenter__(self) -> "DiskOutbox":
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._clerk.serve, name="comptroller outbox files")
-        self._tasks.start_soon(self._find, name="comptroller outbox search")
-        for lane in range(LANES):
-            self._tasks.start_soon(self._send, name=f"comptroller outbox lane {lane}")
+        self._home = anyio.create_task_group()
+        await self._home.__aenter__()
+        self._home.start_soon(self._live, name="comptroller outbox")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -130,10 +143,19 @@ class DiskOutbox:
             if left:
                 log.warning("%d charges stay in the outbox %s", left, self._shelf.root)
         finally:
-            self._tasks.cancel_scope.cancel("the ledger is closed")
-            await self._tasks.__aexit__(None, None, None)
+            self._life.cancel("the ledger is closed")
+            await self._home.__aexit__(None, None, None)
 
     # -- its tasks
+
+    async def _live(self) -> None:
+        """Shielded: a ledger that is left by a cancellation still sends what it can."""
+        with self._life:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._clerk.serve, name="comptroller outbox files")
+                tasks.start_soon(self._find, name="comptroller outbox search")
+                for lane in range(LANES):
+                    tasks.start_soon(self._send, name=f"comptroller outbox lane {lane}")
 
     async def _find(self) -> None:
         """What was left behind, by this process or another one."""
@@ -213,13 +235,6 @@ class DiskOutbox:
 
     def _put_off(self, parcel: Parcel) -> None:
         self._parcels.put_off(parcel, _later(parcel))
-
-    def _hasten(self) -> None:
-        """Everything is due, but what the ledger has asked to wait for."""
-        for parcel in self._parcels:
-            if parcel.due is not None and not parcel.in_hand:
-                parcel.failures = 0
-                self._parcels.put_off(parcel, parcel.allowed())
 
 
 def _can(parcel: Parcel, deadline: float) -> bool:
