@@ -91,6 +91,20 @@ async def test_an_unanswered_commit_is_handed_over_after_so_many_attempts(fault,
     assert owed.event["metadata"]["recovered_reservation_id"] == line.reservation_id
 
 
+async def test_it_is_journalled_before_it_is_sent_and_forgotten_when_it_is_settled():
+    seen = []
+
+    class Watching(Engine):
+        def persist_pending(self, reservation_id, commit, event):
+            super().persist_pending(reservation_id, commit, event)
+            seen.append((reservation_id, commit["idempotency_key"]))
+
+    engine = Watching()
+    line, commits = await run_with({}, engine)
+    assert seen == [(line.reservation_id, commits[0].key)]
+    assert (line.outcome, engine.pending, engine.commits) == ("committed", {}, [])
+
+
 async def test_a_429_is_handed_over_with_its_time():
     engine = Engine()
     await run_with({"commit": itertools.repeat(rate_limited(9_000))}, engine, commit_max_attempts=1)

@@ -234,6 +234,24 @@ def reservations(
     at(ledger, api_key_env, list_reservations, tenant, status, limit, as_json)
 
 
+@app.command()
+def recover(
+    on_abandoned: Annotated[
+        str, typer.Option(metavar="charge|release", help="What becomes of what was in flight.")
+    ] = "charge",
+    ledger: Ledger = None,
+    api_key_env: KeyVariable = None,
+    as_json: Json = False,
+) -> None:
+    """Settle what dead processes of this host have left reserved, instead of waiting for expiry.
+
+    Ends with 1 if the ledger did not accept something.
+    """
+    from .owing import recover
+
+    raise typer.Exit(recover(ledger, api_key_env, on_abandoned, as_json))
+
+
 @outbox_app.command("list")
 def list_owed(directory: Directory = None, as_json: Json = False) -> None:
     """What is owed, to any ledger, and what was set aside."""

@@ -1,18 +1,21 @@
-"""The outbox from the command line: what a Cycles server has not accepted yet."""
+"""What is left to settle, from the command line: the outbox, and what dead processes hold."""
 
 import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
+import attrs
 from rich.table import Table
 
 from comptroller import console
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.outbox import Entry, browse, default_directory, set_aside
 from comptroller.money import show
+from comptroller.runtime.recovery import OnAbandoned, Recovered
+from comptroller.runtime.recovery import recover as settled
 
 from . import exits, reading
 
@@ -86,6 +89,35 @@ def replay(
         more = f"; {aside} set aside (comptroller outbox list)" if aside else ""
         console.write(f"{left} left to send in {root}{more}")
     return exits.FAILED if left else exits.DONE
+
+
+def recover(address: str | None, key_variable: str | None, on_abandoned: str, as_json: bool) -> int:
+    """Settle what dead processes have left; the exit code says whether all of it was accepted."""
+    if on_abandoned not in ("charge", "release"):
+        raise ValueError(f"--on-abandoned {on_abandoned!r}: write charge or release")
+    settings, how = reading.ledger(address, key_variable), cast("OnAbandoned", on_abandoned)
+
+    async def work() -> list[Recovered]:
+        async with settings.open() as ledger:
+            return await settled(ledger, lambda _: how)
+
+    logging.getLogger("comptroller").setLevel(logging.ERROR)  # it is told here
+    found = anyio.run(work)
+    if as_json:
+        console.write_json([_recovered(each) for each in found])
+    for each in found if not as_json else ():
+        why = f": {each.reason}" if each.reason else ""
+        console.write(
+            f"{each.reservation_id} of {each.tenant} ({each.key}),"
+            f" {show(each.reserved)}: {each.outcome}{why}"
+        )
+    if not found and not as_json:
+        console.write(f"dead processes of this host hold nothing in {settings.url}")
+    return exits.FAILED if any(each.outcome == "left" for each in found) else exits.DONE
+
+
+def _recovered(each: Recovered) -> dict[str, Any]:
+    return {**attrs.asdict(each, recurse=False), "reserved": each.reserved.model_dump(mode="json")}
 
 
 def _is_named(path: Path, name: str) -> bool:
