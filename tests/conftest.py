@@ -56,6 +56,13 @@ def _settings_of_nobody(tmp_path_factory):
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
 
 
+@pytest.fixture(autouse=True)
+def _outbox_of_this_test(monkeypatch, tmp_path_factory, request):
+    """What one test leaves in its outbox is not sent by the next."""
+    name = f"outbox-{abs(hash(request.node.nodeid))}"
+    monkeypatch.setenv("COMPTROLLER_OUTBOX", str(tmp_path_factory.getbasetemp() / name))
+
+
 def _refuse_the_network(event, args):
     if event == "socket.connect" and isinstance(args[1], tuple):
         host = args[1][0]

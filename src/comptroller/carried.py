@@ -19,12 +19,11 @@ from runcycles import Subject
 from .decide.names import checked_run_id
 from .errors import ComptrollerError
 from .host import Kept, under_trio
-from .ledger.interface import Ledger
+from .ledger.interface import Ledger, Outbox
 from .openai_agents.active import step_in, step_out
 from .policy import Limits, Policy
 from .runtime.home import Home, raise_unless_known
 from .runtime.hub import Hub, Status
-from .runtime.outbox import Outbox
 from .runtime.receipts import Receipt
 from .runtime.run import Run
 

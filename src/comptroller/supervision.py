@@ -1,5 +1,6 @@
 """`open_supervisor`: many governed runs under one scope, started, watched and cancelled."""
 
+import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -10,7 +11,7 @@ from agents import Agent
 from agents.result import RunResult
 from runcycles import Amount
 
-from .errors import RunCancelled
+from .errors import ComptrollerError, RunCancelled
 from .governed import Ground, RunScope, filled, open_ground, source
 from .host import Framed
 from .ledger.interface import Ledger
@@ -22,7 +23,10 @@ from .runtime.home import Change, HomeClosed, raise_unless_known
 from .runtime.hub import Handle, Hub, Statistics, Status
 from .runtime.outcomes import Cancelled, Completed, Denied, Failed, RunOutcome, outcome_of
 from .runtime.receipts import Receipt
+from .runtime.recovery import OnAbandoned, Recovered, recover
 from .scope import GovernedRun, RunRequest
+
+log = logging.getLogger("comptroller")
 
 
 class SupervisedRun(RunScope):
@@ -176,7 +180,13 @@ _STATUS: Mapping[type, Status] = {
 
 
 class Supervisor:
-    """What `async with open_supervisor(...) as supervisor` gives. Used in that loop."""
+    """What `async with open_supervisor(...) as supervisor` gives. Used in that loop.
+
+    Attributes:
+        recovered: what dead processes had left reserved, where recovery was asked for.
+    """
+
+    recovered: tuple[Recovered, ...] = ()
 
     def __init__(
         self,
@@ -258,6 +268,20 @@ class Supervisor:
         self._hub.home.start(started.carry, input, options, name=f"comptroller run {started.id}")
         return started
 
+    async def recover(self) -> tuple[Recovered, ...]:
+        """Settle what dead processes of this host have left reserved, by policy.
+
+        A ledger that cannot say what is reserved is told in the log: leases run out by themselves.
+        """
+        try:
+            self.recovered = tuple(await recover(self._hub.ledger, self._on_abandoned))
+        except ComptrollerError:
+            log.exception("what dead processes have left in %s is not known", self._hub.ledger.name)
+        return self.recovered
+
+    def _on_abandoned(self, tenant: str) -> OnAbandoned:
+        return self._policy_of(tenant).on_abandoned
+
     def _policy_of(self, tenant: str) -> Policy:
         return self._policy if isinstance(self._policy, Policy) else self._policy(tenant)
 
@@ -271,6 +295,8 @@ class open_supervisor:  # noqa: N801 - used like a function
         ledger: from `open_ledger`; None: the one that the environment names.
         policy: of every run, or a function from a tenant to its policy.
         max_concurrency: how many runs go on at once; further ones wait.
+        recover: settle at the start, by policy, what dead processes of this host have left
+            reserved in the ledger. See `Supervisor.recovered`.
     """
 
     def __init__(
@@ -279,11 +305,12 @@ class open_supervisor:  # noqa: N801 - used like a function
         ledger: Ledger | None = None,
         policy: Policy | Callable[[str], Policy] | None = None,
         max_concurrency: int = 100,
+        recover: bool = False,
     ) -> None:
         if isinstance(max_concurrency, bool) or max_concurrency < 1:
             raise ValueError(f"max_concurrency={max_concurrency!r}: at least 1 run must fit")
         self._ledger, self._policy = ledger, policy or Policy()
-        self._max_concurrency = max_concurrency
+        self._max_concurrency, self._recover = max_concurrency, recover
         self._frame: Framed[Ground]
         self._hub: Hub
 
@@ -292,7 +319,14 @@ class open_supervisor:  # noqa: N801 - used like a function
         self._frame = Framed(open_ground(books))
         ground = await self._frame.open()
         self._hub = ground.hub
-        return Supervisor(ground, books, self._policy, self._max_concurrency)
+        supervisor = Supervisor(ground, books, self._policy, self._max_concurrency)
+        if self._recover:
+            try:
+                await supervisor.recover()
+            except BaseException:
+                await self._frame.close()
+                raise
+        return supervisor
 
     async def __aexit__(
         self,

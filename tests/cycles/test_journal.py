@@ -33,9 +33,16 @@ class Engine:
 
     def __init__(self, broken=False):
         self.client, self.commits, self.events, self.broken = None, [], [], broken
+        self.pending = {}
 
     def set_client(self, client):
         self.client = client
+
+    def persist_pending(self, reservation_id, commit, event):
+        self.pending[reservation_id] = commit
+
+    def discard_pending(self, reservation_id):
+        self.pending.pop(reservation_id, None)
 
     def schedule(self, reservation_id, commit, event, retry_after_ms=None):
         if self.broken:
@@ -82,6 +89,20 @@ async def test_an_unanswered_commit_is_handed_over_after_so_many_attempts(fault,
     assert owed.commit["idempotency_key"] == owed.event["idempotency_key"] == commits[0].key
     assert owed.event["subject"] == {"tenant": "acme", "agent": "Triage-agent"}
     assert owed.event["metadata"]["recovered_reservation_id"] == line.reservation_id
+
+
+async def test_it_is_journalled_before_it_is_sent_and_forgotten_when_it_is_settled():
+    seen = []
+
+    class Watching(Engine):
+        def persist_pending(self, reservation_id, commit, event):
+            super().persist_pending(reservation_id, commit, event)
+            seen.append((reservation_id, commit["idempotency_key"]))
+
+    engine = Watching()
+    line, commits = await run_with({}, engine)
+    assert seen == [(line.reservation_id, commits[0].key)]
+    assert (line.outcome, engine.pending, engine.commits) == ("committed", {}, [])
 
 
 async def test_a_429_is_handed_over_with_its_time():

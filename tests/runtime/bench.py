@@ -174,9 +174,19 @@ class Kept:
 
     def __init__(self, attempts: int = 1) -> None:
         self.attempts, self.owed = attempts, []
+        self.ahead: dict[str, Any] = {}
+
+    async def write_ahead(self, owed: Any) -> None:
+        self.ahead[owed.key] = owed
 
     def keep(self, owed: Any) -> None:
         self.owed.append(owed)
+
+    def settled(self, key: str) -> None:
+        del self.ahead[key]
+
+    def rejected(self, key: str, why: str) -> None:
+        del self.ahead[key]
 
 
 async def tokens_spent(ledger: Any) -> int:

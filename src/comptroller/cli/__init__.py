@@ -4,6 +4,7 @@ What the commands do stands in the modules beside this one and is imported when 
 `--help` and completion wait for nothing. Whatever goes wrong is told in one place, `OneLine`.
 """
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -43,6 +44,13 @@ app.command()(audit_commands.report)
 app.command()(audit_commands.events)
 app.command()(audit_commands.verify)
 app.add_typer(key_app, name="key")
+outbox_app = typer.Typer(help="Charges that a Cycles server has not accepted yet.")
+app.add_typer(outbox_app, name="outbox")
+
+Directory = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Where the outbox is (COMPTROLLER_OUTBOX, else yours)."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -244,6 +252,57 @@ def reservations(
     from .operating import at, list_reservations
 
     at(ledger, api_key_env, list_reservations, tenant, status, limit, as_json)
+
+
+@app.command()
+def recover(
+    on_abandoned: Annotated[
+        str, typer.Option(metavar="charge|release", help="What becomes of what was in flight.")
+    ] = "charge",
+    ledger: Ledger = None,
+    api_key_env: KeyVariable = None,
+    as_json: Json = False,
+) -> None:
+    """Settle what dead processes of this host have left reserved, instead of waiting for expiry.
+
+    Ends with 1 if the ledger did not accept something.
+    """
+    from .owing import recover
+
+    raise typer.Exit(recover(ledger, api_key_env, on_abandoned, as_json))
+
+
+@outbox_app.command("list")
+def list_owed(directory: Directory = None, as_json: Json = False) -> None:
+    """What is owed, to any ledger, and what was set aside."""
+    from .owing import list_owed
+
+    list_owed(directory, as_json)
+
+
+@outbox_app.command("show")
+def show_owed(
+    charge: Annotated[str, typer.Argument(metavar="CHARGE", help="As the list names it.")],
+    directory: Directory = None,
+) -> None:
+    """One charge, whole, as JSON."""
+    from .owing import show_owed
+
+    show_owed(charge, directory)
+
+
+@outbox_app.command()
+def replay(
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for it.")] = 30.0,
+    directory: Directory = None,
+    ledger: Ledger = None,
+    api_key_env: KeyVariable = None,
+    as_json: Json = False,
+) -> None:
+    """Send what is owed to a ledger now. Ends with 1 if something is left."""
+    from .owing import replay
+
+    raise typer.Exit(replay(ledger, api_key_env, directory, timeout, as_json))
 
 
 def main() -> None:

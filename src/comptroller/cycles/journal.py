@@ -5,9 +5,14 @@ uses it, and records an expired reservation's charge as an event. Its tasks are 
 """
 
 import asyncio
+import logging
 from typing import Any
 
-from comptroller.runtime.outbox import Owed
+import anyio.to_thread
+
+from comptroller.ledger.interface import Owed
+
+log = logging.getLogger("comptroller")
 
 
 def keeps(engine: Any) -> bool:
@@ -43,19 +48,48 @@ class EngineOutbox:
         self._replayed = True
         self._engine.set_client(self._client)
 
+    async def write_ahead(self, owed: Owed) -> None:
+        """As `Outbox.write_ahead`; the engine cannot do so for what never had a reservation.
+
+        A commit that becomes an event stays a commit on disk: sent again, it is told the same.
+        """
+        persist = getattr(self._engine, "persist_pending", None)
+        if owed.commit is None or persist is None:
+            return
+        try:
+            await anyio.to_thread.run_sync(persist, owed.key, _body(owed.commit), _fallback(owed))
+        except Exception:
+            log.exception("the journal did not take the charge of %s ahead", owed.key)
+
     def keep(self, owed: Owed) -> None:
         """As `Outbox.keep`."""
-        event = _body(owed.event)
-        event.pop("overage_policy", None)  # the default rejects nothing: the spend has happened
-        if owed.reservation_id is not None:
-            told = event.get("metadata", {})
-            event["metadata"] = {**told, "recovered_reservation_id": owed.reservation_id}
         if owed.commit is None:
-            self._engine.schedule_event(owed.key, event)
+            self._engine.schedule_event(owed.key, _fallback(owed))
         else:
             self._engine.schedule(
-                owed.key, _body(owed.commit), event, retry_after_ms=owed.retry_after_ms
+                owed.key, _body(owed.commit), _fallback(owed), retry_after_ms=owed.retry_after_ms
             )
+
+    def settled(self, key: str) -> None:
+        """As `Outbox.settled`."""
+        discard = getattr(self._engine, "discard_pending", None)
+        if discard is not None:
+            discard(key)
+
+    def rejected(self, key: str, why: str) -> None:
+        """As `Outbox.rejected`; the engine keeps nothing of it."""
+        del why
+        self.settled(key)
+
+
+def _fallback(owed: Owed) -> dict[str, Any]:
+    """What records the charge where its reservation is gone."""
+    event = _body(owed.event)
+    event.pop("overage_policy", None)  # the default rejects nothing: the spend has happened
+    if owed.reservation_id is not None:
+        told = event.get("metadata", {})
+        event["metadata"] = {**told, "recovered_reservation_id": owed.reservation_id}
+    return event
 
 
 def _body(request: Any) -> dict[str, Any]:

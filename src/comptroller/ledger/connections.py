@@ -11,7 +11,7 @@ hold under load. `KeyedClient` is the one place where its inside is replaced;
 import asyncio
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import aiohttp
 import anyio.lowlevel
@@ -33,6 +33,20 @@ _KEEP_ALIVE = 4.0
 connection that is just being closed is a lost answer."""
 _CLOSING = 1.0
 """Seconds that closing the pool may take, also while the surrounding scope is being cancelled."""
+
+
+class Clients(Protocol):
+    """Where the client of a tenant comes from."""
+
+    @property
+    def address(self) -> str:
+        """The server's."""
+
+    async def client(self, tenant: str | None) -> AsyncCyclesClient:
+        """The client that holds the tenant's key. Its methods may raise `NoAnswer`."""
+
+    async def aclose(self) -> None:
+        """Close what was opened."""
 
 
 class NoAnswer(Exception):

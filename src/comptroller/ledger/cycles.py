@@ -7,20 +7,20 @@ Laws kept here (settlement, "From the ledger's answer to the next step"):
   same key. Every other request is one attempt: who retries, and when, is the caller's decision.
 - Nothing proceeds unreserved: a grant without an id, or without time left, is no grant.
 - A request ends within `request_timeout`, with its wait for a place among those in flight.
+- A server that gives no answer, or has just denied the same, is not asked each time (`caution`).
 """
 
 import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, Unpack
+from pathlib import Path
+from typing import Any, Unpack
 from urllib.parse import quote
 
 import anyio
-import anyio.lowlevel
 import httpx
 from runcycles import (
-    AsyncCyclesClient,
     CommitRequest,
     CommitResponse,
     DecisionRequest,
@@ -38,13 +38,20 @@ from runcycles import (
 )
 from runcycles.models import BalanceResponse
 
-from comptroller.errors import ComptrollerError, LedgerMisbehaved, LedgerUnreachable
+from comptroller.errors import (
+    BudgetExceeded,
+    LedgerMisbehaved,
+    LedgerUnreachable,
+)
 from comptroller.ledger import queries
+from comptroller.ledger.belonging import Belonging
 from comptroller.ledger.book.answers import Detail
+from comptroller.ledger.caution import Caution
 from comptroller.ledger.connections import (
     ASYNCIO_IN_FLIGHT,
     TRIO_IN_FLIGHT,
     ApiKeys,
+    Clients,
     Connections,
     NoAnswer,
     checked_address,
@@ -52,6 +59,7 @@ from comptroller.ledger.connections import (
     pool,
 )
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery
+from comptroller.ledger.outbox import DiskOutbox, Shelf, default_directory
 from comptroller.ledger.verdicts import (
     CREATED,
     Answer,
@@ -63,20 +71,8 @@ from comptroller.ledger.verdicts import (
 from comptroller.ledger.wire import Page
 
 _PAGE, _DEFAULT_LIMIT = 200, 50
-
-
-class Clients(Protocol):
-    """Where the client of a tenant comes from."""
-
-    @property
-    def address(self) -> str:
-        """The server's."""
-
-    async def client(self, tenant: str | None) -> AsyncCyclesClient:
-        """The client that holds the tenant's key. Its methods may raise `NoAnswer`."""
-
-    async def aclose(self) -> None:
-        """Close what was opened."""
+_NEVER_HELD_BACK = ("extend",)
+"""A lease is at stake, and nobody waits for its extension."""
 
 
 class CyclesLedger:
@@ -88,15 +84,17 @@ class CyclesLedger:
     Attributes:
         name: the server's address.
         request_timeout: seconds one request may take; a reserve or decide may be two.
+        outbox: where charges are until they are accepted; None: whoever settles sends them again.
     """
 
     remote = True
+    outbox: DiskOutbox | None = None
 
     def __init__(self, connections: Clients, *, request_timeout: float, in_flight: int) -> None:
         self.name, self.request_timeout = connections.address, request_timeout
         self._connections, self._gate = connections, anyio.CapacityLimiter(in_flight)
-        self._process, self._closed = os.getpid(), False
-        self._loop = anyio.lowlevel.current_token()
+        self._caution = Caution(self.name)
+        self._belonging = Belonging(self.name)
 
     async def reserve(
         self, request: ReservationCreateRequest, *, tenant: str | None = None
@@ -110,9 +108,16 @@ class CyclesLedger:
             amount=request.estimate,
             subject=request.subject,
         )
-        granted = await self._ask_again_if_lost(question)
-        if not request.dry_run:
+        if request.dry_run:
+            return await self._ask_again_if_lost(question)
+        self._caution.check_asking(request.subject, request.estimate)
+        try:
+            granted = await self._ask_again_if_lost(question)
             check_grant(granted, request, self.name)
+        except BudgetExceeded as denial:
+            self._caution.denied(request.subject, request.estimate, denial)
+            raise
+        self._caution.granted(granted.affected_scopes)
         return granted
 
     async def decide(
@@ -140,7 +145,10 @@ class CyclesLedger:
             tenant,
             amount=request.actual,
         )
-        return await self._ask(question)
+        answer = await self._ask(question)
+        if answer.released is not None and answer.released.amount:
+            self._caution.came_back(tenant)
+        return answer
 
     async def release(
         self, reservation_id: str, request: ReleaseRequest, *, tenant: str | None = None
@@ -152,7 +160,9 @@ class CyclesLedger:
             lambda client: client.release_reservation(_path(reservation_id), request),
             tenant,
         )
-        return await self._ask(question)
+        answer = await self._ask(question)
+        self._caution.came_back(tenant)
+        return answer
 
     async def extend(
         self, reservation_id: str, request: ReservationExtendRequest, *, tenant: str | None = None
@@ -223,23 +233,45 @@ class CyclesLedger:
         )
         return await self._ask(question)
 
+    async def drain(self, timeout: float = 5.0) -> int:
+        """Send what is in the outbox now, and wait until it is accepted, at most `timeout` seconds.
+
+        Returns how many charges are left: they stay on disk, and are sent again.
+        """
+        return 0 if self.outbox is None else await self.outbox.drain(timeout)
+
+    def ask_again(self, scope: str | None = None) -> None:
+        """Send the next request, also where the server has just denied the same, or was silent.
+
+        A budget that its operator has funded is seen within seconds by itself; this is for those
+        who know of it. `scope`: there and within it, such as `tenant:acme`; None: everywhere.
+        """
+        self.try_now()
+        self._caution.ask_again(scope)
+
+    def try_now(self) -> None:
+        """Send the next request, even if the last ones had no answer."""
+        self._caution.try_now()
+
     async def aclose(self) -> None:
         """Close the connections; `open_cycles` does. Requests after it are an error."""
-        self._closed = True
-        if os.getpid() == self._process:  # a fork's sockets are still its parent's
+        self._belonging.closed = True
+        if not self._belonging.in_fork:  # a fork's sockets are still its parent's
             await self._connections.aclose()
 
     async def _ask_again_if_lost(self, question: Question[Answer]) -> Answer:
         try:
             return await self._ask(question)
         except (LedgerUnreachable, LedgerMisbehaved) as error:
-            if not ambiguous(error.status):
+            if not ambiguous(error.status) or self._caution.rest:
                 raise
         return await self._ask(question)
 
     async def _ask(self, question: Question[Answer]) -> Answer:
         """One attempt, within `request_timeout` in all."""
-        self._check_usable()
+        self._belonging.check()
+        if question.verb not in _NEVER_HELD_BACK:
+            self._caution.check_sending(question.verb)
         missing = "no API key"
         with anyio.move_on_after(self.request_timeout):
             client = await self._connections.client(question.tenant)
@@ -249,25 +281,17 @@ class CyclesLedger:
                 try:
                     answer = await question.send(client)
                 except NoAnswer as error:
+                    self._caution.unanswered()
                     raise self._unreachable(question, f"no answer: {error}") from error
+            if self._caution.answered() and self.outbox is not None:
+                self.outbox.hasten()
             return understood(answer, question, self.name)
+        if missing == "no answer":
+            self._caution.unanswered()
         raise self._unreachable(question, f"{missing} within {self.request_timeout:g} s")
 
     def _unreachable(self, question: Question[Any], problem: str) -> LedgerUnreachable:
         return LedgerUnreachable(f"{self.name}: {question.verb}: {problem}", status=-1)
-
-    def _check_usable(self) -> None:
-        if os.getpid() != self._process:
-            raise ComptrollerError(
-                f"the ledger {self.name} was opened in process {self._process} and cannot be used "
-                f"in its fork {os.getpid()}: open one in each process"
-            )
-        if self._closed:
-            raise ComptrollerError(f"the ledger {self.name} is closed: open it again")
-        if anyio.lowlevel.current_token() != self._loop:
-            raise ComptrollerError(
-                f"the ledger {self.name} was opened in another event loop: open it in each of them"
-            )
 
 
 def connected(
@@ -313,11 +337,30 @@ def connected(
 
 
 @asynccontextmanager
-async def open_cycles(url: str, **settings: Any) -> AsyncIterator[CyclesLedger]:
-    """As `connected`, closed at the end of the block."""
+async def open_cycles(
+    url: str,
+    *,
+    outbox: str | os.PathLike[str] | bool = True,
+    drain_timeout: float = 5.0,
+    **settings: Any,
+) -> AsyncIterator[CyclesLedger]:
+    """As `connected`, with an outbox; drained and closed at the end of the block.
+
+    Args:
+        url: the server's address.
+        outbox: the directory of the outbox; True: the one of the user; False: there is none.
+        drain_timeout: seconds that closing waits for charges which were not accepted yet.
+        settings: those of `connected`.
+    """
     ledger = connected(url, **settings)
     try:
-        yield ledger
+        if outbox is False:
+            yield ledger
+            return
+        directory = default_directory() if outbox is True else Path(outbox)
+        shelf = Shelf(directory, ledger.name)
+        async with DiskOutbox(ledger, shelf, patience=drain_timeout) as ledger.outbox:
+            yield ledger
     finally:
         await ledger.aclose()
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol, TypedDict, Unpack
 
+import attrs
 from runcycles import (
     Amount,
     Balance,
@@ -231,3 +232,47 @@ class EmbeddedLedger(Ledger, Protocol):
 
     async def verify(self) -> Verified:
         """Every balance, recomputed from the event log and the reservations: the differences."""
+
+
+@attrs.frozen(kw_only=True)
+class Owed:
+    """A charge that was decided and that the ledger has not accepted.
+
+    Attributes:
+        key: names it: the reservation's id, or the call's key where there was none.
+        reservation_id: whose charge it is; None where policy let the call through without one.
+        commit: to be sent first; None where no reservation lives (any more).
+        event: what records it in place of the commit, under the same idempotency key.
+        retry_after_ms: how long the ledger has asked to wait.
+    """
+
+    key: str
+    reservation_id: str | None
+    commit: CommitRequest | None
+    event: EventCreateRequest
+    retry_after_ms: int | None = None
+
+
+class Outbox(Protocol):
+    """Remembers charges from before they are first sent until the ledger has understood.
+
+    Law 3: work that ran is never released. No back-off runs in a call's owner, and a run does not
+    wait for a ledger that is away: what its owner could not deliver, the outbox sends again. All
+    of it is called in the loop in which the ledger was opened.
+    """
+
+    @property
+    def attempts(self) -> int:
+        """How often a call's owner sends a charge before it hands it over; at least 1."""
+
+    async def write_ahead(self, owed: Owed) -> None:
+        """Before `owed` is sent, in this form, for the first time. It raises nothing."""
+
+    def keep(self, owed: Owed) -> None:
+        """Take over a charge. Whatever it raises, the charge was not taken."""
+
+    def settled(self, key: str) -> None:
+        """The ledger has accepted it: it is forgotten."""
+
+    def rejected(self, key: str, why: str) -> None:
+        """The ledger will never accept it: it is not sent again."""

@@ -52,6 +52,8 @@ def open_ledger(
     request_timeout: float = ...,
     connect_timeout: float = ...,
     in_flight: int | None = ...,
+    outbox: str | os.PathLike[str] | bool = ...,
+    drain_timeout: float = ...,
     synchronous: Literal["NORMAL", "FULL"] = ...,
     default_budget: Amount | BudgetTerms | None = ...,
     on_alert: OnAlert | None = ...,
@@ -66,6 +68,8 @@ def open_ledger(
     request_timeout: float = 5.0,
     connect_timeout: float = 2.0,
     in_flight: int | None = None,
+    outbox: str | os.PathLike[str] | bool = True,
+    drain_timeout: float = 5.0,
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
     default_budget: Amount | BudgetTerms | None = None,
     on_alert: OnAlert | None = None,
@@ -82,6 +86,10 @@ def open_ledger(
         request_timeout: for a server: seconds one request may take in all.
         connect_timeout: for a server: seconds of these that connecting may take.
         in_flight: for a server: requests under way at once (100 on asyncio, 16 on trio).
+        outbox: for a server: the directory in which charges are kept until it has accepted them;
+            True: the user's (`COMPTROLLER_OUTBOX`); False: none are kept.
+        drain_timeout: for a server: seconds that closing waits for those charges. What it has not
+            accepted then stays on disk, and is sent when a ledger of this address is opened again.
         synchronous: for a file: "FULL" survives a power cut too, and waits for the disk.
         default_budget: for an embedded one: what a tenant gets that is seen for the first time
             (`usd("5")`, or `BudgetTerms(usd("5"), per="day")`), with its first call.
@@ -104,6 +112,8 @@ def open_ledger(
             request_timeout=request_timeout,
             connect_timeout=connect_timeout,
             in_flight=in_flight,
+            outbox=outbox,
+            drain_timeout=drain_timeout,
         )
     if api_key is not None:
         raise ValueError(f"{os.fspath(url)!r} is an embedded ledger: it takes no api_key")
@@ -164,10 +174,14 @@ class DefaultLedger:
     app: str | None = None
     workflow: str | None = None
 
-    def open(self) -> AbstractAsyncContextManager[Any]:
+    def open(
+        self, *, outbox: str | os.PathLike[str] | bool = True, drain_timeout: float = 5.0
+    ) -> AbstractAsyncContextManager[Any]:
         """As `open_ledger`."""
         return open_ledger(
             self.url,
+            outbox=outbox,
+            drain_timeout=drain_timeout,
             api_key=self.api_key,
             request_timeout=self.request_timeout,
             connect_timeout=self.connect_timeout,

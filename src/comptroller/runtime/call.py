@@ -9,11 +9,10 @@ from runcycles import Action, Amount, Caps, Subject
 from comptroller.decide.estimates import LlmRequest
 from comptroller.decide.pricing import Prices
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.interface import Ledger
+from comptroller.ledger.interface import Ledger, Outbox
 from comptroller.policy import ActualFunction, Policy
 
 from .home import Home
-from .outbox import Outbox
 from .settling import Settling
 
 Kind = Literal["llm", "tool", "event", "check"]

@@ -11,12 +11,11 @@ from runcycles import Subject, Unit
 from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.pricing import Prices, price_book
 from comptroller.errors import ComptrollerError, RunCancelled
-from comptroller.ledger.interface import Ledger
+from comptroller.ledger.interface import Ledger, Outbox
 from comptroller.policy import Limits, Policy
 
 from .call import Terms, as_it_is
 from .home import Change, Home, outlast
-from .outbox import Outbox
 from .receipts import Receipt
 from .run import CUT_OFF_GRACE, Run
 from .settling import settling
@@ -80,7 +79,8 @@ class Hub:
         as_seen: Callable[[ComptrollerError], ComptrollerError] = as_it_is,
     ) -> None:
         self.home, self.ledger = home, ledger
-        self._outbox, self._as_seen = outbox, as_seen
+        self._outbox: Outbox | None = outbox or getattr(ledger, "outbox", None)
+        self._as_seen = as_seen
         self._settling = settling(ledger)
         self._handles: dict[str, Handle] = {}
         self._live: dict[str, Run] = {}

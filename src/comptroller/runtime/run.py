@@ -9,7 +9,6 @@ The laws it keeps:
 
 import itertools
 import logging
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -34,6 +33,7 @@ from .event import Recorder
 from .gate import Gate
 from .home import Change, HomeClosed, outlast, raise_unless_known
 from .owner import Owner, first_line
+from .presence import PRESENCE
 from .receipts import CallReceipt, Receipt, ReceiptBook
 
 log = logging.getLogger("comptroller")
@@ -68,7 +68,7 @@ class Run:
         self.outer: Run | None = None
         self.carrier: object = None
         self.terms, self._subject, self._limits = terms, subject, limits
-        self._execution = uuid.uuid4().hex[:12]
+        self._execution = PRESENCE.execution(terms.ledger.name, self.tenant)
         self._numbers = itertools.count(1)
         self._episode_numbers = itertools.count(1)
         self._gate = Gate(limits)

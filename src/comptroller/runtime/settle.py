@@ -22,10 +22,9 @@ from runcycles import (
 from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.settlement import Commit, Next, after
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.interface import Ledger
+from comptroller.ledger.interface import Ledger, Outbox, Owed
 
 from .call import Call
-from .outbox import Outbox, Owed
 
 log = logging.getLogger("comptroller")
 
@@ -67,23 +66,25 @@ class Settlement:
 
     async def charge(self, decision: Commit, metrics: CyclesMetrics | None) -> Settled:
         """Commit the actual, or record it where no reservation lives (any more)."""
+        owed = self._owed(decision, metrics)
+        await self._write_ahead(owed)
         for attempt, pause in enumerate(_pauses(), 1):
             try:
-                charged = await (self._record if self._recording else self._commit)(
-                    decision, metrics
-                )
+                charged = await self._send(owed)
             except ComptrollerError as error:
-                status = getattr(error, "status", None)
-                then = Next.STOP if status is None else after(status, _code(error))
+                then = _next(error)
                 self.answered(then)
-                if then is Next.RECORD and not self._recording:
+                if then is Next.RECORD and owed.commit is not None:
+                    owed = attrs.evolve(owed, commit=None)
+                    await self._write_ahead(owed)
                     self._recording = True
                 elif then is Next.RETRY and self._again(attempt, pause, error):
                     await anyio.sleep(max(pause, (_retry_after(error) or 0) / 1000))
                 else:
-                    return self._last_word(error, then, decision, metrics)
+                    return self._last_word(owed, error, then)
             else:
                 self.answered(None)
+                self._forget(owed)
                 return Settled(Outcome.RECORDED if self._recording else Outcome.COMMITTED, charged)
         raise AssertionError("pauses never end")
 
@@ -94,40 +95,46 @@ class Settlement:
         soon = (_retry_after(error) or 0) / 1000 <= pause
         return soon and attempt < self.outbox.attempts
 
-    def _last_word(
-        self, error: ComptrollerError, then: Next, decision: Commit, metrics: CyclesMetrics | None
-    ) -> Settled:
+    def _last_word(self, owed: Owed, error: ComptrollerError, then: Next) -> Settled:
         """The last word of an owner on a charge that got no success."""
         if then is Next.SETTLED:
-            return Settled(Outcome.COMMITTED, decision.actual)
+            self._forget(owed)
+            return Settled(Outcome.COMMITTED, owed.event.actual)
         kept = None
-        if then in (Next.RETRY, Next.KEEP):
-            kept = self.hand_over(decision, metrics, str(error), _retry_after(error))
+        if then is Next.STOP:
+            self._reject(owed, str(error))
+        else:
+            owed = attrs.evolve(owed, retry_after_ms=_retry_after(error))
+            kept = self._hand_over(owed, str(error))
         return kept or self._lost(error, then)
 
     def hand_over(
-        self,
-        decision: Commit,
-        metrics: CyclesMetrics | None,
-        why: str,
-        retry_after_ms: int | None = None,
+        self, decision: Commit, metrics: CyclesMetrics | None, why: str
     ) -> Settled | None:
         """Give the charge to the outbox; None where there is none, or it does not take it."""
+        return self._hand_over(self._owed(decision, metrics), why)
+
+    def _hand_over(self, owed: Owed, why: str) -> Settled | None:
         if self.outbox is None:
             return None
-        owed = Owed(
-            key=self.reservation_id or self.call.key,
-            reservation_id=self.reservation_id,
-            commit=None if self._recording else self._commit_request(decision, metrics),
-            event=self._event_request(decision, metrics),
-            retry_after_ms=retry_after_ms,
-        )
         try:
             self.outbox.keep(owed)
         except Exception:
             log.exception("call %s: the outbox did not take its charge", self.call.key)
             return None
         return Settled(Outcome.OUTBOXED, None, why)
+
+    async def _write_ahead(self, owed: Owed) -> None:
+        if self.outbox is not None:
+            await self.outbox.write_ahead(owed)
+
+    def _forget(self, owed: Owed) -> None:
+        if self.outbox is not None:
+            self.outbox.settled(owed.key)
+
+    def _reject(self, owed: Owed, why: str) -> None:
+        if self.outbox is not None:
+            self.outbox.rejected(owed.key, why)
 
     async def release(self, reason: str) -> Settled:
         """Give everything back. Best effort: where it fails, the lease runs out by itself."""
@@ -142,17 +149,21 @@ class Settlement:
             self.answered(None)
         return Settled(Outcome.RELEASED, None, reason)
 
-    async def _commit(self, decision: Commit, metrics: CyclesMetrics | None) -> Amount:
-        request = self._commit_request(decision, metrics)
-        answer = await self.ledger.commit(
-            self.reservation_id or "", request, tenant=self.call.tenant
-        )
-        return answer.charged
+    async def _send(self, owed: Owed) -> Amount:
+        """One attempt: what was charged."""
+        tenant = self.call.tenant
+        if owed.commit is not None:
+            return (await self.ledger.commit(owed.key, owed.commit, tenant=tenant)).charged
+        recorded = await self.ledger.record(owed.event, tenant=tenant)
+        return recorded.charged or owed.event.actual  # absent where nothing was capped
 
-    async def _record(self, decision: Commit, metrics: CyclesMetrics | None) -> Amount:
-        request = self._event_request(decision, metrics)
-        answer = await self.ledger.record(request, tenant=self.call.tenant)
-        return answer.charged or decision.actual  # absent where nothing was capped
+    def _owed(self, decision: Commit, metrics: CyclesMetrics | None) -> Owed:
+        return Owed(
+            key=self.reservation_id or self.call.key,
+            reservation_id=self.reservation_id,
+            commit=None if self._recording else self._commit_request(decision, metrics),
+            event=self._event_request(decision, metrics),
+        )
 
     def _commit_request(self, decision: Commit, metrics: CyclesMetrics | None) -> CommitRequest:
         return CommitRequest(
@@ -184,8 +195,10 @@ class Settlement:
         return Settled(Outcome.UNSETTLED, None, str(error))
 
 
-def _code(error: ComptrollerError) -> str | None:
-    return getattr(error, "error_code", None)
+def _next(error: ComptrollerError) -> Next:
+    """What follows; an error that is no answer, such as a missing key, can be mended."""
+    status = getattr(error, "status", None)
+    return Next.KEEP if status is None else after(status, getattr(error, "error_code", None))
 
 
 def _retry_after(error: ComptrollerError) -> int | None:

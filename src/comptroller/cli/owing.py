@@ -1,0 +1,171 @@
+"""What is left to settle, from the command line: the outbox, and what dead processes hold."""
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import attrs
+from rich.table import Table
+
+from comptroller import console
+from comptroller.errors import ComptrollerError
+from comptroller.ledger.outbox import Entry, browse, default_directory, set_aside
+from comptroller.money import show
+from comptroller.runtime.recovery import OnAbandoned, Recovered
+from comptroller.runtime.recovery import recover as settled
+
+from . import exits, reading
+
+_SHORT = 12  # characters of a file's digest that name it well
+
+
+def list_owed(directory: Path | None, as_json: bool) -> None:
+    """Every charge that is owed, to any ledger, and what was set aside."""
+    root = directory or default_directory()
+    found, aside = list(browse(root)), set_aside(root)
+    if as_json:
+        console.write_json(
+            {
+                "owed": [_plain(path, entry) for path, entry in found],
+                "set_aside": [str(path) for path in aside],
+            }
+        )
+        return
+    if found:
+        console.write(_table(found))
+    else:
+        console.write(f"nothing is owed: {root} is empty")
+    for path in aside:
+        console.write(f"set aside, and not sent any more: {path}")
+
+
+def show_owed(name: str, directory: Path | None) -> None:
+    """One charge, whole.
+
+    Raises:
+        ComptrollerError: there is none of this name, or there are several.
+    """
+    root = directory or default_directory()
+    files = [path for path, _ in browse(root)] + set_aside(root)
+    named = [path for path in files if _is_named(path, name)]
+    if len(named) != 1:
+        how_many = "several charges are" if named else "no charge is"
+        raise ComptrollerError(f"{how_many} named {name!r}: see comptroller outbox list")
+    text = named[0].read_text("utf-8", errors="replace")
+    try:
+        console.write_json({"file": str(named[0]), **json.loads(text)})
+    except (ValueError, TypeError):
+        console.write_text(text)
+
+
+def replay(
+    address: str | None,
+    key_variable: str | None,
+    directory: Path | None,
+    timeout: float,
+    as_json: bool,
+) -> int:
+    """Send what is owed to a ledger now; the exit code says whether something is left."""
+    settings = reading.ledger(address, key_variable)
+    root = directory or default_directory()
+    logging.getLogger("runcycles.journal").setLevel(logging.ERROR)  # it is told by our own
+
+    async def send() -> int:
+        async with settings.open(outbox=root, drain_timeout=0.0) as ledger:
+            if not ledger.remote:
+                raise ComptrollerError(
+                    f"{ledger.name} is an embedded ledger: nothing is owed to it"
+                )
+            left: int = await ledger.drain(timeout)
+            return left
+
+    left, aside = anyio.run(send), len(set_aside(root))
+    if as_json:
+        console.write_json({"left": left, "set_aside": aside})
+    else:
+        more = f"; {aside} set aside (comptroller outbox list)" if aside else ""
+        console.write(f"{left} left to send in {root}{more}")
+    return exits.FAILED if left else exits.DONE
+
+
+def recover(address: str | None, key_variable: str | None, on_abandoned: str, as_json: bool) -> int:
+    """Settle what dead processes have left; the exit code says whether all of it was accepted."""
+    if on_abandoned not in ("charge", "release"):
+        raise ValueError(f"--on-abandoned {on_abandoned!r}: write charge or release")
+    settings, how = reading.ledger(address, key_variable), cast("OnAbandoned", on_abandoned)
+
+    async def work() -> list[Recovered]:
+        async with settings.open() as ledger:
+            return await settled(ledger, lambda _: how)
+
+    logging.getLogger("comptroller").setLevel(logging.ERROR)  # it is told here
+    found = anyio.run(work)
+    if as_json:
+        console.write_json([_recovered(each) for each in found])
+    for each in found if not as_json else ():
+        why = f": {each.reason}" if each.reason else ""
+        console.write(
+            f"{each.reservation_id} of {each.tenant} ({each.key}),"
+            f" {show(each.reserved)}: {each.outcome}{why}"
+        )
+    if not found and not as_json:
+        console.write(f"dead processes of this host hold nothing in {settings.url}")
+    return exits.FAILED if any(each.outcome == "left" for each in found) else exits.DONE
+
+
+def _recovered(each: Recovered) -> dict[str, Any]:
+    return {**attrs.asdict(each, recurse=False), "reserved": each.reserved.model_dump(mode="json")}
+
+
+def _is_named(path: Path, name: str) -> bool:
+    if path.name.removeprefix("v2-").startswith(name):
+        return True
+    try:
+        return bool(json.loads(path.read_text("utf-8"))["reservation_id"] == name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _plain(path: Path, entry: Entry | None) -> dict[str, Any]:
+    plain: dict[str, Any] = {"file": str(path), "readable": entry is not None}
+    if entry is not None:
+        actual = entry.actual
+        plain |= {
+            "key": entry.key,
+            "ledger": entry.address,
+            "tenant": entry.tenant,
+            "as": "event" if entry.commit is None else "commit",
+            "actual": None if actual is None else actual.model_dump(mode="json"),
+            "idempotency_key": entry.idempotency_key,
+            "recorded_at_ms": entry.recorded_at_ms,
+            "not_before_ms": entry.not_before_ms,
+        }
+    return plain
+
+
+def _table(found: list[tuple[Path, Entry | None]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for head in ("charge", "ledger", "tenant", "as", "actual", "since", "not before"):
+        table.add_column(head)
+    for path, entry in found:
+        name = path.name.removeprefix("v2-")[:_SHORT]
+        if entry is None:
+            table.add_row(name, "cannot be read")
+        else:
+            table.add_row(
+                name,
+                console.plain(entry.address),
+                console.plain(entry.tenant or "-"),
+                "event" if entry.commit is None else "commit",
+                show(entry.actual) if entry.actual else "-",
+                _moment(entry.recorded_at_ms),
+                _moment(entry.not_before_ms),
+            )
+    return table
+
+
+def _moment(ms: int | None) -> str:
+    return "-" if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"

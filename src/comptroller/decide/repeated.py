@@ -1,0 +1,58 @@
+"""Denials that are answered without asking the ledger again, for a short, growing time.
+
+A loop that is denied asks again at once, and again. The first denials of a scope are the ledger's;
+from then on the same answer is given here for a while, to whoever asks for at least as much. What
+may have changed it (a grant, budget that came back, funding, somebody who says "ask again") ends
+that at once.
+"""
+
+import attrs
+from runcycles import Subject, Unit
+
+from comptroller.decide.scopes import scopes_of
+
+TOLERATED = 2
+"""Denials in a row that the ledger is asked for."""
+
+FIRST, MOST = 0.25, 10.0
+"""Seconds for which a denial is repeated: at first, and at most. It doubles in between."""
+
+
+@attrs.frozen
+class Denied:
+    """A scope that refused.
+
+    Attributes:
+        code: the protocol's reason.
+        least: the smallest amount that was refused; a smaller one may fit.
+        times: how often in a row.
+        until: it is repeated before this moment.
+    """
+
+    code: str | None
+    least: int
+    times: int = 1
+    until: float = 0.0
+
+    def again(self, code: str | None, amount: int, now: float) -> "Denied":
+        """It has refused once more."""
+        times = self.times + 1
+        pause = min(FIRST * 2.0 ** min(times - TOLERATED, 16), MOST)
+        return Denied(code, min(self.least, amount), times, now + pause)
+
+    def holds(self, amount: int, now: float) -> bool:
+        """Whether a request for `amount` is answered here."""
+        fits = amount < self.least and self.code == "BUDGET_EXCEEDED"
+        return self.times >= TOLERATED and now < self.until and not fits
+
+
+def scopes(subject: Subject) -> tuple[str, ...]:
+    """The scopes that a denial may come from; none for a subject that the ledger will refuse."""
+    try:
+        return scopes_of(subject)
+    except ValueError:
+        return ()
+
+
+Where = tuple[str, Unit]
+"""A scope (in lower case) and the unit in which its budget is kept."""

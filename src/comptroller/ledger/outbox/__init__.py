@@ -1,0 +1,13 @@
+"""The outbox of a remote ledger: charges that were decided and have not been accepted, on disk.
+
+entries   one charge as a value, and as the text of its file
+shelf     the directory of those files
+clerk     the same off the event loop, in order
+sending   when each charge is sent, and what the ledger's answer does to it
+"""
+
+from .entries import Entry
+from .sending import DiskOutbox
+from .shelf import Shelf, browse, default_directory, set_aside
+
+__all__ = ["DiskOutbox", "Entry", "Shelf", "browse", "default_directory", "set_aside"]

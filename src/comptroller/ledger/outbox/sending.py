@@ -1,0 +1,256 @@
+"""The outbox of a remote ledger: when each charge is sent, and what an answer does to it.
+
+The laws kept here (settlement, "Durability"):
+
+- A charge is on disk before the first request for it leaves the process.
+- It is forgotten on a success that validates, and set aside on a rejection that is understood;
+  else it is sent again, under the same key, when the ledger wants to be asked.
+- That a lease is over is on disk before the event is sent in place of the commit.
+- What other processes left behind is found when a ledger is opened. Several may send the same
+  entry at once: they have one key, and it is charged once.
+"""
+
+import logging
+import random
+from functools import partial
+from typing import Any, Protocol
+
+import anyio
+import anyio.to_thread
+import attrs
+from anyio.abc import TaskGroup
+from runcycles import CommitRequest, EventCreateRequest
+
+from comptroller.decide import backoff
+from comptroller.decide.settlement import Next, after
+from comptroller.errors import ComptrollerError
+from comptroller.ledger.interface import Owed
+
+from .clerk import Clerk
+from .entries import Entry, now_ms
+from .parcels import Parcel, Parcels
+from .shelf import Shelf
+
+log = logging.getLogger("comptroller.ledger")
+
+LANES = 4
+"""Charges that are sent again at once: enough to catch up, few enough to leave room for runs."""
+
+_LOOKING = 5.0
+"""Seconds that a search for what others left behind may keep those who wait for it."""
+
+
+class Settles(Protocol):
+    """The part of a ledger that charges are sent to."""
+
+    async def commit(
+        self, reservation_id: str, request: CommitRequest, *, tenant: str | None = None
+    ) -> Any:
+        """As `Ledger.commit`."""
+
+    async def record(self, request: EventCreateRequest, *, tenant: str | None = None) -> Any:
+        """As `Ledger.record`."""
+
+    def try_now(self) -> None:
+        """What is sent next goes out, even if the last requests had no answer."""
+
+
+class DiskOutbox:
+    """An `Outbox`, and an async context manager: while it is open, charges are sent again.
+
+    Leaving it waits for what can be delivered within `patience` seconds; the rest stays on disk.
+    Its body's exception does not pass through its tasks. `drain` and `left` may be asked any time.
+    """
+
+    attempts = 1
+
+    def __init__(self, ledger: Settles, shelf: Shelf, *, patience: float = 5.0) -> None:
+        self._ledger, self._shelf, self._patience = ledger, shelf, patience
+        self._clerk = Clerk()
+        self._parcels = Parcels()
+        self._loaded = False
+        self._life = anyio.CancelScope(shield=True)
+        self._home: TaskGroup
+
+    # -- what those who settle ask for
+
+    async def write_ahead(self, owed: Owed) -> None:
+        """As `Outbox.write_ahead`. What the disk does not take is sent all the same, and told."""
+        await self._write(self._parcels.add(Parcel(Entry.of(owed, self._shelf.address))))
+
+    def keep(self, owed: Owed) -> None:
+        """As `Outbox.keep`: on disk when it returns, if the disk takes it."""
+        entry = Entry.of(owed, self._shelf.address)
+        parcel = self._parcels.get(owed.key) or self._parcels.add(Parcel(entry))
+        if entry.not_before_ms is not None or not parcel.safe:
+            parcel.entry = attrs.evolve(entry, recorded_at_ms=parcel.entry.recorded_at_ms)
+            try:
+                self._shelf.put(parcel.entry)
+            except OSError as error:
+                _not_on_disk(parcel.entry, error)
+        self._put_off(parcel)
+
+    def settled(self, key: str) -> None:
+        """As `Outbox.settled`."""
+        if (parcel := self._parcels.remove(key)) is not None:
+            self._clerk.later(partial(self._shelf.remove, parcel.entry))
+
+    def rejected(self, key: str, why: str) -> None:
+        """As `Outbox.rejected`: it stays beside the others for a person to look at."""
+        if (parcel := self._parcels.remove(key)) is not None:
+            log.error("the ledger will never accept what %s cost: %s", key, why)
+            self._clerk.later(partial(self._shelf.set_aside, parcel.entry))
+
+    # -- what its ledger asks for
+
+    @property
+    def left(self) -> list[Entry]:
+        """What the ledger has not accepted yet."""
+        return [parcel.entry for parcel in self._parcels]
+
+    def hasten(self) -> None:
+        """Everything is due now, but what the ledger has asked to wait for."""
+        for parcel in self._parcels:
+            if parcel.due is not None and not parcel.in_hand:
+                parcel.failures = 0
+                self._parcels.put_off(parcel, parcel.allowed())
+
+    async def drain(self, timeout: float) -> int:
+        """Send everything now, and wait until it is accepted, at most `timeout` seconds.
+
+        Where the ledger has asked for more time than that, it is not waited for. How many are
+        left, on disk, is returned.
+        """
+        with anyio.move_on_after(_LOOKING):
+            await self._parcels.changed.until(lambda: self._loaded)
+        deadline = anyio.current_time() + timeout
+        with anyio.CancelScope(deadline=deadline):
+            self._ledger.try_now()
+            self.hasten()
+            await self._parcels.changed.until(lambda: self._is_drained(deadline))
+        return len(self._parcels)
+
+    async def __aenter__(self) -> "DiskOutbox":
+        self._home = anyio.create_task_group()
+        await self._home.__aenter__()
+        self._home.start_soon(self._live, name="comptroller outbox")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            with anyio.CancelScope(shield=True):
+                left = await self.drain(self._patience)
+            if left:
+                log.warning("%d charges stay in the outbox %s", left, self._shelf.root)
+        finally:
+            self._life.cancel("the ledger is closed")
+            await self._home.__aexit__(None, None, None)
+
+    # -- its tasks
+
+    async def _live(self) -> None:
+        """Shielded: a ledger that is left by a cancellation still sends what it can."""
+        with self._life:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._clerk.serve, name="comptroller outbox files")
+                tasks.start_soon(self._find, name="comptroller outbox search")
+                for lane in range(LANES):
+                    tasks.start_soon(self._send, name=f"comptroller outbox lane {lane}")
+
+    async def _find(self) -> None:
+        """What was left behind, by this process or another one."""
+        try:
+            found = await anyio.to_thread.run_sync(self._shelf.load)
+        except OSError as error:
+            log.error("the outbox %s: %s", self._shelf.root, error)
+            found = []
+        for entry in found:
+            if entry.key not in self._parcels:  # else its owner is sending it
+                parcel = self._parcels.add(Parcel(entry, safe=True))
+                self._parcels.put_off(parcel, parcel.allowed())
+        self._loaded = True
+        self._parcels.changed.notify()
+
+    async def _send(self) -> None:
+        while True:
+            parcel = await self._parcels.next()
+            try:
+                due = await self._attempt(parcel)
+            finally:
+                parcel.in_hand = False
+            if due is not None:
+                self._parcels.put_off(parcel, due)
+
+    async def _attempt(self, parcel: Parcel) -> float | None:
+        """When it is to be sent again; None where that is over."""
+        entry = parcel.entry
+        try:
+            if entry.commit is not None:
+                await self._ledger.commit(entry.key, entry.commit, tenant=entry.tenant)
+            elif entry.event is not None:
+                await self._ledger.record(entry.event, tenant=entry.tenant)
+        except ComptrollerError as error:
+            return await self._refused(parcel, error)
+        except Exception:
+            log.exception("sending what %s cost: a defect in its ledger", entry.key)
+            return _later(parcel, at_least=backoff.UNTIL_MENDED)
+        self.settled(entry.key)
+        return None
+
+    async def _refused(self, parcel: Parcel, error: ComptrollerError) -> float | None:
+        status = getattr(error, "status", None)
+        then = Next.KEEP if status is None else after(status, getattr(error, "error_code", None))
+        entry, due = parcel.entry, None
+        if then is Next.SETTLED:
+            self.settled(entry.key)
+        elif then is Next.STOP:
+            self.rejected(entry.key, str(error))
+        elif then is Next.RECORD and entry.commit is not None and entry.event is not None:
+            parcel.entry, due = entry.as_event(), anyio.current_time()
+            await self._write(parcel)
+        elif then is Next.RETRY:
+            if (wait := getattr(error, "retry_after_ms", None)) is not None:
+                parcel.entry = attrs.evolve(entry, not_before_ms=now_ms() + wait)
+                await self._write(parcel)
+            due = _later(parcel)
+        else:
+            log.error("what %s cost is kept in the outbox: %s", entry.key, error)
+            due = _later(parcel, at_least=backoff.UNTIL_MENDED)
+        return due
+
+    # -- bookkeeping
+
+    def _is_drained(self, deadline: float) -> bool:
+        """Whether nothing can be accepted any more before `deadline`."""
+        return not any(_can(parcel, deadline) for parcel in self._parcels)
+
+    async def _write(self, parcel: Parcel) -> None:
+        parcel.safe = False
+        try:
+            await self._clerk.do(partial(self._shelf.put, parcel.entry))
+        except OSError as error:
+            _not_on_disk(parcel.entry, error)
+        else:
+            parcel.safe = True
+
+    def _put_off(self, parcel: Parcel) -> None:
+        self._parcels.put_off(parcel, _later(parcel))
+
+
+def _can(parcel: Parcel, deadline: float) -> bool:
+    """Whether it may still be accepted before `deadline`."""
+    return parcel.in_hand or parcel.due is None or parcel.due < deadline
+
+
+def _later(parcel: Parcel, at_least: float = 0.0) -> float:
+    """When it is sent again, after one more failure."""
+    parcel.failures += 1
+    pause = max(at_least, backoff.pause(parcel.failures, random.random()))  # noqa: S311 - it spreads
+    return max(anyio.current_time() + pause, parcel.allowed())
+
+
+def _not_on_disk(entry: Entry, error: OSError) -> None:
+    log.error(
+        "what %s cost is not on disk, and lost if this process dies before it is accepted: %s",
+        entry.key, error,
+    )  # fmt: skip

@@ -1,0 +1,133 @@
+"""The directory of an outbox: one file for each charge, below a directory for each tenant.
+
+A file appears whole or not at all, and is readable by its owner alone. What cannot be read is set
+aside (`.corrupt`), what the ledger will never accept too (`.rejected`); the others are not
+concerned. Everything here blocks for as long as the disk takes.
+"""
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+import platformdirs
+from runcycles.journal import CommitJournal, PendingCommitRecord, auth_fingerprint
+
+from .entries import Entry, file_name
+
+log = logging.getLogger("comptroller.ledger")
+
+CORRUPT, REJECTED = ".corrupt", ".rejected"
+
+
+def default_directory() -> Path:
+    """`COMPTROLLER_OUTBOX`, else `outbox` in the user's data directory."""
+    named = os.environ.get("COMPTROLLER_OUTBOX")
+    return Path(named or platformdirs.user_data_path("comptroller", appauthor=False) / "outbox")
+
+
+@attrs.define
+class Shelf:
+    """Where the charges owed to the ledger at `address` lie. For any thread.
+
+    The directory of a tenant bears its name in a form that no key is part of: it is found again
+    when the key was changed.
+    """
+
+    root: Path
+    address: str
+    _places: dict[str | None, Path] = attrs.field(factory=dict, init=False, repr=False)
+    _found: dict[str, Path] = attrs.field(factory=dict, init=False, repr=False)
+
+    def put(self, entry: Entry) -> None:
+        """Write it, or write it anew. Raises OSError: it is not on disk."""
+        place, text = self._place(entry), entry.record().to_json().encode()
+        try:
+            _write(place / entry.file_name, text)
+        except FileNotFoundError:
+            for directory in (self.root, place):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write(place / entry.file_name, text)
+
+    def remove(self, entry: Entry) -> None:
+        """It is over."""
+        CommitJournal(self._place(entry)).discard(entry.key)
+        self._found.pop(entry.key, None)
+
+    def set_aside(self, entry: Entry) -> None:
+        """It is not sent any more, and stays for a person to look at."""
+        self.put(entry)
+        path = self._place(entry) / entry.file_name
+        path.replace(path.with_suffix(REJECTED))
+
+    def load(self) -> list[Entry]:
+        """Every entry owed to this ledger. What cannot be read is set aside, and told."""
+        before = set(set_aside(self.root))
+        found = []
+        for place in _places(self.root):
+            for record in CommitJournal(place).load_pending(self.address):
+                if (entry := _read(record, place)) is not None:
+                    self._found[entry.key] = place
+                    found.append(entry)
+        for path in sorted(set(set_aside(self.root)) - before):
+            log.error("the outbox entry %s cannot be read: it is set aside", path)
+        return found
+
+    def _place(self, entry: Entry) -> Path:
+        if entry.key in self._found:
+            return self._found[entry.key]
+        tenant = entry.tenant
+        if tenant not in self._places:  # it takes 15 ms: such a name is made to be hard to guess
+            self._places[tenant] = self.root / auth_fingerprint(self.address, "", tenant)
+        return self._places[tenant]
+
+
+def browse(root: Path) -> Iterator[tuple[Path, Entry | None]]:
+    """Every file of every ledger, as it is: nothing is moved. None where it cannot be read."""
+    for place in _places(root):
+        for path in sorted(place.glob("*.json")):
+            try:
+                yield path, Entry.read(PendingCommitRecord.from_json(path.read_text("utf-8")))
+            except FileNotFoundError:
+                continue  # settled meanwhile
+            except (OSError, ValueError):
+                yield path, None
+
+
+def set_aside(root: Path) -> list[Path]:
+    """The files that are not sent any more."""
+    found = (path for place in _places(root) for path in place.iterdir())
+    return sorted(path for path in found if path.suffix in (CORRUPT, REJECTED))
+
+
+def _read(record: PendingCommitRecord, place: Path) -> Entry | None:
+    try:
+        return Entry.read(record)
+    except ValueError:
+        path = place / file_name(record.reservation_id)
+        with suppress(OSError):
+            path.replace(path.with_suffix(CORRUPT))
+        return None
+
+
+def _places(root: Path) -> list[Path]:
+    try:
+        return sorted(path for path in root.iterdir() if path.is_dir())
+    except OSError:  # there is none yet
+        return []
+
+
+def _write(path: Path, text: bytes) -> None:
+    """Whole or not at all: two processes may write the same entry at once."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        part.touch(mode=0o600, exist_ok=False)
+        part.write_bytes(text)
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise

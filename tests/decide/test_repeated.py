@@ -1,0 +1,44 @@
+"""A denial is repeated for a short, growing time."""
+
+from runcycles import Subject
+
+from comptroller.decide.repeated import FIRST, MOST, Denied, scopes
+
+NO = "BUDGET_EXCEEDED"
+
+
+def denied(times, amount=100, now=0.0, code=NO):
+    known = Denied(code, amount)
+    for _ in range(times - 1):
+        known = known.again(code, amount, now)
+    return known
+
+
+def test_the_first_is_not_repeated():
+    assert not denied(1).holds(100, 0.0)
+
+
+def test_the_time_grows_up_to_a_bound():
+    assert [denied(times).until for times in range(2, 6)] == [
+        FIRST,
+        FIRST * 2,
+        FIRST * 4,
+        FIRST * 8,
+    ]
+    assert denied(100).until == MOST
+
+
+def test_it_ends():
+    assert denied(2).holds(100, FIRST - 0.01)
+    assert not denied(2).holds(100, FIRST)
+
+
+def test_less_than_was_ever_refused_may_fit_unless_the_scope_is_closed():
+    known = denied(2).again(NO, 80, 0.0)
+    assert (known.holds(80, 0.0), known.holds(79, 0.0)) == (True, False)
+    assert denied(2, code="BUDGET_FROZEN").holds(1, 0.0)
+
+
+def test_a_subject_that_no_ledger_takes_has_no_scopes():
+    assert scopes(Subject(tenant="acme", agent="a")) == ("tenant:acme", "tenant:acme/agent:a")
+    assert scopes(Subject(tenant="not a name")) == ()

@@ -1,0 +1,289 @@
+"""The outbox: what is on disk when, what is sent when, and what an answer does to it."""
+
+import itertools
+
+import anyio
+import pytest
+from runcycles import Action, CommitRequest, EventCreateRequest, Subject
+
+from comptroller.errors import CredentialsMissing, refusal
+from comptroller.ledger.interface import Owed
+from comptroller.ledger.outbox import DiskOutbox, Entry, Shelf, browse
+from comptroller.ledger.outbox.sending import LANES
+from comptroller.money import tokens
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
+
+ADDRESS = "http://cycles"
+
+
+def owed(key="rsv_1", *, reserved=True, tenant="acme", retry_after_ms=None):
+    event = EventCreateRequest(
+        idempotency_key=f"run/1/{key}/commit",
+        subject=Subject(tenant=tenant),
+        action=Action(kind="k", name="n"),
+        actual=tokens(30),
+    )
+    commit = CommitRequest(idempotency_key=event.idempotency_key, actual=tokens(30))
+    return Owed(
+        key=key,
+        reservation_id=key if reserved else None,
+        commit=commit if reserved else None,
+        event=event,
+        retry_after_ms=retry_after_ms,
+    )
+
+
+def no(status, code=None, retry_after_ms=None):
+    return refusal(
+        f"{status} {code}",
+        status=status,
+        error_code=code,
+        asks_for_budget=False,
+        retry_after_ms=retry_after_ms,
+    )
+
+
+class Books:
+    """A ledger that answers in order: an exception is raised; whatever comes later is accepted."""
+
+    def __init__(self, *answers):
+        self.answers, self.sent, self.hangs = list(answers), [], False
+        self.now = self.most = 0
+
+    async def commit(self, reservation_id, request, *, tenant=None):
+        await self._take(("commit", reservation_id, tenant))
+
+    async def record(self, request, *, tenant=None):
+        await self._take(("record", request.idempotency_key, tenant))
+
+    def try_now(self):
+        """It is always asked."""
+
+    async def _take(self, what):
+        self.sent.append((anyio.current_time(), *what))
+        self.now += 1
+        self.most = max(self.now, self.most)
+        try:
+            await anyio.sleep(600 if self.hangs else 0)
+        finally:
+            self.now -= 1
+        if self.answers and (error := self.answers.pop(0)) is not None:
+            raise error
+
+    @property
+    def what(self):
+        return [each[1] for each in self.sent]
+
+    @property
+    def pauses(self):
+        times = [each[0] for each in self.sent]
+        return [after - before for before, after in itertools.pairwise(times)]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "outbox"
+
+
+def opened(books, root, patience=0.0):
+    return DiskOutbox(books, Shelf(root, ADDRESS), patience=patience)
+
+
+def names(root):
+    return sorted(path.suffix for path in root.rglob("*") if path.is_file())
+
+
+def on_disk(root):
+    return [entry for _, entry in browse(root)]
+
+
+async def until(done):
+    while not done():  # noqa: ASYNC110 - on virtual time
+        await anyio.sleep(0.1)
+
+
+async def test_it_is_on_disk_before_it_is_sent_and_gone_when_it_is_settled(root):
+    async with opened(Books(), root) as outbox:
+        await outbox.write_ahead(owed())
+        (entry,) = on_disk(root)
+        assert (entry.key, entry.commit, entry.event) == ("rsv_1", owed().commit, owed().event)
+        outbox.settled("rsv_1")
+    assert names(root) == []
+
+
+async def test_what_its_owner_sends_is_not_sent_by_the_outbox(root):
+    books = Books()
+    async with opened(books, root) as outbox:
+        await outbox.write_ahead(owed())
+        await anyio.sleep(600)
+        assert books.sent == []
+        outbox.keep(owed())
+        assert await outbox.drain(1) == 0
+        assert books.what == ["commit"]
+
+
+async def test_what_is_kept_without_having_been_written_is_on_disk_when_that_returns(root):
+    async with opened(Books(no(-1)), root) as outbox:
+        outbox.keep(owed())
+        assert [entry.key for entry in on_disk(root)] == ["rsv_1"]
+
+
+async def test_pauses_grow_with_some_chance_and_have_an_end(root):
+    books = Books(*[no(503)] * 12)
+    async with opened(books, root) as outbox:
+        outbox.keep(owed())
+        await until(lambda: not outbox.left)
+    # the first failure was its owner's
+    expected = [min(60, 0.5 * 2**n) for n in range(1, 13)]
+    assert len(books.pauses) == len(expected)
+    for pause, most in zip(books.pauses, expected, strict=True):
+        assert most / 2 <= pause <= most + 0.01
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_429_is_honoured_and_written_down(root, first):
+    """Whether the call's owner was told, or the outbox."""
+    books = Books() if first else Books(no(429, "LIMIT_EXCEEDED", 9_000))
+    async with opened(books, root) as outbox:
+        outbox.keep(owed(retry_after_ms=9_000 if first else None))
+        began = anyio.current_time()
+        await anyio.sleep(1)
+        (entry,) = on_disk(root)
+        assert entry.not_before_ms > entry.recorded_at_ms
+        await until(lambda: not outbox.left)
+        assert books.sent[-1][0] - began >= 8.9
+
+
+async def test_a_lease_that_is_over_becomes_an_event_that_is_written_down_first(root):
+    books = Books(no(410, "RESERVATION_EXPIRED"), no(-1))
+    async with opened(books, root) as outbox:
+        outbox.keep(owed())
+        await until(lambda: len(books.sent) > 1)
+        assert [entry.commit for entry in on_disk(root)] == [None]
+        assert await outbox.drain(60) == 0
+    assert books.what == ["commit", "record", "record"]
+    assert names(root) == []
+
+
+async def test_what_will_never_be_accepted_is_set_aside_and_told(root, caplog):
+    books = Books(no(409, "IDEMPOTENCY_MISMATCH"))
+    async with opened(books, root) as outbox:
+        outbox.keep(owed())
+        assert await outbox.drain(60) == 0
+    assert "will never accept what rsv_1 cost" in caplog.text
+    assert names(root) == [".rejected"]
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [no(401, "UNAUTHORIZED"), no(403, "FORBIDDEN"), no(418, "TEAPOT"), CredentialsMissing("none")],
+)
+async def test_what_can_be_mended_is_kept_and_told_and_tried_slowly(root, caplog, refused):
+    books = Books(refused, refused)
+    async with opened(books, root) as outbox:
+        outbox.keep(owed())
+        await until(lambda: not outbox.left)
+    assert "kept in the outbox" in caplog.text
+    assert books.what == ["commit"] * 3
+    assert min(books.pauses) == pytest.approx(60)
+
+
+async def test_what_was_settled_by_an_earlier_attempt_is_over(root):
+    async with opened(Books(no(409, "RESERVATION_FINALIZED")), root) as outbox:
+        outbox.keep(owed())
+        assert await outbox.drain(60) == 0
+    assert names(root) == []
+
+
+async def test_a_defect_of_the_ledger_is_told_and_loses_nothing(root, caplog):
+    async with opened(Books(ZeroDivisionError("its own")), root) as outbox:
+        outbox.keep(owed())
+        assert await outbox.drain(200) == 0
+    assert "its own" in caplog.text
+
+
+async def test_draining_is_bounded_and_leaves_the_rest_as_it_is(root):
+    books = Books()
+    books.hangs = True
+    async with opened(books, root) as outbox:
+        outbox.keep(owed())
+        began = anyio.current_time()
+        assert await outbox.drain(7) == 1
+        assert anyio.current_time() - began == pytest.approx(7, abs=0.5)
+        assert [entry.key for entry in outbox.left] == ["rsv_1"]
+    assert [entry.key for entry in on_disk(root)] == ["rsv_1"]
+
+
+async def test_draining_does_not_wait_for_what_may_not_be_sent_in_time(root):
+    async with opened(Books(), root) as outbox:
+        outbox.keep(owed(retry_after_ms=600_000))
+        began = anyio.current_time()
+        assert await outbox.drain(60) == 1
+        assert anyio.current_time() - began < 1
+
+
+async def test_closing_sends_what_can_be_sent_and_waits_no_longer_than_it_may(root):
+    good, bad = Books(no(-1)), Books()
+    async with opened(good, root, patience=5) as outbox:
+        outbox.keep(owed())
+    assert (good.what, names(root)) == (["commit"] * 2, [])
+    bad.hangs = True
+    async with opened(bad, root, patience=5) as outbox:
+        outbox.keep(owed())
+        began = anyio.current_time()
+    assert anyio.current_time() - began == pytest.approx(5, abs=0.5)
+    assert [entry.key for entry in on_disk(root)] == ["rsv_1"]
+
+
+async def test_how_its_body_is_left_is_nobody_elses_business(root):
+    with pytest.raises(ZeroDivisionError):
+        async with opened(Books(), root):
+            raise ZeroDivisionError
+    books = Books()
+    with anyio.move_on_after(1) as scope:
+        async with opened(books, root, patience=5) as outbox:
+            outbox.keep(owed())
+            books.answers.append(no(-1))
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert (books.what, names(root)) == (["commit"] * 2, [])
+
+
+async def test_what_another_process_left_is_found_and_other_ledgers_are_left_alone(root):
+    async with opened(Books(*[no(-1)] * 9), root) as outbox:
+        outbox.keep(owed("rsv_1"))
+        outbox.keep(owed("run/1/llm-1", reserved=False, tenant="globex"))
+    Shelf(root, "http://another").put(Entry.of(owed("rsv_3"), "http://another"))
+    books = Books()
+    async with opened(books, root) as outbox:
+        assert await outbox.drain(60) == 0
+    assert sorted(each[1:] for each in books.sent) == [
+        ("commit", "rsv_1", "acme"),
+        ("record", "run/1/run/1/llm-1/commit", "globex"),
+    ]
+    assert [entry.address for entry in on_disk(root)] == ["http://another"]
+
+
+async def test_many_are_sent_a_few_at_once(root):
+    shelf = Shelf(root, ADDRESS)
+    for number in range(200):
+        shelf.put(Entry.of(owed(f"rsv_{number}"), ADDRESS))
+    books = Books()
+    async with opened(books, root) as outbox:
+        assert await outbox.drain(60) == 0
+    assert (len(books.sent), books.most) == (200, LANES)
+    assert names(root) == []
+
+
+async def test_a_disk_that_takes_nothing_is_told_and_the_charge_is_sent_all_the_same(
+    tmp_path, caplog
+):
+    (tmp_path / "file").touch()
+    books = Books(no(-1))
+    async with opened(books, tmp_path / "file" / "outbox") as outbox:
+        await outbox.write_ahead(owed())
+        assert "rsv_1 cost is not on disk" in caplog.text
+        outbox.keep(owed())
+        assert await outbox.drain(60) == 0
+    assert books.what == ["commit"] * 2

@@ -1,0 +1,108 @@
+"""What a dead process of this host has left reserved is settled under its old keys, by policy."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from runcycles import Action, ReservationCreateRequest, Subject
+
+from cli.commands import done
+from comptroller import Policy, open_ledger, open_supervisor, tokens
+from comptroller.runtime.presence import PRESENCE, dead, mark_of
+from comptroller.runtime.recovery import recover
+from ledger.bank import open_bank
+from runtime.bench import bench, reserved, tokens_spent
+
+HERE = Path(__file__).parent
+
+pytestmark = pytest.mark.anyio
+
+
+@contextmanager
+def doomed(*words):
+    """A process with two calls in flight, and their keys; killed at the end."""
+    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(
+        [sys.executable, "-P", HERE / "doomed.py", *map(str, words)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )
+    with process:
+        try:
+            yield [process.stdout.readline().strip() for _ in range(2)]
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+async def ledger(tmp_path):
+    async with open_ledger(tmp_path / "ledger.db") as ledger:
+        await ledger.set_budget("tenant:acme", tokens(1_000))
+        yield ledger
+
+
+@pytest.mark.parametrize(("how", "spent"), [("charge", 200), ("release", 0)])
+async def test_what_was_in_flight_is_settled_as_policy_says(ledger, tmp_path, how, spent):
+    with doomed(tmp_path / "ledger.db") as keys:
+        assert await recover(ledger, lambda _: how) == []  # it lives
+        assert await reserved(ledger) == 200
+    found = await recover(ledger, lambda _: how)
+    assert sorted(each.key for each in found) == sorted(keys)
+    assert {each.outcome for each in found} == {f"{how}d".replace("ee", "e")}
+    assert (await reserved(ledger), await tokens_spent(ledger)) == (0, spent)
+    assert await recover(ledger, lambda _: how) == []
+
+
+async def test_what_others_hold_is_none_of_its_business(ledger):
+    """A run of this process, and an execution of which this host knows nothing."""
+    async with bench(ledger) as it:
+        await it.granted()
+        for key in ("run/0123456789ab-01234567/llm-1/reserve", "somebody-elses"):
+            await ledger.reserve(
+                ReservationCreateRequest(
+                    idempotency_key=key,
+                    subject=Subject(tenant="acme"),
+                    action=Action(kind="k", name="n"),
+                    estimate=tokens(1),
+                )
+            )
+        assert await recover(ledger, lambda _: "charge") == []
+        assert await reserved(ledger) == 102
+
+
+async def test_a_supervisor_recovers_at_its_start_if_asked(ledger, tmp_path):
+    with doomed(tmp_path / "ledger.db"):
+        pass
+    async with open_supervisor(ledger=ledger) as supervisor:
+        assert supervisor.recovered == ()
+    policy = Policy(on_abandoned="release")
+    async with open_supervisor(ledger=ledger, policy=policy, recover=True) as supervisor:
+        assert [each.outcome for each in supervisor.recovered] == ["released"] * 2
+    assert (await reserved(ledger), await tokens_spent(ledger)) == (0, 0)
+
+
+def test_at_a_server_what_is_known_is_charged_and_only_the_rest_by_policy(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMPTROLLER_OUTBOX", str(tmp_path))
+    monkeypatch.setenv("CYCLES_API_KEY", "key")
+    with open_bank() as bank:
+        bank.script["commit"] = ["hold"]
+        with doomed(bank.url, "key", tmp_path) as keys:
+            bank.wait_for("commit")
+        shown = json.loads(done("recover", "--ledger", bank.url, "--json"))
+        assert [(each["key"], each["outcome"]) for each in shown] == [(keys[1], "charged")]
+        assert sorted(set(bank.of("commit"))) == [("commit", f"{key}/commit") for key in keys]
+        assert bank.spent() == 30 + 100
+        assert "hold nothing" in done("recover", "--ledger", bank.url)
+
+
+def test_an_execution_is_new_each_time_and_names_its_process():
+    first, second = (PRESENCE.execution("memory:", "acme") for _ in range(2))
+    assert first != second
+    assert mark_of(first) == mark_of(second)
+    assert mark_of(first) not in dead()
+    assert mark_of("0123456789ab") is None
