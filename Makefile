@@ -53,7 +53,7 @@ lint: .venv/$(MAIN)/ready
 	$(BIN)/ruff format --check .
 
 types: .venv/$(MAIN)/ready
-	$(BIN)/mypy src/comptroller tests/typing
+	$(BIN)/mypy src/comptroller src/pytest_comptroller tests/typing
 
 check: lint types
 

@@ -89,8 +89,8 @@ class StalledLedger(RecordingLedger):
             self.stalled -= 1
 
 
-class _FailingLedger(RecordingLedger, ABC):
-    """Performs the fault that `_fault` has for a request."""
+class FailingLedger(RecordingLedger, ABC):
+    """Performs the fault that `_fault` has for a request: what the others below are made of."""
 
     def __init__(
         self, inner: Ledger, *, remote: bool | None = None, request_timeout: float | None = None
@@ -168,7 +168,7 @@ class _Late:
             await self.forward()
 
 
-class ScriptedLedger(_FailingLedger):
+class ScriptedLedger(FailingLedger):
     """Answers from a script: verb -> what happens to its first, second, third request, ...
 
     None is a request that is left alone, and so is every request after the script's end. For one
@@ -195,7 +195,7 @@ class ScriptedLedger(_FailingLedger):
         return next(self._script.get(request.verb, iter(())), None)
 
 
-class FaultyLedger(_FailingLedger):
+class FaultyLedger(FailingLedger):
     """Meets faults by chance: `FaultyLedger(ledger, Faults(seed=7, rate=0.1))`.
 
     It says that it is remote, since that is what its faults are. A request that was overtaken
