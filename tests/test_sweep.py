@@ -204,8 +204,8 @@ def test_given_up_at_any_turn_it_leaves_nothing_and_charges_what_was_spent(backe
         lapse=LAPSE if way.stalls else 0,
         **spread(MANY),
     )
-    assert report.tried > MANY / 4
     report.assert_clean()
+    assert report.tried > MANY / 4
 
 
 PROGRAMS = {
@@ -228,8 +228,8 @@ def test_every_kind_of_program_leaves_nothing(name, backend, twice):
     report = cancel_everywhere(
         program, **how, backend=backend, ledger=ledger, within=0, **spread(FEW)
     )
-    assert report.tried > FEW / 3
     report.assert_clean()
+    assert report.tried > FEW / 3
 
 
 @pytest.mark.parametrize("how", ["scope", "task"])
@@ -245,8 +245,8 @@ def test_on_a_file_it_leaves_nothing(how, tmp_path):
             yield ledger
 
     report = cancel_everywhere(one(TREE), how=how, ledger=file, within=SETTLING, **spread(FEW))
-    assert report.tried > FEW / 3
     report.assert_clean()
+    assert report.tried > FEW / 3
 
 
 @pytest.mark.parametrize(
@@ -290,8 +290,8 @@ def test_over_http_through_faults_it_leaves_nothing(how, again, backend):
         within=SETTLING,
         **spread(FEW),
     )
-    assert report.tried > FEW / 3
     report.assert_clean()
+    assert report.tried > FEW / 3
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -300,8 +300,8 @@ def test_over_http_through_faults_it_leaves_nothing(how, again, backend):
 def test_denied_or_unheard_at_any_call_it_leaves_nothing(disturb, name, backend):
     program, ledger = PROGRAMS[name]
     report = disturb(program, backend=backend, ledger=ledger)
-    assert report.tried > 3
     report.assert_clean()
+    assert report.tried > 3
 
 
 class LoopStops(Exception):

@@ -86,7 +86,9 @@ class Trial:
                 raise AssertionError("; ".join(lines))
         if lapse:
             await anyio.sleep(lapse)
-        await assert_settled(innermost(self.ledger))
+        asked = self.ledger.asked("reserve")
+        for tenant in sorted({each.tenant or each.body.subject.tenant for each in asked}):
+            await assert_settled(innermost(self.ledger), tenant=tenant)
 
 
 Program = Callable[[Trial], Awaitable[object]]
