@@ -12,8 +12,9 @@ from typing import Any
 
 import anyio
 import httpx
+import pytest
 from anyio.lowlevel import current_token
-from runcycles import CommitRequest, EventCreateRequest, Unit
+from runcycles import CommitRequest, EventCreateRequest
 
 from comptroller.errors import LedgerRefused
 from comptroller.ledger.cycles import open_cycles
@@ -36,12 +37,14 @@ class Witness(RecordingLedger):
     Attributes:
         overspent: answers whose balances held more than was allocated.
         charges: by the key of a charge, what took it: a reservation, or the events.
+        took: by the same key, how much.
     """
 
     def __init__(self, inner: Any) -> None:
         super().__init__(inner)
         self.overspent: list[str] = []
         self.charges: dict[str, set[str]] = defaultdict(set)
+        self.took: dict[str, int] = {}
 
     async def _handle(self, request: Any, forward: Any) -> Any:
         answer = await forward()
@@ -50,6 +53,7 @@ class Witness(RecordingLedger):
                 self.overspent.append(f"{balance.scope} after {request.verb} {request.key}")
         if request.verb in ("commit", "record"):
             self.charges[request.key].add(request.reservation_id or "an event")
+            self.took[request.key] = (answer.charged or request.body.actual).amount
         return answer
 
     @property
@@ -96,14 +100,16 @@ class Books:
         }
 
     async def sent_again(self, call: CallId, tenant: str, actual: Any) -> int:
-        """Send a charge once more under its key, as an outbox does; what it took.
+        """Send a charge once more under its key, as an outbox does, unless it was taken: how much.
 
         A lease that is over makes an event of it.
         """
         body, reservation_id = self.sent().get(call, (None, None))
         asked = self.reserved()[call]
+        key = asked.idempotency_key.rpartition("/")[0] + "/commit"
+        if key in self.witness.took:  # its answer was lost, or an outbox has seen to it
+            return self.witness.took[key]
         if body is None:  # its owner was cut off before it could send anything
-            key = asked.idempotency_key.rpartition("/")[0] + "/commit"
             body = CommitRequest(idempotency_key=key, actual=actual, metadata=asked.metadata)
         if reservation_id is not None:
             try:
@@ -124,16 +130,6 @@ class Books:
         )
         recorded = await self.witness.record(event, tenant=tenant)
         return (recorded.charged or body.actual).amount
-
-    async def held(self) -> dict[str, tuple[int, int]]:
-        """What is spent and still reserved, by scope and unit."""
-        return {
-            f"{each.scope} {Unit(each.spent.unit).value}": (
-                each.spent.amount,
-                each.reserved.amount,
-            )
-            for each in await self.witness.budgets()
-        }
 
 
 def loops_clock() -> Callable[[], int]:
@@ -167,7 +163,7 @@ async def http(faults: Faults) -> AsyncIterator[Books]:
     async def key_of(tenant: str) -> str:
         return f"key-of-{tenant}"
 
-    async with open_memory(now=loops_clock()) as behind:
+    async with open_memory(now=loops_clock()) as behind, _folder():
         witness = Witness(behind)
         keys = {f"key-of-{tenant}": tenant for tenant in ("ample", "scant", "poor")}
         road = FaultyTransport(httpx.ASGITransport(serve_ledger(witness, keys)), faults)
@@ -175,6 +171,14 @@ async def http(faults: Faults) -> AsyncIterator[Books]:
             "http://cycles", api_key=key_of, transport=road, request_timeout=2.0
         ) as remote:
             yield Books(RecordingLedger(remote), witness, faults, road)
+
+
+@asynccontextmanager
+async def _folder() -> AsyncIterator[None]:
+    """What a client keeps on disk is kept in a folder of this plot alone."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("COMPTROLLER_OUTBOX", folder)
+        yield
 
 
 LEDGERS = {"memory": memory, "sqlite": sqlite, "http": http}
