@@ -4,6 +4,7 @@
 #   make demo      a governed run, without a key and without a server
 #   make test      lint, types, tests with coverage; the tests on every other 3.11-3.13 found
 #   make e2e       the same promises against a real language model, on loopback
+#   make soak      5,000 random run trees through a ledger that fails; SOAK="--help" says what else
 #   make examples  every example, as its reader would run it
 #   make format    rewrite the code as the checks want it
 #   make clean     remove what the above have made
@@ -33,7 +34,7 @@ ifeq ($(MAIN),)
 $(error Comptroller needs Python 3.11, 3.12 or 3.13, with venv: none was found on the path)
 endif
 
-.PHONY: help test check lint types coverage e2e demo examples format clean environments
+.PHONY: help test check lint types coverage e2e soak demo examples format clean environments
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
 
@@ -52,7 +53,7 @@ lint: .venv/$(MAIN)/ready
 	$(BIN)/ruff format --check .
 
 types: .venv/$(MAIN)/ready
-	$(BIN)/mypy src/comptroller tests/typing
+	$(BIN)/mypy src/comptroller src/pytest_comptroller tests/typing
 
 check: lint types
 
@@ -83,6 +84,10 @@ comma := ,
 
 e2e: .venv/$(MAIN)/ready-e2e
 	$(BIN)/python -m pytest -q tests/e2e -m e2e
+
+SOAK ?=
+soak: .venv/$(MAIN)/ready
+	PYTHONPATH=tests $(BIN)/python -m soak $(SOAK)
 
 demo: .venv/$(MAIN)/ready
 	$(BIN)/comptroller demo

@@ -1,30 +1,49 @@
 """The checkpoint sweep: a run is given up at every single turn of its event loop.
 
-One program is run once to count the turns of its loop, then once for every turn, at which it is
-given up. Each time: the scope exits within its bound, no task is left, the ledger holds no
-reservation, and what was spent is what the models and tools saw.
+Each time: the scope exits within its bound, no task, thread or file is left, nothing was logged as
+an error, the ledger holds no reservation, and what was spent is what the models and tools saw.
 """
 
 import asyncio
-import logging
 import random
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from contextlib import asynccontextmanager
 
-import anyio
 import attrs
 import pytest
-import trio
-from anyio.lowlevel import current_token
+from runcycles import Unit
 
-from comptroller import RunCancelled, governed_run
+from comptroller import governed_run, open_supervisor
 from comptroller.ledger.memory import MemoryLedger
+from comptroller.ledger.sqlite import open_sqlite
 from comptroller.money import risk_points, tokens
-from comptroller.testing import StalledLedger, VirtualTimeLoop, assert_settled, no_task_left
-from comptroller.testing.trio_clock import virtual_clock
+from comptroller.testing import (
+    Faults,
+    StalledLedger,
+    assert_settled,
+    cancel_everywhere,
+    deny_everywhere,
+    lose_everywhere,
+    spent,
+)
+from comptroller.testing.checks import innermost
+from comptroller.testing.counted import counted_loop
+from comptroller.testing.turns import Turns
 from runtime.bench import EPOCH_MS, funded
-from trees import Dispatched, Tree, Truth, Turn, Work, act, each_ended_once, is_true, made, rules
+from soak import books
+from soak.plots import UNSURE
+from trees import (
+    POINTS,
+    Dispatched,
+    Tree,
+    Truth,
+    Turn,
+    Work,
+    act,
+    each_ended_once,
+    is_true,
+    made,
+    rules,
+)
 
 NESTED = Tree([Turn(0.5, "answers", 20, [Work(0.5, "returns")]), Turn(0, "answers", 10)])
 TREE = Tree(
@@ -34,6 +53,9 @@ TREE = Tree(
         Turn(0.25, "answers", 30),
     ]
 )
+PLAIN = Tree([Turn(0.5, "answers", 40)])
+TOOLS = Tree([Turn(0.5, "answers", 40, [Work(s, "returns") for s in (0, 0.5, 1)]), PLAIN.turns[0]])
+OUTER = Tree([Turn(0.5, "answers", 40, [NESTED]), PLAIN.turns[0]])
 
 # The SDK starts tasks; one that is cancelled before its first step never takes it.
 pytestmark = pytest.mark.filterwarnings(
@@ -42,54 +64,96 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 SETTLING = 1
-RULES = attrs.evolve(rules(TREE), settle_timeout=SETTLING)
+LAPSE = 120  # seconds until the leases have run out that nobody settled
 
 
-class Turns:
-    """Counts the turns of a loop, and calls `then` at turns that were asked for."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.soon: Callable[[Callable[[], object]], object] = lambda then: then()
-        self._due: dict[int, Callable[[], object]] = {}
-
-    def at(self, turns: list[int], then: Callable[[], object]) -> None:
-        self._due = {self.count + turn: then for turn in turns}
-
-    def turn(self) -> None:
-        self.count += 1
-        if then := self._due.pop(self.count, None):
-            self.soon(then)
+def rules_of(tree):
+    return attrs.evolve(rules(tree), settle_timeout=SETTLING)
 
 
-class CountedLoop(VirtualTimeLoop):
-    turns: Turns
+RULES = rules_of(TREE)
 
-    def _run_once(self) -> None:
-        self.turns.turn()
-        super()._run_once()
+# -- programs
 
 
-class CountedTrio(trio.abc.Instrument):
-    """A turn on trio is a step of any task. What is due is done soon after it."""
+def one(tree, *, streams=False, tenant="acme", check=None):
+    """A program: one governed run of the tree. `check(trial, receipt, truth)` afterwards."""
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-        turns.soon = lambda then: trio.lowlevel.current_trio_token().run_sync_soon(then)
+    async def program(trial):
+        truth = Truth()
 
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._turns.turn()
+        async def checked():
+            if not trial.governed.runs:
+                assert trial.ledger.asked("reserve") == []
+            else:
+                receipt = trial.governed.runs[0].receipt
+                await (check or whole)(trial, receipt, truth)
+
+        trial.afterwards(checked)
+        async with trial.governed(made(tree, truth), tenant, policy=rules_of(tree)) as run:
+            await act(run, streams, Dispatched(truth))
+
+    return program
 
 
-def run(backend: str, main: Callable[[Turns], object]) -> None:
-    turns = Turns()
-    if backend == "asyncio":
-        loop = type("Loop", (CountedLoop,), {"turns": turns})
-        with asyncio.Runner(loop_factory=loop) as runner:
-            runner.run(main(turns))
-    else:
-        clock, pacing = virtual_clock()
-        trio.run(main, turns, clock=clock, instruments=[pacing, CountedTrio(turns)])
+async def whole(trial, receipt, truth):
+    await each_ended_once(innermost(trial.ledger), trial.ledger)
+    await is_true(innermost(trial.ledger), receipt, truth)
+
+
+async def stalled(trial, receipt, truth):
+    await each_ended_once(innermost(trial.ledger), trial.ledger, lapsing=True)
+
+
+async def three(trial):
+    """A program: a supervisor with three runs."""
+    truths = [Truth() for _ in range(3)]
+    handles = []
+
+    async def checked():
+        receipts = [handle.receipt for handle in handles]
+        charged = sum(receipt.charged.get(Unit.TOKENS, 0) for receipt in receipts)
+        points = sum(receipt.charged.get(Unit.RISK_POINTS, 0) for receipt in receipts)
+        assert charged == sum(truth.tokens for truth in truths)
+        assert await spent(innermost(trial.ledger), "acme") == {
+            Unit.TOKENS: charged,
+            Unit.RISK_POINTS: points,
+        }
+        begun, dispatched = (
+            sum(getattr(truth, name) for truth in truths)
+            for name in ("tools_begun", "tools_dispatched")
+        )
+        assert begun <= points / POINTS <= dispatched
+
+    trial.afterwards(checked)
+    async with open_supervisor(ledger=trial.ledger, policy=RULES) as supervisor:
+        for truth in truths:
+            agent, hooks = made(TREE, truth), Dispatched(truth)
+            handles.append(supervisor.start(agent, "go", tenant="acme", hooks=hooks))
+            trial.watch(handles[-1])
+        for handle in handles:
+            await handle.outcome()
+
+
+# -- ledgers
+
+
+def ample():
+    return funded(100_000, 1_000)
+
+
+def scant():
+    """Enough for the first of the calls only."""
+    return funded(150, 1_000)
+
+
+@asynccontextmanager
+async def hanging():
+    async with ample() as memory:
+        yield StalledLedger(memory, ["commit", "release"])
+
+
+# -- how it is given up
 
 
 @attrs.frozen
@@ -100,75 +164,6 @@ class Way:
     again: int | None = None
     stalls: bool = False
     streams: bool = False
-
-
-class Sweep:
-    """One program, given up at one turn of it; None: never."""
-
-    def __init__(self, way: Way, turn: int | None) -> None:
-        self._way, self._turn = way, turn
-        self._truth = Truth()
-        self._run: Any = None
-        self._given_up: float | None = None
-        self._give_up: Callable[[], object] = lambda: None
-        self.turns = 0
-
-    async def main(self, turns: Turns) -> None:
-        native: Any = current_token().native_token
-        self._clock = getattr(native, "time", trio.current_time)
-        async with funded(100_000, 1_000) as memory:
-            stalled = ["commit", "release"] if self._way.stalls else []
-            ledger = StalledLedger(memory, stalled)
-            async with no_task_left():
-                if self._turn is not None:
-                    again = [] if self._way.again is None else [self._turn + self._way.again]
-                    turns.at([self._turn, *again], self._now)
-                before = turns.count
-                await self._performed(ledger)
-                self.turns = turns.count - before
-            if self._given_up is not None:
-                took = anyio.current_time() - self._given_up
-                assert took <= (SETTLING if stalled else 0) + 0.1
-            await self._check(memory, ledger)
-
-    def _now(self) -> None:
-        if self._way.how == "handle" and self._run is None:
-            return
-        if self._given_up is None:
-            self._given_up = self._clock()
-        self._give_up()
-
-    async def _performed(self, ledger: StalledLedger) -> None:
-        if self._way.how == "task":
-            task = asyncio.create_task(self._program(ledger))
-            self._give_up = task.cancel
-            await asyncio.wait([task])
-            assert task.cancelled() or task.exception() is None
-            return
-        with anyio.CancelScope() as scope:
-            self._give_up = scope.cancel if self._way.how == "scope" else self._handle
-            with suppress(RunCancelled):
-                await self._program(ledger)
-
-    def _handle(self) -> None:
-        self._run.cancel("at this very turn")
-
-    async def _program(self, ledger: StalledLedger) -> None:
-        async with governed_run(
-            made(TREE, self._truth), "acme", ledger=ledger, policy=RULES
-        ) as self._run:
-            await act(self._run, self._way.streams, Dispatched(self._truth))
-
-    async def _check(self, memory: Any, ledger: StalledLedger) -> None:
-        await each_ended_once(memory, ledger, lapsing=self._way.stalls)
-        if self._run is None:
-            assert ledger.asked("reserve") == []
-        elif self._way.stalls:
-            assert not any(line.open for line in self._run.receipt.calls)
-            await anyio.sleep(120)  # the leases run out
-            await assert_settled(memory)
-        else:
-            await is_true(memory, self._run.receipt, self._truth)
 
 
 WAYS = {
@@ -185,26 +180,128 @@ WAYS = {
     "task_streamed": Way("task", streams=True),
 }
 ON_TRIO = ["scope", "handle", "scope_stalled", "scope_streamed", "handle_streamed"]
-MANY = 40  # programs a sweep
+MANY, FEW = 40, 12  # turns of a sweep
+
+
+def spread(most):
+    """Somewhere else each time."""
+    return {"most": most, "first": 1 + random.randrange(5)}
 
 
 @pytest.mark.parametrize(
     ("backend", "way"),
     [*(("asyncio", way) for way in WAYS), *(("trio", way) for way in ON_TRIO)],
 )
-def test_given_up_at_any_turn_it_leaves_nothing_and_charges_what_was_spent(backend, way, caplog):
-    whole = Sweep(Way(streams=WAYS[way].streams), None)
-    run(backend, whole.main)
-    assert whole.turns > MANY / 4
-    step = -(-whole.turns // MANY)
-    for turn in range(1 + random.randrange(step), whole.turns, step):
-        try:
-            run(backend, Sweep(WAYS[way], turn).main)
-            failures = [record for record in caplog.records if record.levelno >= logging.ERROR]
-            assert failures == []
-        except BaseException as error:
-            error.add_note(f"given up at turn {turn} of {whole.turns}")
-            raise
+def test_given_up_at_any_turn_it_leaves_nothing_and_charges_what_was_spent(backend, way):
+    way = WAYS[way]
+    report = cancel_everywhere(
+        one(TREE, streams=way.streams, check=stalled if way.stalls else whole),
+        how=way.how,
+        again=way.again,
+        backend=backend,
+        ledger=hanging if way.stalls else ample,
+        within=SETTLING if way.stalls else 0,
+        lapse=LAPSE if way.stalls else 0,
+        **spread(MANY),
+    )
+    report.assert_clean()
+    assert report.tried > MANY / 4
+
+
+PROGRAMS = {
+    "plain": (one(PLAIN), ample),
+    "tools": (one(TOOLS), ample),
+    "nested": (one(OUTER), ample),
+    "streamed": (one(TOOLS, streams=True), ample),
+    "denied": (one(TREE), scant),
+    "supervised": (three, ample),
+}
+TWICE = {"asyncio": {"how": "task", "again": 3}, "trio": {"how": "scope", "again": 7}}
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+def test_every_kind_of_program_leaves_nothing(name, backend, twice):
+    program, ledger = PROGRAMS[name]
+    how = TWICE[backend] if twice else {"how": "handle"}
+    report = cancel_everywhere(
+        program, **how, backend=backend, ledger=ledger, within=0, **spread(FEW)
+    )
+    report.assert_clean()
+    assert report.tried > FEW / 3
+
+
+@pytest.mark.parametrize("how", ["scope", "task"])
+def test_on_a_file_it_leaves_nothing(how, tmp_path):
+    numbers = iter(range(10**6))
+
+    @asynccontextmanager
+    async def file():
+        path = tmp_path / f"{next(numbers)}.db"
+        async with open_sqlite(path, now=books.loops_clock()) as ledger:
+            await ledger.set_budget("tenant:acme", tokens(100_000))
+            await ledger.set_budget("tenant:acme", risk_points(1_000))
+            yield ledger
+
+    report = cancel_everywhere(one(TREE), how=how, ledger=file, within=SETTLING, **spread(FEW))
+    report.assert_clean()
+    assert report.tried > FEW / 3
+
+
+@pytest.mark.parametrize(
+    ("how", "again", "backend"),
+    [("scope", None, "asyncio"), ("task", 2, "asyncio"), ("handle", None, "trio")],
+)
+def test_over_http_through_faults_it_leaves_nothing(how, again, backend):
+    """What the receipt calls unsettled is sent again afterwards, under its key."""
+    numbers, held = iter(range(10**6)), []
+
+    @asynccontextmanager
+    async def remote():
+        faults = Faults(seed=f"sweep {next(numbers)}", rate=0.3, slowest=0.5)
+        async with books.http(faults) as opened:
+            behind = opened.witness.inner
+            await behind.set_budget("tenant:ample", tokens(100_000))
+            await behind.set_budget("tenant:ample", risk_points(1_000))
+            held.append(opened)
+            yield opened.ledger
+
+    async def check(trial, receipt, truth):
+        await held[-1].calm()
+        charged = {Unit.TOKENS: 0, Unit.RISK_POINTS: 0}
+        for line in receipt.calls:
+            took = line.charged.amount if line.charged else 0
+            if line.outcome in UNSURE:
+                call = (receipt.run_id, line.id)
+                took = await held[-1].sent_again(call, "ample", line.actual)
+            charged[Unit(line.reserved.unit)] += took
+        assert await spent(held[-1].witness, "ample") == charged
+        assert charged[Unit.TOKENS] == truth.tokens
+        assert truth.tools_begun <= charged[Unit.RISK_POINTS] / POINTS <= truth.tools_dispatched
+        assert (held[-1].witness.duplicates, held[-1].witness.overspent) == ([], [])
+
+    report = cancel_everywhere(
+        one(TREE, tenant="ample", check=check),
+        how=how,
+        again=again,
+        backend=backend,
+        ledger=remote,
+        within=SETTLING,
+        **spread(FEW),
+    )
+    report.assert_clean()
+    assert report.tried > FEW / 3
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("name", ["nested", "streamed", "supervised"])
+@pytest.mark.parametrize("disturb", [deny_everywhere, lose_everywhere])
+def test_denied_or_unheard_at_any_call_it_leaves_nothing(disturb, name, backend):
+    program, ledger = PROGRAMS[name]
+    report = disturb(program, backend=backend, ledger=ledger)
+    report.assert_clean()
+    assert report.tried > 3
 
 
 class LoopStops(Exception):
@@ -213,13 +310,13 @@ class LoopStops(Exception):
 
 def test_a_loop_that_ends_at_any_turn_leaves_nothing():
     """`asyncio.run` cancels all tasks at once, natively, those that have not begun among them."""
-    whole = Sweep(Way(), None)
-    run("asyncio", whole.main)
-    for turn in range(1 + random.randrange(2), whole.turns, 2):
+    turns = cancel_everywhere(one(TREE), ledger=ample, most=1).points
+    assert turns > MANY / 4
+    for turn in range(1 + random.randrange(2), turns, 2):
         try:
             _stopped_at(turn)
         except BaseException as error:
-            error.add_note(f"the loop ended at turn {turn} of {whole.turns}")
+            error.add_note(f"the loop ended at turn {turn} of {turns}")
             raise
 
 
@@ -238,7 +335,7 @@ def _stopped_at(turn: int) -> None:
             await act(run, False, Dispatched(truth))
 
     turns = Turns()
-    with asyncio.Runner(loop_factory=type("Loop", (CountedLoop,), {"turns": turns})) as runner:
+    with asyncio.Runner(loop_factory=counted_loop(turns)) as runner:
         with pytest.raises(LoopStops):
             runner.run(program(turns))
         before = runner.get_loop().time()

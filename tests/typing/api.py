@@ -8,7 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import assert_type
 
-from agents import Model
+from agents import Agent, Model
 from runcycles import Amount, Caps, CommitOveragePolicy, Unit
 
 from comptroller import BudgetTerms, open_ledger
@@ -22,10 +22,20 @@ from comptroller.testing import (
     BlockedModel,
     CountingModel,
     FailingModel,
+    Faults,
+    FaultyLedger,
+    FundedLedger,
+    PlannedLedger,
     RecordingLedger,
+    Report,
     ScriptedLedger,
     StalledLedger,
     StreamingModel,
+    Trial,
+    cancel_everywhere,
+    deny_at,
+    deny_everywhere,
+    lose_answer,
     lost_answer,
     rate_limited,
 )
@@ -98,7 +108,19 @@ def a_ledger_may_be_wrapped(ledger: Ledger, embedded: EmbeddedLedger) -> list[Le
         RecordingLedger(ledger, remote=True),
         StalledLedger(embedded, {"reserve"}),
         ScriptedLedger(StalledLedger(ledger, "extend"), script),
+        FaultyLedger(ledger, Faults(seed=7, rate=0.1, kinds=["reset"])),
+        PlannedLedger(FundedLedger(), deny_at(2), lose_answer(1, verb="release")),
     ]
+
+
+def a_program_is_swept() -> None:
+    async def program(trial: Trial) -> None:
+        async with trial.governed(Agent("Support"), "acme", limits=Limits(llm_calls=3)) as run:
+            await run("go")
+
+    assert_type(cancel_everywhere(program, how="task", again=2, backend="asyncio"), Report)
+    assert_type(deny_everywhere(program, backend="trio"), Report)
+    cancel_everywhere(program, how="kill")  # type: ignore[arg-type]
 
 
 def models_for_tests_are_models() -> list[Model]:

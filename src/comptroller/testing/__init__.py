@@ -2,7 +2,11 @@
 
 =============  =================================================================================
 `clock`        virtual time on asyncio and trio: ten minutes of heartbeats in milliseconds
-`ledgers`      ledgers that hang, lose or refuse, around one that works; `recording` remembers
+`faults`       what can befall a request; `ledgers`, `transport`: ledgers that hang, lose or refuse
+               around one that works, also over HTTP; `recording` remembers
+`plans`        faults for the n-th call: `deny_at(2)`, `lose_answer(1)`
+`sweep`        a program given up at every turn of its loop, denied at every call
+`governing`    a funded ledger in memory, governed runs on it (the pytest fixtures are made of it)
 `models`       models that answer, block, fail, or stream slowly, and count what they were asked
 `checks`       that a ledger holds no open reservation, and a loop no task; what was spent
 =============  =================================================================================
@@ -19,42 +23,65 @@ from .checks import (
     trio_tasks_left,
 )
 from .clock import VirtualTimeLoop, virtual_backend
-from .ledgers import (
+from .faults import (
     Fault,
-    ScriptedLedger,
-    StalledLedger,
+    Faults,
     delayed,
+    duplicated,
     expired,
     lost_answer,
     lost_request,
     malformed,
+    overtaken,
     rate_limited,
     refused,
     server_error,
 )
+from .governing import FundedLedger, Governing
+from .ledgers import FaultyLedger, ScriptedLedger, StalledLedger
 from .models import BlockedModel, CountingModel, FailingModel, StreamingModel
+from .plans import PlannedLedger, deny_at, lose_answer
 from .recording import RecordingLedger, Request
+from .sweep import Finding, Report, cancel_everywhere, deny_everywhere, lose_everywhere
+from .transport import FaultyTransport
+from .trial import Trial
 
 __all__ = [
     "BlockedModel",
     "CountingModel",
     "FailingModel",
     "Fault",
+    "Faults",
+    "FaultyLedger",
+    "FaultyTransport",
+    "Finding",
+    "FundedLedger",
+    "Governing",
+    "PlannedLedger",
     "RecordingLedger",
+    "Report",
     "Request",
     "ScriptedLedger",
     "StalledLedger",
     "StreamingModel",
+    "Trial",
     "VirtualTimeLoop",
     "assert_settled",
     "asyncio_tasks_left",
+    "cancel_everywhere",
     "delayed",
+    "deny_at",
+    "deny_everywhere",
+    "duplicated",
     "expired",
+    "lose_answer",
+    "lose_everywhere",
     "lost_answer",
     "lost_request",
     "malformed",
     "no_task_left",
     "open_reservations",
+    "overtaken",
     "rate_limited",
     "refused",
     "server_error",

@@ -4,15 +4,19 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio.lowlevel import current_token
 from runcycles import ReservationSummary, Unit
 
+from comptroller.decide.lifecycle import Outcome
 from comptroller.ledger.interface import Ledger
+from comptroller.runtime.hub import Handle
+from comptroller.runtime.receipts import CallReceipt, Receipt
 
 _PAGE = 200
+_NOT_IN_THE_LEDGER = (Outcome.OUTBOXED, Outcome.LAPSING, Outcome.UNSETTLED)
 
 
 async def open_reservations(
@@ -34,14 +38,52 @@ async def settled(ledger: Ledger, *, tenant: str | None = None) -> bool:
     return not await open_reservations(ledger, tenant=tenant)
 
 
-async def assert_settled(ledger: Ledger, *, tenant: str | None = None) -> None:
-    """Raise AssertionError naming each reservation that is still active."""
+async def assert_settled(what: Ledger | Handle, *, tenant: str | None = None) -> None:
+    """Raise AssertionError unless everything is settled; the text names what is not.
+
+    Args:
+        what: a ledger: no reservation may be active. Or a run, or a started run, whose scope has
+            been left: each of its calls must have ended, with its charge in the ledger: not
+            `outboxed`, `lapsing` or `unsettled`.
+        tenant: of a ledger, only this tenant's reservations.
+    """
+    if isinstance(receipt := getattr(what, "receipt", None), Receipt):
+        lines = [*open_lines(receipt.run_id, receipt), *_unsettled_lines(receipt)]
+        if lines:
+            raise AssertionError("; ".join(lines))
+        return
+    ledger = cast("Ledger", what)
     left = await open_reservations(ledger, tenant=tenant)
     lines = [
         f"{each.reservation_id} of {each.action.name}, key {each.idempotency_key}" for each in left
     ]
     if left:
         raise AssertionError(f"open on {ledger.name}: {'; '.join(lines)}")
+
+
+def open_lines(run_id: str, receipt: Receipt) -> list[str]:
+    """The calls of a receipt that have not ended, in words."""
+    return [f"run {run_id}: {_told(line)} has not ended" for line in receipt.calls if line.open]
+
+
+def _unsettled_lines(receipt: Receipt) -> list[str]:
+    return [
+        f"run {receipt.run_id}: {_told(line)} is not settled: {line.reason}"
+        for line in receipt.calls
+        if line.outcome in _NOT_IN_THE_LEDGER
+    ]
+
+
+def _told(line: CallReceipt) -> str:
+    return f"{line.id} ({line.name} by {line.agent}, {line.outcome.value})"
+
+
+def innermost(ledger: Any) -> Ledger:
+    """The ledger behind those that only pass requests on (they have an `inner`)."""
+    while (inner := getattr(ledger, "inner", None)) is not None:
+        ledger = inner
+    found: Ledger = ledger
+    return found
 
 
 async def spent(ledger: Ledger, tenant: str) -> dict[Unit, int]:

@@ -1,11 +1,13 @@
 """Ledgers that fail on demand, around one that works: what becomes of money without an answer.
 
 `StalledLedger` hangs until it is told to go on. `ScriptedLedger` has a fault for the n-th request
-of a verb. Both record what they were asked (`RecordingLedger`), on asyncio and trio alike, and are
-used from the task that owns the ledger: they are not for several threads.
+of a verb, `FaultyLedger` throws dice. All record what they were asked (`RecordingLedger`), on
+asyncio and trio alike, and are used on one loop: they are not for several threads.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 
 import anyio
 import attrs
@@ -14,6 +16,7 @@ from runcycles import ReleaseRequest
 from comptroller.errors import ComptrollerError, LedgerMisbehaved, refusal
 from comptroller.ledger.interface import Ledger
 
+from .faults import Fault, Faults
 from .recording import Answer, RecordingLedger, Request, checked_verbs
 
 
@@ -86,73 +89,86 @@ class StalledLedger(RecordingLedger):
             self.stalled -= 1
 
 
-@attrs.frozen(kw_only=True)
-class Fault:
-    """What happens to one request. The functions below make the usual ones.
+class FailingLedger(RecordingLedger, ABC):
+    """Performs the fault that `_fault` has for a request: what the others below are made of."""
 
-    Attributes:
-        after: seconds before anything else happens.
-        reaches: whether the inner ledger does what was asked.
-        status: what comes back in place of the answer: an HTTP status, -1 for nothing at all;
-            None: the true answer.
-        error_code: the protocol's `error`.
-        retry_after_ms: how long the ledger asks to wait, in milliseconds.
-        lapses: the reservation's lease has run out first: the inner ledger gives it back.
-    """
+    def __init__(
+        self, inner: Ledger, *, remote: bool | None = None, request_timeout: float | None = None
+    ) -> None:
+        super().__init__(inner, remote=remote, request_timeout=request_timeout)
+        self._late: list[_Late] = []
 
-    after: float = 0.0
-    reaches: bool = True
-    status: int | None = None
-    error_code: str | None = None
-    retry_after_ms: int | None = None
-    lapses: bool = False
+    @abstractmethod
+    def _fault(self, request: Request) -> Fault | None:
+        """What befalls this request; None: nothing."""
 
-    def __attrs_post_init__(self) -> None:
-        if self.status is None and not self.reaches:
-            raise ValueError("a request that does not arrive has no answer: give a status, or -1")
+    async def arrive(self) -> None:
+        """Let everything arrive that was overtaken."""
+        while self._late:
+            await self._late.pop(0).arrive()
+
+    async def _handle(self, request: Request, forward: Callable[[], Awaitable[Answer]]) -> Answer:
+        fault = self._fault(request) or Fault()
+        if fault.after:
+            await anyio.sleep(fault.after)
+        if fault.lapses and request.reservation_id:
+            await self._lapse(request.reservation_id, request.tenant)
+        if fault.overtaken_by:
+            self._late.append(_Late(fault.overtaken_by, forward))
+        elif fault.reaches:
+            if fault.twice:
+                await _Late(0, forward).arrive()
+            try:
+                answer = await forward()
+            finally:
+                await self._let_pass()
+            if fault.status is None:
+                return answer
+        raise self._error(request, fault, -1 if fault.status is None else fault.status)
+
+    async def _lapse(self, reservation_id: str, tenant: str | None) -> None:
+        lapse = ReleaseRequest(
+            idempotency_key=f"{reservation_id}/lapsed", reason="the lease has run out"
+        )
+        await self.inner.release(reservation_id, lapse, tenant=tenant)
+
+    async def _let_pass(self) -> None:
+        """One more request has arrived: those that it was the last to overtake do so, too."""
+        for late in self._late:
+            late.behind -= 1
+        due = [late for late in self._late if late.behind <= 0]
+        self._late = [late for late in self._late if late.behind > 0]
+        for late in due:
+            await late.arrive()
+
+    def _error(self, request: Request, fault: Fault, status: int) -> ComptrollerError:
+        asked = f"{self.name}: {request.verb}"
+        if status == 200:  # noqa: PLR2004 - HTTP's own figure
+            return LedgerMisbehaved(f"{asked}: 200 with a body that is no answer", status=status)
+        problem = "no answer" if status < 0 else f"{status} {fault.error_code}"
+        return refusal(
+            f"{asked}: {problem} (made up)",
+            status=status,
+            error_code=fault.error_code,
+            asks_for_budget=request.verb in ("reserve", "decide", "record"),
+            retry_after_ms=fault.retry_after_ms,
+        )
 
 
-def delayed(seconds: float) -> Fault:
-    """Done and answered, so much later."""
-    return Fault(after=seconds)
+@attrs.define
+class _Late:
+    """A request whose sender has been answered already; `behind`: so many are still before it."""
+
+    behind: int
+    forward: Callable[[], Awaitable[object]]
+
+    async def arrive(self) -> None:
+        """Have it done; nobody learns what came of it."""
+        with suppress(ComptrollerError):
+            await self.forward()
 
 
-def lost_request(after: float = 0.0) -> Fault:
-    """Never arrived: nothing was done, nothing comes back."""
-    return Fault(after=after, reaches=False, status=-1)
-
-
-def lost_answer(after: float = 0.0) -> Fault:
-    """Done, but nobody learns of it."""
-    return Fault(after=after, status=-1)
-
-
-def malformed() -> Fault:
-    """Done, and answered with 200 and a body that is no answer of the protocol."""
-    return Fault(status=200)
-
-
-def server_error(status: int = 500, *, reaches: bool = False) -> Fault:
-    """A 5xx: by default nothing was done."""
-    return Fault(reaches=reaches, status=status, error_code="INTERNAL_ERROR")
-
-
-def rate_limited(retry_after_ms: int | None = 1_000) -> Fault:
-    """429: not now, and when."""
-    return refused(429, "LIMIT_EXCEEDED", retry_after_ms=retry_after_ms)
-
-
-def expired() -> Fault:
-    """410: the lease has run out, and what it held was given back."""
-    return Fault(reaches=False, status=410, error_code="RESERVATION_EXPIRED", lapses=True)
-
-
-def refused(status: int, error_code: str, *, retry_after_ms: int | None = None) -> Fault:
-    """Understood and refused with the protocol's `error_code`; nothing was done."""
-    return Fault(reaches=False, status=status, error_code=error_code, retry_after_ms=retry_after_ms)
-
-
-class ScriptedLedger(RecordingLedger):
+class ScriptedLedger(FailingLedger):
     """Answers from a script: verb -> what happens to its first, second, third request, ...
 
     None is a request that is left alone, and so is every request after the script's end. For one
@@ -175,29 +191,27 @@ class ScriptedLedger(RecordingLedger):
         checked_verbs(script)
         self._script = {verb: iter(faults) for verb, faults in script.items()}
 
-    async def _handle(self, request: Request, forward: Callable[[], Awaitable[Answer]]) -> Answer:
-        fault = next(self._script.get(request.verb, iter(())), None) or Fault()
-        if fault.after:
-            await anyio.sleep(fault.after)
-        if fault.lapses and request.reservation_id:
-            key = f"{request.reservation_id}/lapsed"
-            lapse = ReleaseRequest(idempotency_key=key, reason="the lease has run out")
-            await self.inner.release(request.reservation_id, lapse, tenant=request.tenant)
-        if fault.status is None:
-            return await forward()
-        if fault.reaches:
-            await forward()
-        raise self._error(request, fault, fault.status)
+    def _fault(self, request: Request) -> Fault | None:
+        return next(self._script.get(request.verb, iter(())), None)
 
-    def _error(self, request: Request, fault: Fault, status: int) -> ComptrollerError:
-        asked = f"{self.name}: {request.verb}"
-        if status == 200:  # noqa: PLR2004 - HTTP's own figure
-            return LedgerMisbehaved(f"{asked}: 200 with a body that is no answer", status=status)
-        problem = "no answer" if status < 0 else f"{status} {fault.error_code}"
-        return refusal(
-            f"{asked}: {problem} (scripted)",
-            status=status,
-            error_code=fault.error_code,
-            asks_for_budget=request.verb in ("reserve", "decide", "record"),
-            retry_after_ms=fault.retry_after_ms,
-        )
+
+class FaultyLedger(FailingLedger):
+    """Meets faults by chance: `FaultyLedger(ledger, Faults(seed=7, rate=0.1))`.
+
+    It says that it is remote, since that is what its faults are. A request that was overtaken
+    arrives with those that follow it; `arrive()` has the last ones arrive.
+    """
+
+    def __init__(
+        self,
+        inner: Ledger,
+        faults: Faults,
+        *,
+        remote: bool | None = True,
+        request_timeout: float | None = None,
+    ) -> None:
+        super().__init__(inner, remote=remote, request_timeout=request_timeout)
+        self.faults = faults
+
+    def _fault(self, request: Request) -> Fault | None:
+        return self.faults.fault(request.verb, request.key)

@@ -6,9 +6,15 @@ Only this module of the package imports trio at its head: it is imported where t
 """
 
 import math
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import trio
 from trio.testing import MockClock, active_thread_count
+
+from .turns import Turns
+
+T = TypeVar("T")
 
 
 def virtual_clock() -> tuple[MockClock, "Pacing"]:
@@ -43,3 +49,22 @@ class Pacing(trio.abc.Instrument):
 def _files_awaited(statistics: object) -> int:
     names = ("tasks_waiting_read", "tasks_waiting_write", "tasks_waiting")  # epoll, kqueue
     return sum(getattr(statistics, name, 0) for name in names)
+
+
+class CountedSteps(trio.abc.Instrument):
+    """Counts the steps of all tasks. What is due at one of them is done soon after it."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        turns.soon = lambda then: trio.lowlevel.current_trio_token().run_sync_soon(then)
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """One turn. Called by trio."""
+        del task
+        self._turns.turn()
+
+
+def run_counted(turns: Turns, main: Callable[[Turns], Awaitable[T]]) -> T:
+    """`main(turns)` on virtual time, its steps counted."""
+    clock, pacing = virtual_clock()
+    return trio.run(main, turns, clock=clock, instruments=[pacing, CountedSteps(turns)])

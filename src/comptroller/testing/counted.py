@@ -1,0 +1,40 @@
+"""Loops whose turns are counted, on virtual time.
+
+On asyncio a turn is one round of the loop, on trio one step of any task.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from .clock import VirtualTimeLoop
+from .turns import Turns
+
+T = TypeVar("T")
+
+
+def run_counted(backend: str, main: Callable[[Turns], Awaitable[T]]) -> T:
+    """Run `main(turns)` on a loop of its own, `asyncio` or `trio`, whose turns are counted."""
+    turns = Turns()
+    if backend == "trio":
+        from .trio_clock import run_counted as run_on_trio  # trio is optional
+
+        result: T = run_on_trio(turns, main)
+        return result
+    with asyncio.Runner(loop_factory=counted_loop(turns)) as runner:
+        return runner.run(_awaited(main, turns))
+
+
+async def _awaited(main: Callable[[Turns], Awaitable[T]], turns: Turns) -> T:
+    return await main(turns)
+
+
+def counted_loop(turns: Turns) -> type[VirtualTimeLoop]:
+    """A loop on virtual time that counts into `turns`."""
+
+    class CountedLoop(VirtualTimeLoop):
+        def _run_once(self) -> Any:
+            turns.turn()
+            return super()._run_once()  # type: ignore[misc]  # asyncio does not show it
+
+    return CountedLoop

@@ -1,0 +1,178 @@
+"""The sweep finds what a program leaves: each kind of residue, at the point where it is left."""
+
+import asyncio
+import logging
+import os
+import threading
+
+import anyio
+import pytest
+from agents import Agent, function_tool
+from agents.testing import function_call
+
+from comptroller import Policy, risk_points, tokens
+from comptroller.testing import (
+    CountingModel,
+    Trial,
+    cancel_everywhere,
+    deny_everywhere,
+    lose_everywhere,
+)
+from comptroller.testing.residue import residue
+
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning")
+
+POLICY = Policy(llm_estimate=tokens(100), tools={"work": risk_points(7)})
+
+
+@function_tool
+async def work() -> str:
+    await asyncio.sleep(0.5)
+    return "worked"
+
+
+def agent():
+    calls = [function_call("work", {}, call_id=f"c{n}") for n in range(2)]
+    return Agent("Agent", model=CountingModel(calls, "done"), tools=[work])
+
+
+async def whole(trial: Trial):
+    async with trial.governed(agent(), policy=POLICY) as run:
+        await run("go")
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_program_that_leaves_nothing_is_clean(backend):
+    report = cancel_everywhere(whole, backend=backend, most=10)
+    report.assert_clean()
+    assert report.points > report.tried > 5
+    for disturb in (deny_everywhere, lose_everywhere):
+        report = disturb(whole, backend=backend)
+        report.assert_clean()
+        assert report.points == report.tried == 4
+
+
+async def forgets_a_task(trial: Trial):
+    forgotten.append(asyncio.create_task(asyncio.sleep(60)))
+    await whole(trial)
+
+
+async def forgets_a_lease(trial: Trial):
+    """It reserves by itself, and gives back only where nobody gives it up."""
+    request, release = requests()
+    granted = await trial.ledger.reserve(request)
+    await anyio.sleep(1)
+    await trial.ledger.release(granted.reservation_id, release)
+
+
+async def forgets_a_file(trial: Trial):
+    forgotten.append(os.dup(0))
+    await whole(trial)
+
+
+async def forgets_a_thread(trial: Trial):
+    thread = threading.Thread(target=let_go.wait, name="forgotten")
+    forgotten.append(thread)
+    thread.start()
+    await whole(trial)
+
+
+async def complains(trial: Trial):
+    try:
+        await whole(trial)
+    finally:
+        logging.getLogger("mine").error("it went wrong")
+
+
+async def lingers(trial: Trial):
+    try:
+        await whole(trial)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(30)
+
+
+async def wraps(trial: Trial):
+    try:
+        await whole(trial)
+    except anyio.get_cancelled_exc_class():
+        raise ValueError("something else") from None
+
+
+async def breaks_its_promise(trial: Trial):
+    async def check():
+        assert trial.ledger.asked("commit"), "nothing was charged"
+
+    trial.afterwards(check)
+    await whole(trial)
+
+
+def requests():
+    from runcycles import Action, ReleaseRequest, ReservationCreateRequest, Subject
+
+    request = ReservationCreateRequest(
+        idempotency_key="mine",
+        subject=Subject(tenant="acme"),
+        action=Action(kind="llm.completion", name="mine"),
+        estimate=tokens(5),
+    )
+    return request, ReleaseRequest(idempotency_key="mine/release")
+
+
+forgotten = []
+let_go = threading.Event()
+
+
+@pytest.fixture
+def _tidy():
+    let_go.clear()
+    yield
+    let_go.set()
+    for each in forgotten:
+        if isinstance(each, threading.Thread):
+            each.join()
+        elif isinstance(each, int):
+            os.close(each)
+    forgotten.clear()
+
+
+@pytest.mark.usefixtures("_tidy")
+@pytest.mark.parametrize(
+    ("program", "found"),
+    [
+        (forgets_a_task, "tasks left: .*sleep"),
+        (forgets_a_lease, r"given up at turn \d+ \(scope\): open on memory:: .* key mine"),
+        (forgets_a_file, "files left open: 1"),
+        (forgets_a_thread, "thread left: forgotten"),
+        (complains, "logged by mine: it went wrong"),
+        (lingers, "it took 30.0 s to end, and may take 13 s"),
+        (wraps, "ValueError..something else"),
+        (breaks_its_promise, "nothing was charged"),
+    ],
+)
+def test_what_a_program_leaves_is_found(program, found, monkeypatch):
+    monkeypatch.setattr("comptroller.testing.residue._ENDING", 0.05)
+    report = cancel_everywhere(program, most=8)
+    with pytest.raises(AssertionError, match=found):
+        report.assert_clean()
+
+
+def test_a_denial_must_come_out_as_what_it_is():
+    async def grouped(trial):
+        async with anyio.create_task_group() as group:
+            group.start_soon(whole, trial)
+
+    report = deny_everywhere(grouped)
+    assert [str(each.when) for each in report.findings] == [
+        f"reserve {number} denied" for number in (1, 2, 3, 4)
+    ]
+    with pytest.raises(AssertionError, match="4 findings at 4 of 4 points") as raised:
+        report.assert_clean()
+    assert isinstance(raised.value.__cause__, ExceptionGroup)
+
+
+def test_without_residue_nothing_is_found():
+    found = []
+    with residue(found):
+        logging.getLogger("mine").warning("no error")
+    assert found == []
