@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -61,6 +63,17 @@ def show_owed(name: str, directory: Path | None) -> None:
         console.write_text(text)
 
 
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """What it would warn of is told by the command itself."""
+    before = logging.getLogger(logger).level
+    logging.getLogger(logger).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).setLevel(before)
+
+
 def replay(
     address: str | None,
     key_variable: str | None,
@@ -71,7 +84,6 @@ def replay(
     """Send what is owed to a ledger now; the exit code says whether something is left."""
     settings = reading.ledger(address, key_variable)
     root = directory or default_directory()
-    logging.getLogger("runcycles.journal").setLevel(logging.ERROR)  # it is told by our own
 
     async def send() -> int:
         async with settings.open(outbox=root, drain_timeout=0.0) as ledger:
@@ -82,7 +94,8 @@ def replay(
             left: int = await ledger.drain(timeout)
             return left
 
-    left, aside = anyio.run(send), len(set_aside(root))
+    with _quiet("runcycles.journal"):
+        left, aside = anyio.run(send), len(set_aside(root))
     if as_json:
         console.write_json({"left": left, "set_aside": aside})
     else:
@@ -101,8 +114,8 @@ def recover(address: str | None, key_variable: str | None, on_abandoned: str, as
         async with settings.open() as ledger:
             return await settled(ledger, lambda _: how)
 
-    logging.getLogger("comptroller").setLevel(logging.ERROR)  # it is told here
-    found = anyio.run(work)
+    with _quiet("comptroller"):
+        found = anyio.run(work)
     if as_json:
         console.write_json([_recovered(each) for each in found])
     for each in found if not as_json else ():

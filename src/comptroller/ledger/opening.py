@@ -86,17 +86,16 @@ def open_ledger(
         request_timeout: for a server: seconds one request may take in all.
         connect_timeout: for a server: seconds of these that connecting may take.
         in_flight: for a server: requests under way at once (100 on asyncio, 16 on trio).
-        outbox: for a server: the directory in which charges are kept until it has accepted them;
-            True: the user's (`COMPTROLLER_OUTBOX`); False: none are kept.
-        drain_timeout: for a server: seconds that closing waits for those charges. What it has not
-            accepted then stays on disk, and is sent when a ledger of this address is opened again.
+        outbox: for a server: where charges are kept until it has accepted them; True: the user's
+            directory (`COMPTROLLER_OUTBOX`); False: nowhere.
+        drain_timeout: for a server: seconds that closing waits for these; what is left stays.
         synchronous: for a file: "FULL" survives a power cut too, and waits for the disk.
-        default_budget: for an embedded one: what a tenant gets that is seen for the first time
-            (`usd("5")`, or `BudgetTerms(usd("5"), per="day")`), with its first call.
-        on_alert: for an embedded one: called with each alert that this process sets off (an entry
-            of the event log), in a thread of its own, off every caller's path.
-        retention: for a file: how long finished reservations and events are kept, with what was
-            answered about them (30 days; at least a day and a minute, the longest lease).
+        default_budget: for an embedded one: what a tenant gets with its first call (`usd("5")`, or
+            `BudgetTerms(usd("5"), per="day")`).
+        on_alert: for an embedded one: called with each alert that this process sets off, in a
+            thread of its own.
+        retention: for a file: how long what is finished is kept (30 days; at least a day and a
+            minute, the longest lease).
 
     Raises:
         TypeError: `url` is neither a string nor a path, or a setting not what it should be.
