@@ -51,9 +51,9 @@ class Caution:
         """Send the next request, whatever came back from the last ones."""
         self._circuit = attrs.evolve(self._circuit, until=-math.inf)
 
-    def unanswered(self) -> None:
-        """Nothing came back."""
-        self._circuit = self._circuit.unanswered(self._now())
+    def unanswered(self, sent: float) -> None:
+        """Nothing came back on what was sent at `sent`."""
+        self._circuit = self._circuit.unanswered(sent, self._now())
 
     # -- denials
 
