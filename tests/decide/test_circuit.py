@@ -6,7 +6,7 @@ from comptroller.decide.circuit import CLOSED, FIRST, MOST, TOLERATED, Circuit
 def after(failures, now=100.0):
     circuit = CLOSED
     for _ in range(failures):
-        circuit = circuit.unanswered(now)
+        circuit = circuit.unanswered(now, now)
     return circuit
 
 
@@ -33,3 +33,11 @@ def test_when_it_has_rested_one_goes_through_and_the_others_wait_for_that():
 def test_a_closed_circuit_lets_everything_through():
     assert CLOSED.sent(5.0) is CLOSED
     assert Circuit(failures=1).rest(5.0) == 0
+
+
+def test_those_under_way_together_count_as_one():
+    circuit = CLOSED
+    for _ in range(100):
+        circuit = circuit.unanswered(sent=1.0, now=2.0)
+    assert (circuit.failures, circuit.open) == (1, False)
+    assert circuit.unanswered(sent=2.0, now=3.0).failures == 2

@@ -42,3 +42,9 @@ def test_less_than_was_ever_refused_may_fit_unless_the_scope_is_closed():
 def test_a_subject_that_no_ledger_takes_has_no_scopes():
     assert scopes(Subject(tenant="acme", agent="a")) == ("tenant:acme", "tenant:acme/agent:a")
     assert scopes(Subject(tenant="not a name")) == ()
+
+
+def test_denials_that_lie_far_apart_are_no_loop():
+    known = denied(9)
+    later = known.again(NO, 500, known.until + MOST + 1)
+    assert (later.times, later.least) == (1, 500)

@@ -24,14 +24,21 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 class Way(httpx.AsyncBaseTransport):
-    """The way to a server. `state`: `up`, `dead` (no connection) or `silent` (no answer)."""
+    """The way to a server. `state`: `up`, `dead` (no connection) or `silent` (no answer).
+
+    `drops`: how many requests are dropped next.
+    """
 
     def __init__(self, application):
         self._server = httpx.ASGITransport(application)
-        self.state, self.asked = "up", []
+        self.state, self.asked, self.drops = "up", [], 0
 
     async def handle_async_request(self, request):
         self.asked.append(request.url.path)
+        if self.drops:
+            self.drops -= 1
+            await anyio.sleep(0.01)
+            raise httpx.ReadError("dropped", request=request)
         if self.state == "dead":
             raise httpx.ConnectError("nobody there", request=request)
         if self.state == "silent":
@@ -78,6 +85,19 @@ class TestSilence:
             assert len(way.asked) == 3
             assert anyio.current_time() - began <= 15.1
             assert "asked again in" in str(errors[-1])
+
+    async def test_a_server_that_drops_all_its_connections_at_once_is_asked_again(self, tmp_path):
+        async with remote(tmp_path, limit=10_000, in_flight=50) as (ledger, _, way):
+            granted = []
+
+            async def ask(number):
+                granted.append(await ledger.reserve(asking(number)))
+
+            async with anyio.create_task_group() as tasks:
+                way.drops = 50
+                for number in range(50):
+                    tasks.start_soon(ask, number)
+            assert len(granted) == 50
 
     async def test_one_request_goes_through_now_and_then_until_it_is_back(self, tmp_path):
         async with remote(tmp_path) as (ledger, _, way):

@@ -2,7 +2,8 @@
 
 A dead ledger must not cost every call its time-out: after a few requests in a row without an
 answer, those that follow are told so at once. Now and then one goes through, to see whether the
-ledger is back; the first answer of any kind closes the circuit.
+ledger is back; the first answer of any kind closes the circuit. Requests that were under way
+together count as one: a server that restarts drops all of its connections in the same moment.
 """
 
 import math
@@ -21,11 +22,14 @@ class Circuit:
     """What is known about a ledger's answers.
 
     Attributes:
-        failures: requests without an answer since the last one with.
+        failures: requests without an answer since the last one with, each sent after the one
+            before had failed.
+        since: when the last of them failed.
         until: nothing is sent before this moment (of whatever clock the caller uses, in seconds).
     """
 
     failures: int = 0
+    since: float = -math.inf
     until: float = -math.inf
 
     @property
@@ -41,9 +45,11 @@ class Circuit:
         """A request goes out. While the circuit is open it is the only one for a while."""
         return attrs.evolve(self, until=now + self._pause()) if self.open else self
 
-    def unanswered(self, now: float) -> "Circuit":
-        """No answer came."""
-        failed = Circuit(self.failures + 1)
+    def unanswered(self, sent: float, now: float) -> "Circuit":
+        """No answer came to what was sent at `sent`."""
+        if sent < self.since:
+            return self
+        failed = Circuit(self.failures + 1, now)
         return attrs.evolve(failed, until=now + failed._pause()) if failed.open else failed
 
     def _pause(self) -> float:

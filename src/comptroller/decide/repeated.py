@@ -25,7 +25,7 @@ class Denied:
     Attributes:
         code: the protocol's reason.
         least: the smallest amount that was refused; a smaller one may fit.
-        times: how often in a row.
+        times: how often in a row; what lies long back begins a new one.
         until: it is repeated before this moment.
     """
 
@@ -36,6 +36,8 @@ class Denied:
 
     def again(self, code: str | None, amount: int, now: float) -> "Denied":
         """It has refused once more."""
+        if now > self.until + MOST:
+            return Denied(code, amount, until=now)
         times = self.times + 1
         pause = min(FIRST * 2.0 ** min(times - TOLERATED, 16), MOST)
         return Denied(code, min(self.least, amount), times, now + pause)

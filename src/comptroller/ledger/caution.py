@@ -15,6 +15,9 @@ from comptroller.decide.circuit import CLOSED, Circuit
 from comptroller.decide.repeated import Denied, Where, scopes
 from comptroller.errors import BudgetExceeded, LedgerUnreachable
 
+_REMEMBERED = 1_000
+"""Denials that are kept in mind. All are forgotten beyond that: the ledger is asked then."""
+
 
 @attrs.define
 class Caution:
@@ -51,9 +54,9 @@ class Caution:
         """Send the next request, whatever came back from the last ones."""
         self._circuit = attrs.evolve(self._circuit, until=-math.inf)
 
-    def unanswered(self) -> None:
-        """Nothing came back."""
-        self._circuit = self._circuit.unanswered(self._now())
+    def unanswered(self, sent: float) -> None:
+        """Nothing came back on what was sent at `sent`."""
+        self._circuit = self._circuit.unanswered(sent, self._now())
 
     # -- denials
 
@@ -72,12 +75,11 @@ class Caution:
         path = scopes(subject)
         scope = (denial.scope or "").lower() or (path[-1] if path else "")
         where = (scope, Unit(estimate.unit))
-        known, code = self._denied.get(where), denial.reason_code
-        if known is None:
-            now_known = Denied(code, estimate.amount)
-        else:
-            now_known = known[0].again(code, estimate.amount, self._now())
-        self._denied[where] = (now_known, denial)
+        code, now = denial.reason_code, self._now()
+        if len(self._denied) >= _REMEMBERED:
+            self._denied.clear()
+        before = self._denied.get(where, (Denied(code, estimate.amount, times=0, until=now), None))
+        self._denied[where] = (before[0].again(code, estimate.amount, now), denial)
 
     def granted(self, affected: list[str]) -> None:
         """There is budget in these scopes."""

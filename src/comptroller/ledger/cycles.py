@@ -272,22 +272,21 @@ class CyclesLedger:
         self._belonging.check()
         if question.verb not in _NEVER_HELD_BACK:
             self._caution.check_sending(question.verb)
-        missing = "no API key"
+        missing, sent = "no API key", -math.inf
         with anyio.move_on_after(self.request_timeout):
             client = await self._connections.client(question.tenant)
             missing = f"no place among {self._gate.total_tokens:g} requests in flight"
             async with self._gate:
-                missing = "no answer"
+                missing, sent = "no answer", anyio.current_time()
                 try:
                     answer = await question.send(client)
                 except NoAnswer as error:
-                    self._caution.unanswered()
+                    self._caution.unanswered(sent)
                     raise self._unreachable(question, f"no answer: {error}") from error
             if self._caution.answered() and self.outbox is not None:
                 self.outbox.hasten()
             return understood(answer, question, self.name)
-        if missing == "no answer":
-            self._caution.unanswered()
+        self._caution.unanswered(sent)
         raise self._unreachable(question, f"{missing} within {self.request_timeout:g} s")
 
     def _unreachable(self, question: Question[Any], problem: str) -> LedgerUnreachable:

@@ -54,8 +54,11 @@ class Shelf:
 
     def remove(self, entry: Entry) -> None:
         """It is over."""
-        CommitJournal(self._place(entry)).discard(entry.key)
-        self._found.pop(entry.key, None)
+        place = self._place(entry)
+        if self._found.pop(entry.key, None) is None:
+            (place / entry.file_name).unlink(missing_ok=True)
+        else:  # it may have had the name that earlier releases gave it
+            CommitJournal(place).discard(entry.key)
 
     def set_aside(self, entry: Entry) -> None:
         """It is not sent any more, and stays for a person to look at."""
@@ -124,8 +127,8 @@ def _write(path: Path, text: bytes) -> None:
     """Whole or not at all: two processes may write the same entry at once."""
     part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        part.touch(mode=0o600, exist_ok=False)
-        part.write_bytes(text)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(text)
         part.replace(path)
     except BaseException:
         with suppress(OSError):
