@@ -6,7 +6,7 @@ answers are those that the ledger would give over HTTP; no answer gets lost.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -25,10 +25,11 @@ from runcycles import (
 
 from comptroller.decide.scopes import LEVELS
 from comptroller.errors import BudgetExceeded, ComptrollerError, refusal
-from comptroller.ledger import wire
-from comptroller.ledger.interface import Ledger
+from comptroller.ledger import queries, wire
+from comptroller.ledger.interface import BalanceQuery, Ledger, ReservationQuery
 
 Request = TypeVar("Request", bound=BaseModel)
+Query = TypeVar("Query", ReservationQuery, BalanceQuery)
 
 _OK, _CREATED, _BAD_REQUEST, _FORBIDDEN, _CONFLICT, _OWN_FAULT = 200, 201, 400, 403, 409, 500
 
@@ -112,7 +113,12 @@ class LedgerClient(AsyncCyclesClient):
 
     async def list_reservations(self, **query_params: str) -> CyclesResponse:
         """`GET /v1/reservations`."""
-        return await _answer(lambda: self.ledger.reservations(**self._filters(_page(query_params))))
+        return await _answer(
+            lambda: self.ledger.reservations(
+                **_query(queries.reservation_query, query_params),
+                tenant=self._tenant_of(query_params),
+            )
+        )
 
     async def get_reservation(self, reservation_id: str) -> CyclesResponse:
         """`GET /v1/reservations/{id}`."""
@@ -120,32 +126,34 @@ class LedgerClient(AsyncCyclesClient):
 
     async def get_balances(self, **query_params: str) -> CyclesResponse:
         """`GET /v1/balances`."""
-        filters = {level: query_params[level] for level in LEVELS if query_params.get(level)}
-        if not filters and self.tenant is None:
+        if self.tenant is None and not any(query_params.get(level) for level in LEVELS):
             raise ValueError(f"give at least one filter of {', '.join(LEVELS)}")
-        return await _answer(lambda: self.ledger.balances(**self._filters(filters)))
+        return await _answer(
+            lambda: self.ledger.balances(
+                **_query(queries.balance_query, query_params),
+                tenant=self._tenant_of(query_params),
+            )
+        )
 
-    def _filters(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Those of a listing: another tenant's is refused, none is one's own."""
-        if self.tenant is None:
-            return given
-        if given.get("tenant", self.tenant).lower() != self.tenant.lower():
-            raise refusal(
-                f"this client belongs to tenant {self.tenant}",
-                status=_FORBIDDEN, error_code="FORBIDDEN", asks_for_budget=False,
-            )  # fmt: skip
-        return {**given, "tenant": self.tenant}
+    def _tenant_of(self, query: Mapping[str, str]) -> str | None:
+        """The tenant of a listing: the client's own; another one's is refused."""
+        named = query.get("tenant") or self.tenant
+        if self.tenant is None or named is None or named.lower() == self.tenant.lower():
+            return named
+        raise refusal(
+            f"this client belongs to tenant {self.tenant}",
+            status=_FORBIDDEN, error_code="FORBIDDEN", asks_for_budget=False,
+        )  # fmt: skip
 
     async def aclose(self) -> None:
         """Nothing to close: the ledger is its opener's."""
 
 
-def _page(query: dict[str, str]) -> dict[str, Any]:
-    """The arguments of `Ledger.reservations`; a limit comes as text."""
-    limit = query.get("limit", "50")
-    if not str(limit).isdecimal():
-        raise _invalid(f"limit: {limit!r} is no number")
-    return {**query, "limit": int(limit)}
+def _query(read: Callable[[Mapping[str, str]], Query], texts: Mapping[str, str]) -> Query:
+    try:
+        return read({name: str(text) for name, text in texts.items()})
+    except wire.MalformedError as error:
+        raise _invalid(str(error)) from None
 
 
 def _read(model: type[Request], given: BaseModel | dict[str, Any]) -> Request:
