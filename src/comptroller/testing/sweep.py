@@ -145,7 +145,7 @@ def cancel_everywhere(
     whole, findings = sweep.undisturbed()
     if whole is None or findings:
         return Report(0, 0, tuple(findings))
-    step = 1 if most is None else -(-whole.turns // most)
+    step = 1 if most is None else max(1, -(-whole.turns // most))
     turns = range(first, whole.turns + 1, step)
     for turn in turns:
         findings += sweep.once(Way(how, turn, again))[1]
