@@ -61,9 +61,10 @@ def test_a_message_meets_the_same_fault_in_whatever_order_it_comes():
     assert fates(1, NAMES) != fates(2, NAMES)
 
 
-def test_a_run_done_again_meets_the_same_faults():
+@pytest.mark.parametrize("execution", ["ba9876543210", "ba9876543210-89abcdef"])
+def test_a_run_done_again_meets_the_same_faults(execution):
     """Its keys differ in the execution only."""
-    again = [name.replace("0123456789ab", "ba9876543210") for name in NAMES]
+    again = [name.replace("0123456789ab", execution) for name in NAMES]
     assert list(fates(1, NAMES).values()) == list(fates(1, again).values())
 
 

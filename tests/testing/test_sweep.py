@@ -157,6 +157,23 @@ def test_what_a_program_leaves_is_found(program, found, monkeypatch):
         report.assert_clean()
 
 
+@pytest.mark.usefixtures("_tidy")
+def test_what_a_process_opens_once_is_no_finding():
+    async def keeps_one(trial):
+        if not forgotten:
+            await forgets_a_file(trial)
+
+    cancel_everywhere(keeps_one, most=2).assert_clean()
+    assert len(forgotten) == 1
+
+
+def test_threads_that_trio_keeps_for_its_next_job_are_no_finding():
+    async def works_in_a_thread(trial):
+        await anyio.to_thread.run_sync(lambda: None)
+
+    cancel_everywhere(works_in_a_thread, backend="trio", most=3).assert_clean()
+
+
 def test_a_denial_must_come_out_as_what_it_is():
     async def grouped(trial):
         async with anyio.create_task_group() as group:

@@ -12,7 +12,7 @@ from random import Random
 import attrs
 from attrs import field, validators
 
-_EXECUTION = re.compile(r"/[0-9a-f]{12}(?=/)")
+_EXECUTION = re.compile(r"/[0-9a-f]{12}(?:-[0-9a-f]+)?(?=/)")
 """The part of a run's keys that is new each time its scope opens (law 7)."""
 
 

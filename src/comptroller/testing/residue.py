@@ -40,10 +40,15 @@ def residue(found: list[str]) -> Iterator[None]:
 
 def _threads_left(before: set[threading.Thread]) -> list[threading.Thread]:
     """Those that have not ended; daemons are waited for no more than others."""
-    new = [thread for thread in threading.enumerate() if thread not in before]
+    new = [thread for thread in threading.enumerate() if thread not in before and not _idle(thread)]
     for thread in new:
         thread.join(_ENDING)
     return [thread for thread in new if thread.is_alive()]
+
+
+def _idle(thread: threading.Thread) -> bool:
+    """Whether it is one of those that trio keeps for the next job, of whatever loop."""
+    return thread.daemon and thread.name.startswith("Trio thread ")
 
 
 def open_files() -> int:

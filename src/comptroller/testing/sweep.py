@@ -107,6 +107,11 @@ class _Sweep:
             return None, [Finding(when, text, error), *(Finding(when, each) for each in left)]
         return held[0], [Finding(when, each) for each in left]
 
+    def undisturbed(self) -> tuple[Trial | None, list[Finding]]:
+        """The whole program. What a process opens once, and keeps, is no finding."""
+        trial, findings = self.once(None)
+        return self.once(None) if findings else (trial, findings)
+
 
 def cancel_everywhere(
     program: Program,
@@ -137,10 +142,10 @@ def cancel_everywhere(
     """
     sweep = _Sweep(program=program, backend=backend, open_ledger=ledger or open_funded,
                    within=within, lapse=lapse)  # fmt: skip
-    whole, findings = sweep.once(None)
+    whole, findings = sweep.undisturbed()
     if whole is None or findings:
         return Report(0, 0, tuple(findings))
-    step = 1 if most is None else -(-whole.turns // most)
+    step = 1 if most is None else max(1, -(-whole.turns // most))
     turns = range(first, whole.turns + 1, step)
     for turn in turns:
         findings += sweep.once(Way(how, turn, again))[1]
@@ -179,7 +184,7 @@ def _at_each(
 ) -> Report:
     sweep = _Sweep(program=program, backend=backend, open_ledger=ledger or open_funded,
                    within=within, lapse=0.0)  # fmt: skip
-    whole, findings = sweep.once(None)
+    whole, findings = sweep.undisturbed()
     if whole is None or findings:
         return Report(0, 0, tuple(findings))
     calls = whole.ledger.messages(verb)
