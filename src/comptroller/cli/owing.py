@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -71,7 +73,6 @@ def replay(
     """Send what is owed to a ledger now; the exit code says whether something is left."""
     settings = reading.ledger(address, key_variable)
     root = directory or default_directory()
-    logging.getLogger("runcycles.journal").setLevel(logging.ERROR)  # it is told by our own
 
     async def send() -> int:
         async with settings.open(outbox=root, drain_timeout=0.0) as ledger:
@@ -82,7 +83,9 @@ def replay(
             left: int = await ledger.drain(timeout)
             return left
 
-    left, aside = anyio.run(send), len(set_aside(root))
+    with _quiet("runcycles.journal"):  # what it warns of, our own logger tells
+        left = anyio.run(send)
+    aside = len(set_aside(root))
     if as_json:
         console.write_json({"left": left, "set_aside": aside})
     else:
@@ -101,8 +104,8 @@ def recover(address: str | None, key_variable: str | None, on_abandoned: str, as
         async with settings.open() as ledger:
             return await settled(ledger, lambda _: how)
 
-    logging.getLogger("comptroller").setLevel(logging.ERROR)  # it is told here
-    found = anyio.run(work)
+    with _quiet("comptroller"):  # each is told here
+        found = anyio.run(work)
     if as_json:
         console.write_json([_recovered(each) for each in found])
     for each in found if not as_json else ():
@@ -114,6 +117,18 @@ def recover(address: str | None, key_variable: str | None, on_abandoned: str, as
     if not found and not as_json:
         console.write(f"dead processes of this host hold nothing in {settings.url}")
     return exits.FAILED if any(each.outcome == "left" for each in found) else exits.DONE
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without the warnings of a logger."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _recovered(each: Recovered) -> dict[str, Any]:
