@@ -57,10 +57,10 @@ def _settings_of_nobody(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _outbox_of_this_test(monkeypatch, tmp_path_factory, request):
+def _data_of_this_test(monkeypatch, tmp_path_factory, request):
     """What one test leaves in its outbox is not sent by the next."""
-    name = f"outbox-{abs(hash(request.node.nodeid))}"
-    monkeypatch.setenv("COMPTROLLER_OUTBOX", str(tmp_path_factory.getbasetemp() / name))
+    name = f"data-{abs(hash(request.node.nodeid))}"
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / name))
 
 
 def _refuse_the_network(event, args):

@@ -64,7 +64,10 @@ async def raw_server(answer, requests=None):
 
     async def serve(stream):
         async with stream:
-            head = await stream.receive()
+            try:
+                head = await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return  # a connection that was given up before its first request
             if requests is not None:
                 requests.append(head)
             if answer is None:

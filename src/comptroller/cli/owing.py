@@ -63,17 +63,6 @@ def show_owed(name: str, directory: Path | None) -> None:
         console.write_text(text)
 
 
-@contextmanager
-def _quiet(logger: str) -> Iterator[None]:
-    """What it would warn of is told by the command itself."""
-    before = logging.getLogger(logger).level
-    logging.getLogger(logger).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.getLogger(logger).setLevel(before)
-
-
 def replay(
     address: str | None,
     key_variable: str | None,
@@ -94,8 +83,9 @@ def replay(
             left: int = await ledger.drain(timeout)
             return left
 
-    with _quiet("runcycles.journal"):
-        left, aside = anyio.run(send), len(set_aside(root))
+    with _quiet("runcycles.journal"):  # what it warns of, our own logger tells
+        left = anyio.run(send)
+    aside = len(set_aside(root))
     if as_json:
         console.write_json({"left": left, "set_aside": aside})
     else:
@@ -114,7 +104,7 @@ def recover(address: str | None, key_variable: str | None, on_abandoned: str, as
         async with settings.open() as ledger:
             return await settled(ledger, lambda _: how)
 
-    with _quiet("comptroller"):
+    with _quiet("comptroller"):  # each is told here
         found = anyio.run(work)
     if as_json:
         console.write_json([_recovered(each) for each in found])
@@ -127,6 +117,18 @@ def recover(address: str | None, key_variable: str | None, on_abandoned: str, as
     if not found and not as_json:
         console.write(f"dead processes of this host hold nothing in {settings.url}")
     return exits.FAILED if any(each.outcome == "left" for each in found) else exits.DONE
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without the warnings of a logger."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _recovered(each: Recovered) -> dict[str, Any]:
