@@ -3,7 +3,9 @@
 How it is laid out; imports point downwards only:
 
     cli, console                  arguments to calls, statistics to what a person reads
+    cycles                        the interface of runcycles-openai-agents, on the same runtime
     governed, scope, supervision  the public scopes: host, ledger, run and seam brought together
+    carried                       a run without a frame, which hooks bring along
     host                          asyncio, or trio carrying the SDK's asyncio
     openai_agents/                the seam: a callback of the SDK becomes a message to an actor
     runtime/                      one actor per call; runs, their home, their receipts (on anyio)
