@@ -11,7 +11,7 @@ from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_
 
 from comptroller.openai_agents import compat
 from comptroller.openai_agents.episode import EPISODE
-from comptroller.openai_agents.hooks import EpisodeHooks
+from comptroller.openai_agents.hooks import CallHooks, EpisodeHooks
 from comptroller.openai_agents.model import Dispatcher
 from comptroller.openai_agents.runner import DelegatingRunner, install
 from openai_agents.books import open_books
@@ -45,7 +45,8 @@ def test_the_runner_answers_every_way_of_running():
 def test_every_callback_of_the_sdk_is_handed_on():
     """A callback that the SDK adds is ours to hand on, too."""
     offered = {name for name in dir(RunHooksBase) if name.startswith("on_")}
-    assert offered == {name for name in vars(EpisodeHooks) if name.startswith("on_")}
+    ours = {**vars(CallHooks), **vars(EpisodeHooks)}
+    assert offered == {name for name in ours if name.startswith("on_")}
     for name in offered:
         theirs = inspect.signature(getattr(RunHooksBase, name)).parameters
         assert list(theirs) == list(inspect.signature(getattr(EpisodeHooks, name)).parameters)

@@ -183,7 +183,8 @@ class MemoryStore:
 class MemoryLedger(Embedded):
     """An `EmbeddedLedger` of this process alone."""
 
-    def __init__(self, now: Callable[[], int], settings: Settings) -> None:
+    def __init__(self, now: Callable[[], int], settings: Settings | None = None) -> None:
+        settings = settings or Settings()
         super().__init__(MEMORY, now, settings)
         self._store, self._turn = MemoryStore(), threading.Lock()
         self._book = Book(self._store, MEMORY, settings.default_budget)

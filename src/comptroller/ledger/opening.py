@@ -116,15 +116,11 @@ def open_ledger(
         )
     if api_key is not None:
         raise ValueError(f"{os.fspath(url)!r} is an embedded ledger: it takes no api_key")
+    terms: Any = {"default_budget": default_budget, "on_alert": on_alert}
     if url == _MEMORY:
-        return open_memory(default_budget=default_budget, on_alert=on_alert)
-    return open_sqlite(
-        _file(url),
-        synchronous=synchronous,
-        default_budget=default_budget,
-        on_alert=on_alert,
-        retention=RETENTION if retention is None else retention,
-    )
+        return open_memory(**terms)
+    kept = RETENTION if retention is None else retention
+    return open_sqlite(_file(url), synchronous=synchronous, retention=kept, **terms)
 
 
 def _must_be_its_operators(

@@ -10,7 +10,6 @@ from runcycles import Amount, ReservationSummary
 from comptroller.decide.terms import BudgetTerms
 from comptroller.governed import governed_run
 from comptroller.ledger.book import operate, read
-from comptroller.ledger.embedded import Settings
 from comptroller.ledger.interface import Ledger
 from comptroller.ledger.memory import MemoryLedger
 from comptroller.money import risk_points, tokens, usd
@@ -38,7 +37,7 @@ class FundedLedger(MemoryLedger):
     """
 
     def __init__(self, budgets: Mapping[str, Sequence[Amount]] = PLENTY) -> None:
-        super().__init__(loops_clock, Settings())
+        super().__init__(loops_clock)
         for scope, amounts in budgets.items():
             for allocated in amounts:
                 operate.set_budget(self._book, scope, BudgetTerms(allocated), EPOCH_MS)()
