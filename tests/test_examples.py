@@ -114,7 +114,7 @@ def run(tmp_path):
         )  # fmt: skip
         assert done.stderr == ""
         assert done.returncode == 0
-        assert list(place.iterdir()) == []
+        assert [left for left in place.rglob("*") if left.is_file()] == []
         return done.stdout
 
     return run

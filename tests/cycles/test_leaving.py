@@ -1,6 +1,7 @@
 """However a run under hooks is left, nothing of it stays: streams, loops, shutdowns, failures."""
 
 import asyncio
+import gc
 import itertools
 from contextlib import aclosing, suppress
 
@@ -30,7 +31,21 @@ from comptroller.testing import (
 from cycles.hooked import Beside, Watched
 from cycles.stand import funded, hooks_on, searcher, talker
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    # a task that is cancelled before its first step never takes it
+    pytest.mark.filterwarnings(
+        "ignore:coroutine '.*' was never awaited:RuntimeWarning",
+        "ignore:Exception ignored in. <coroutine object:pytest.PytestUnraisableExceptionWarning",
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def _collected():
+    """What tasks that never began leave is collected here, not in another test."""
+    yield
+    gc.collect()
 
 
 async def test_a_cancellation_while_a_stream_is_left_is_not_swallowed():

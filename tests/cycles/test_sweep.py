@@ -4,6 +4,7 @@ Cancelled natively, once and twice; plain, streamed, and behind hooks of one's o
 """
 
 import asyncio
+import gc
 from contextlib import suppress
 
 import pytest
@@ -19,6 +20,13 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:coroutine '.*' was never awaited:RuntimeWarning",
     "ignore:Exception ignored in. <coroutine object:pytest.PytestUnraisableExceptionWarning",
 )
+
+
+@pytest.fixture(autouse=True)
+def _collected():
+    """What tasks that never began leave is collected here, not in another test."""
+    yield
+    gc.collect()
 
 
 class Loop(VirtualTimeLoop):

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from agents import Agent
 from runcycles import Action, ReservationCreateRequest, Subject
 
 from cli.commands import done
-from comptroller import Policy, open_ledger, open_supervisor, tokens
-from comptroller.runtime.presence import PRESENCE, dead, mark_of
+from comptroller import Policy, governed_run, open_ledger, open_supervisor, tokens, usd
+from comptroller.runtime.presence import PRESENCE, dead, directory, mark_of
 from comptroller.runtime.recovery import recover
+from comptroller.testing import CountingModel
 from ledger.bank import open_bank
 from runtime.bench import bench, reserved, tokens_spent
 
@@ -101,8 +103,27 @@ def test_at_a_server_what_is_known_is_charged_and_only_the_rest_by_policy(tmp_pa
 
 
 def test_an_execution_is_new_each_time_and_names_its_process():
-    first, second = (PRESENCE.execution("memory:", "acme") for _ in range(2))
-    assert first != second
-    assert mark_of(first) == mark_of(second)
-    assert mark_of(first) not in dead()
+    first, second = (PRESENCE.enter("ledger.db", "acme") for _ in range(2))
+    try:
+        assert first != second
+        assert mark_of(first) == mark_of(second)
+        assert mark_of(first) not in dead()
+        assert (directory() / mark_of(first)).exists()
+    finally:
+        PRESENCE.leave()
+        PRESENCE.leave()
+    assert not (directory() / mark_of(first)).exists()
     assert mark_of("0123456789ab") is None
+
+
+async def test_runs_that_end_in_peace_leave_no_file(tmp_path):
+    """And a ledger in memory is nobody's to recover: its runs leave none while they run."""
+    before = set(directory().glob("*"))
+    agent = Agent(name="A", model=CountingModel())
+    async with open_ledger(tmp_path / "ledger.db") as ledger, open_ledger("memory:") as memory:
+        for each, files in ((ledger, 1), (memory, 0)):
+            await each.set_budget("tenant:acme", usd("1"))
+            async with governed_run(agent, "acme", ledger=each) as run:
+                await run("hi")
+                assert len(set(directory().glob("*")) - before) == files
+            assert set(directory().glob("*")) == before

@@ -1,7 +1,7 @@
 """Which executions are of this process, and which of a process of this host that is gone.
 
-An execution's id begins with the mark of its process. While a process lives it holds a lock on the
-file of its mark; the kernel frees that lock however the process ends. So a mark that has a file
+An execution's id begins with a mark of its process. While it has runs, a process holds a lock on
+the file of its mark; the kernel frees that lock however the process ends. So a mark that has a file
 here, and nobody who holds it, is of a dead process of this host; one without a file is another
 host's, and none of our business. The file says which ledgers and tenants the process used.
 """
@@ -15,7 +15,6 @@ import secrets
 import threading
 import time
 from pathlib import Path
-from typing import IO
 
 import platformdirs
 
@@ -40,27 +39,45 @@ def mark_of(execution: str) -> str | None:
 
 
 class Presence:
-    """This process, as others see it. For any thread; made anew in a fork."""
+    """This process, as others see it while it has runs. For any thread; made anew in a fork.
+
+    The file is there from the first run's beginning to the last one's end: a process that ends in
+    peace leaves none.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process = 0
         self._mark = ""
-        self._file: IO[str] | None = None
+        self._runs = 0
+        self._file: int | None = None
         self._used: set[tuple[str, str]] = set()
 
-    def execution(self, ledger: str, tenant: str) -> str:
-        """A new execution's id. The first of a tenant at a ledger is noted in the file."""
+    def enter(self, ledger: str, tenant: str) -> str:
+        """A run begins: its execution's id. Each tenant of a ledger is noted in the file once."""
         with self._lock:
-            if self._process != os.getpid():
+            if self._process != os.getpid() or not self._runs:
                 self._begin()
+            self._runs += 1
             if (ledger, tenant) not in self._used:
                 self._used.add((ledger, tenant))
                 self._note({"ledger": ledger, "tenant": tenant})
             return f"{self._mark}-{secrets.token_hex(4)}"
 
+    def leave(self) -> None:
+        """A run has ended; with the last one, nothing is left that could be recovered."""
+        with self._lock:
+            if self._process != os.getpid():
+                return  # it was its parent's
+            self._runs -= 1
+            if self._runs or self._file is None:
+                return
+            (directory() / self._mark).unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = None
+
     def _begin(self) -> None:
-        self._process, self._mark = os.getpid(), secrets.token_hex(6)
+        self._process, self._mark, self._runs = os.getpid(), secrets.token_hex(6), 0
         self._file, self._used = None, set()
         try:
             self._file = _held(self._mark)
@@ -71,10 +88,9 @@ class Presence:
     def _note(self, what: dict[str, str]) -> None:
         if self._file is not None:
             try:
-                self._file.write(json.dumps(what) + "\n")
-                self._file.flush()
+                os.write(self._file, (json.dumps(what) + "\n").encode())
             except OSError as error:
-                log.warning("%s: %s", self._file.name, error)
+                log.warning("%s: %s", directory() / self._mark, error)
 
 
 PRESENCE = Presence()
@@ -96,13 +112,12 @@ def _files() -> list[Path]:
         return []
 
 
-def _held(mark: str) -> IO[str]:
-    """The file of a mark, locked before it can be seen."""
+def _held(mark: str) -> int:
+    """The file of a mark, open and locked before it can be seen."""
     directory().mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory() / mark
     part = path.with_suffix(".tmp")
-    part.touch(mode=0o600)
-    file = part.open("a", encoding="utf-8")
+    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     fcntl.flock(file, fcntl.LOCK_EX)
     part.replace(path)
     return file

@@ -9,6 +9,7 @@ The laws it keeps:
 
 import itertools
 import logging
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -42,6 +43,10 @@ CUT_OFF_GRACE = 1.0
 """Seconds for cut-off actors to note it: only a ledger that ignores cancellation needs any."""
 
 
+_GONE_WITH_ITS_PROCESS = "memory:"
+"""What a process leaves in such a ledger is nobody's to recover."""
+
+
 class Episode(Protocol):
     """One `Runner.run` of the SDK inside the run."""
 
@@ -68,7 +73,8 @@ class Run:
         self.outer: Run | None = None
         self.carrier: object = None
         self.terms, self._subject, self._limits = terms, subject, limits
-        self._execution = PRESENCE.execution(terms.ledger.name, self.tenant)
+        self._execution = uuid.uuid4().hex[:12]
+        self._present = False
         self._numbers = itertools.count(1)
         self._episode_numbers = itertools.count(1)
         self._gate = Gate(limits)
@@ -83,6 +89,9 @@ class Run:
 
     def begin(self) -> None:
         """Its scope was entered: its time begins to count."""
+        if not self.terms.ledger.name.startswith(_GONE_WITH_ITS_PROCESS):
+            self._execution = PRESENCE.enter(self.terms.ledger.name, self.tenant)
+            self._present = True
         if (seconds := self._limits.seconds) is not None:
             self.terms.home.start(self._expire, seconds, name=f"comptroller deadline {self.id}")
 
@@ -290,10 +299,15 @@ class Run:
     def lose(self, why: str) -> None:
         """Its loop is gone, or its home never opened: whatever comes is turned away."""
         self._stop(RunCancelled(why))
-        self.closed = True
+        self._closed()
         for owner in tuple(self._live):
             with suppress(RuntimeError):  # who waits for it is of a loop that is closed
                 owner.write_off()
+
+    def _closed(self) -> None:
+        if self._present and not self.closed:
+            PRESENCE.leave()
+        self.closed = True
 
     @property
     def patience(self) -> float:
@@ -327,5 +341,5 @@ class Run:
         waits += [await outlast(self._change, lambda: not self._live, CUT_OFF_GRACE)]
         for owner in tuple(self._live):
             owner.write_off()
-        self.closed = True
+        self._closed()
         return next((interrupted for interrupted in waits if interrupted is not None), None)
