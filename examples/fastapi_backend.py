@@ -12,7 +12,7 @@ import json
 import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import anyio
@@ -63,27 +63,41 @@ async def ask(question: str, tenant: Tenant) -> dict[str, str]:
 
 @app.get("/stream")
 async def stream(question: str, tenant: Tenant) -> StreamingResponse:
-    pieces = spoken(question, tenant)
-    first = await anext(pieces, "")  # a denial comes here, while the status can still say so
-    return StreamingResponse(server_sent(first, pieces), media_type="text/event-stream")
+    events = server_sent(question, tenant)
+    first = await anext(events, "")  # a denial comes here, while the status can still say so
+    return StreamingResponse(Resumed(first, events), media_type="text/event-stream")
 
 
-async def spoken(question: str, tenant: str) -> AsyncGenerator[str]:
+async def server_sent(question: str, tenant: str) -> AsyncGenerator[str]:
     """The answer, piece by piece. Closed at any of them, the run is cancelled."""
     async with app.state.supervisor.run(support, tenant, limits=limits) as run:
-        async for event in run.stream(question):
-            if event.type == "raw_response_event" and event.data.type == TEXT:
-                yield event.data.delta
-
-
-async def server_sent(first: str, rest: AsyncGenerator[str]) -> AsyncIterator[str]:
-    async with aclosing(rest):
-        yield f"data: {json.dumps(first)}\n\n"
+        begun = False
         try:
-            async for piece in rest:
-                yield f"data: {json.dumps(piece)}\n\n"
+            async for event in run.stream(question):
+                if event.type == "raw_response_event" and event.data.type == TEXT:
+                    begun = True
+                    yield f"data: {json.dumps(event.data.delta)}\n\n"
         except CallDenied as denial:
+            if not begun:
+                raise
             yield f"event: denied\ndata: {json.dumps(str(denial))}\n\n"
+
+
+class Resumed:
+    """Events of which the first has come. It is no generator around theirs: where nobody holds
+    them any more, Python may close both at once, and one cannot close the other then.
+    """
+
+    def __init__(self, first: str, rest: AsyncIterator[str]) -> None:
+        self._first: str | None = first
+        self._rest = rest
+
+    def __aiter__(self) -> "Resumed":
+        return self
+
+    async def __anext__(self) -> str:
+        first, self._first = self._first, None
+        return await anext(self._rest) if first is None else first
 
 
 async def try_it() -> None:

@@ -240,11 +240,11 @@ def test_a_reader_who_leaves(model, served, log):
 def test_a_reader_who_leaves_while_the_generator_stands_at_yield(
     http, pieces, served, log, monkeypatch
 ):
-    made, spoken = [], served.backend.spoken
+    made, server_sent = [], served.backend.server_sent
     monkeypatch.setattr(
         served.backend,
-        "spoken",
-        lambda *asked: made.append(weakref.ref(generator := spoken(*asked))) or generator,
+        "server_sent",
+        lambda *asked: made.append(weakref.ref(generator := server_sent(*asked))) or generator,
     )
     served.say(Endless())
     clogged = Clogged(served.backend.app, pieces)
