@@ -29,7 +29,11 @@ class Aside:
             self.sql = sqlite3.connect(
                 path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
             )
-            self.sql.execute("PRAGMA wal_autocheckpoint = 0")  # the ledger does it
+            try:
+                self.sql.execute("PRAGMA wal_autocheckpoint = 0")  # the ledger does it
+            except BaseException:  # a file that is no database: nobody else would close it
+                self.sql.close()
+                raise
 
     def close(self) -> None:
         """End of use."""

@@ -36,8 +36,12 @@ class SqliteKeys(KeyTable):
             self._sql = sqlite3.connect(
                 path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
             )
-            self._sql.execute("PRAGMA synchronous = FULL")
-            self._sql.execute("PRAGMA wal_autocheckpoint = 0")  # the ledger does it
+            try:
+                self._sql.execute("PRAGMA synchronous = FULL")
+                self._sql.execute("PRAGMA wal_autocheckpoint = 0")  # the ledger does it
+            except BaseException:  # a file that is no database: nobody else would close it
+                self._sql.close()
+                raise
 
     def close(self) -> None:
         """End of use."""
