@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src"
 
 LAYERS = [  # the lowest first; a name is a module or a package under `comptroller`
+    {"values"},
     {"errors", "policy", "money"},
     {"decide"},
     {"ledger"},

@@ -15,9 +15,10 @@ from runcycles import Caps, CommitOveragePolicy, Unit
 from comptroller.decide.merged_caps import merged
 from comptroller.decide.periods import Period
 from comptroller.money import MOST
+from comptroller.values import value
 
 
-@attrs.frozen
+@value
 class Renewal:
     """A budget that begins anew: `per` which period of `zone`, when next, and with how much."""
 
@@ -27,7 +28,7 @@ class Renewal:
     zone: str = "UTC"
 
 
-@attrs.frozen
+@value
 class Alerts:
     """Shares of the budget in percent, rising: `at` which to tell, and those that were `told`."""
 
@@ -35,7 +36,7 @@ class Alerts:
     told: tuple[int, ...] = ()
 
 
-@attrs.frozen
+@value
 class Account:
     """The account of one (scope, unit); all amounts are whole numbers of the unit."""
 
@@ -109,7 +110,7 @@ class Account:
 Accounts = tuple[Account, ...]
 
 
-@attrs.frozen
+@value
 class Denial:
     """Why not: the protocol's code, where it struck, and what was asked for and left there."""
 
@@ -122,7 +123,7 @@ class Denial:
     expected_units: tuple[Unit, ...] = ()
 
 
-@attrs.frozen
+@value
 class Grant:
     """An estimate may be locked: the accounts with it locked, and the caps that bind it."""
 
@@ -130,7 +131,7 @@ class Grant:
     caps: Caps | None
 
 
-@attrs.frozen
+@value
 class Charge:
     """Spend was charged: the accounts afterwards, and how much of the actual was covered."""
 

@@ -2,33 +2,32 @@
 
 from typing import Any
 
-import attrs
-
 from comptroller.errors import CallDenied, RunCancelled
+from comptroller.values import value
 
 
-@attrs.frozen
+@value
 class Completed:
     """It returned `result` (an `agents.RunResult`)."""
 
     result: Any
 
 
-@attrs.frozen
+@value
 class Denied:
     """The budget, a limit, or a cap said no."""
 
     error: CallDenied
 
 
-@attrs.frozen
+@value
 class Failed:
     """Anything else: the model's, the ledger's, or the caller's own error."""
 
     error: Exception
 
 
-@attrs.frozen
+@value
 class Cancelled:
     """It was cancelled; `error.reason` says why."""
 

@@ -22,12 +22,13 @@ from comptroller.decide.terms import BudgetTerms
 from comptroller.ledger.book.denials import Denials, Denied
 from comptroller.ledger.book.journal import Entry, Kind, Origin
 from comptroller.ledger.book.records import Store
+from comptroller.values import value
 
 _NOBODY = Origin()
 _DEFAULT = Origin("default_budget")
 
 
-@attrs.frozen
+@value
 class Book:
     """Records, and the rules of keeping them. `origin` is the present request's."""
 

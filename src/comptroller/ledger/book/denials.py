@@ -11,6 +11,8 @@ from collections import OrderedDict
 import attrs
 from runcycles import Unit
 
+from comptroller.values import value
+
 QUARTER_MS = 900_000
 _MINUTE_MS = 60_000
 _KEYS = 10_000
@@ -19,7 +21,7 @@ _MOST = 1_000
 """Kinds of denials that are told apart in one quarter, and scopes named in the log a minute."""
 
 
-@attrs.frozen
+@value
 class Denied:
     """What denials agree in that are counted together."""
 

@@ -8,18 +8,18 @@ remembered, so a denied reserve can succeed under its key once there is budget.
 import hashlib
 import json
 
-import attrs
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
 from comptroller.errors import refusal
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.records import Endpoint, Remembered
+from comptroller.values import value
 
 _BYTES = 16
 
 
-@attrs.frozen
+@value
 class Key:
     """One request's key at one endpoint."""
 

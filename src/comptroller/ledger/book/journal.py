@@ -13,6 +13,8 @@ from typing import Any, Literal
 import attrs
 from runcycles import Unit
 
+from comptroller.values import value
+
 Kind = Literal[
     "opened",  # counting began: an account that is older than its file's log
     "set", "fund", "debit", "repay", "freeze", "unfreeze",  # what operators do
@@ -25,7 +27,7 @@ REQUESTS = ("reserve", "extend", "commit", "release", "record")
 """Those that are kept only as long as the reservations and events that they are about."""
 
 
-@attrs.frozen
+@value
 class Origin:
     """On whose behalf a request came, and the ids by which its sender will ask for it."""
 
@@ -38,7 +40,7 @@ asked_by: ContextVar[Origin | None] = ContextVar("asked_by", default=None)
 """The origin of the requests of this context; whoever serves others sets it."""
 
 
-@attrs.frozen
+@value
 class Entry:
     """One entry. What `amount` and `debt` are is its kind's: see `verify`, which adds them up."""
 
@@ -58,7 +60,7 @@ class Entry:
     """Its place in the log; given by the store."""
 
 
-@attrs.frozen
+@value
 class Sought:
     """Which entries are sought, oldest first: at most `limit` numbered above `after`."""
 

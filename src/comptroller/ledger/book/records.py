@@ -7,17 +7,17 @@ every later call, and a store that is durable writes it in one transaction.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Protocol
 
-import attrs
 from runcycles import Caps, CommitOveragePolicy, ReservationStatus, Unit
 
 from comptroller.decide.admission import Account, Accounts
 from comptroller.ledger.book.denials import Denied
 from comptroller.ledger.book.journal import Entry
+from comptroller.values import value
 
 Endpoint = Literal["reserve", "commit", "release", "extend", "decide", "record", "fund"]
 
 
-@attrs.frozen
+@value
 class Reservation:
     """One reservation. `row` is its place in the ledger, `token` the random part of its id."""
 
@@ -90,7 +90,7 @@ class Reservation:
         )
 
 
-@attrs.frozen
+@value
 class Event:
     """Spend that was recorded without a reservation."""
 
@@ -113,7 +113,7 @@ class Event:
         return f"evt_{self.row:x}_{self.token}"
 
 
-@attrs.frozen
+@value
 class Remembered:
     """What one key was answered: the parts that the same request does not bring along again."""
 
@@ -148,7 +148,7 @@ Bounds = tuple[int | None, int | None]
 ANY_TIME: Bounds = (None, None)
 
 
-@attrs.frozen
+@value
 class Wanted:
     """Which reservations a listing wants, and in which order: at most `limit` that come `after`."""
 

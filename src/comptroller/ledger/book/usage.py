@@ -20,6 +20,7 @@ from runcycles import ReservationStatus, Unit
 from comptroller.decide.scopes import LEVELS
 from comptroller.ledger.book.denials import QUARTER_MS, Denied
 from comptroller.ledger.book.records import Event, Reservation
+from comptroller.values import value
 
 DIMENSIONS = (*LEVELS[:-1], "tool", "model", "day", "run")
 """What a report may be told apart by."""
@@ -47,7 +48,7 @@ class Asked:
         return ours and self.since_ms <= at_ms < self.until_ms
 
 
-@attrs.frozen
+@value
 class Spending:
     """What calls came to that agree in their first six members; those not asked for are empty."""
 
