@@ -7,9 +7,11 @@ import typing
 import pytest
 from pydantic import BaseModel
 from runcycles import (
+    Caps,
     CommitRequest,
     CommitResponse,
     CyclesMetrics,
+    Decision,
     DecisionRequest,
     EventCreateRequest,
     ReleaseRequest,
@@ -19,15 +21,21 @@ from runcycles import (
     Subject,
     Unit,
 )
+from runcycles.models import CommitStatus
 
 from comptroller.decide.admission import Account
 from comptroller.ledger.book.idempotency import canonical, has_chosen_names
 from comptroller.ledger.book.lazily import Committed, Granted, lazy
 from comptroller.ledger.book.shown import balances
+from comptroller.ledger.memory import open_memory
 from ledger.asking import ACTION, amount, asking, committing, event
 
 ACCOUNTS = (Account("tenant:acme", Unit.TOKENS, 100, spent=1, reserved=2),)
-VALUES = {"decision": "ALLOW", "affected_scopes": ["tenant:acme"], "reservation_id": "rsv_1_0"}
+VALUES = {
+    "decision": Decision.ALLOW,
+    "affected_scopes": ["tenant:acme"],
+    "reservation_id": "rsv_1_0",
+}
 WHOLE = ReservationCreateResponse.model_validate(VALUES | {"balances": balances(ACCOUNTS)})
 
 
@@ -59,7 +67,7 @@ def test_grants_are_equal_whoever_looked_at_their_balances():
     looked, other = granted(), lazy(Granted, VALUES, (Account("tenant:acme", Unit.TOKENS, 99),))
     assert looked.balances[0].spent.amount == 1
     assert looked == granted() != other
-    assert lazy(Committed, {"status": "COMMITTED", "charged": amount(1)}, ()) != looked
+    assert lazy(Committed, {"status": CommitStatus.COMMITTED, "charged": amount(1)}, ()) != looked
 
 
 def test_balances_may_be_replaced():
@@ -73,6 +81,39 @@ def test_a_grant_has_no_other_members():
         granted().surprise  # noqa: B018
     assert isinstance(granted(), ReservationCreateResponse)
     assert not isinstance(granted(), CommitResponse)
+
+
+@pytest.mark.anyio
+async def test_every_answer_is_what_its_model_would_have_validated():
+    async with open_memory() as ledger:
+        await ledger.set_budget("tenant:acme", amount(1_000), caps=Caps(max_tokens=5))
+        granted = await ledger.reserve(asking("a", 10))
+        given_back = await ledger.reserve(asking("b", 10))
+        answers = [
+            granted,
+            await ledger.reserve(asking("c", 10, dry_run=True)),
+            await ledger.extend(
+                granted.reservation_id,
+                ReservationExtendRequest(idempotency_key="a", extend_by_ms=1_000),
+            ),
+            await ledger.commit(granted.reservation_id, committing("a", 7)),
+            await ledger.release(given_back.reservation_id, ReleaseRequest(idempotency_key="b")),
+            await ledger.record(event("d", 2_000)),
+        ]
+    for answer in answers:
+        model = type(answer).__mro__[2]
+        assert model.model_validate(answer.model_dump(), strict=True).model_dump() == (
+            answer.model_dump()
+        )
+        assert model.model_validate_json(answer.model_dump_json(exclude_none=True))
+    assert [type(answer).__mro__[2].__name__ for answer in answers] == [
+        "ReservationCreateResponse",
+        "ReservationCreateResponse",
+        "ReservationExtendResponse",
+        "CommitResponse",
+        "ReleaseResponse",
+        "EventCreateResponse",
+    ]
 
 
 def mappings(model, path=()):

@@ -398,6 +398,21 @@ async def test_another_event_loop_is_told_to_open_the_ledger_itself(tmp_path):
         assert await ledger.budgets() == []
 
 
+def test_so_is_another_event_loop_of_the_same_thread(tmp_path):
+    async def opened():
+        opening = open_sqlite(tmp_path / "ledger.db")
+        return opening, await opening.__aenter__()
+
+    with asyncio.Runner() as here:
+        opening, ledger = here.run(opened())
+        with (
+            asyncio.Runner() as elsewhere,
+            pytest.raises(ComptrollerError, match="opened in another event loop"),
+        ):
+            elsewhere.run(ledger.budgets())
+        here.run(opening.__aexit__(None, None, None))
+
+
 FORKED = """
 import anyio, os, sys
 from comptroller.errors import ComptrollerError

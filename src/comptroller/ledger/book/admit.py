@@ -152,7 +152,9 @@ def _accounts(book: Book, scopes: tuple[str, ...], asked: Amount, now_ms: int) -
         if found.code == "BUDGET_NOT_FOUND":
             return _first_budget(book, scopes, asked, now_ms, found)
         return found
-    return tuple(renewed(account, now_ms) for account in found)
+    if any(account.renewal for account in found):
+        return tuple(renewed(account, now_ms) for account in found)
+    return found
 
 
 def _first_budget(
@@ -229,7 +231,7 @@ def _reserved(
         token=secrets.token_hex(_TOKEN_BYTES),
         tenant=owner,
         path=scopes[-1],
-        held=tuple(account.scope for account in grant.accounts),
+        held=_held(grant.accounts),
         unit=request.estimate.unit,
         estimate=request.estimate.amount,
         policy=request.overage_policy or DEFAULT_POLICY,
@@ -273,7 +275,7 @@ def _recorded(
         charged=charged.charged,
         request=key.said,
         path=scopes[-1],
-        held=tuple(account.scope for account in found),
+        held=_held(found),
         unit=request.actual.unit,
         since=_since(found),
     )
@@ -293,5 +295,9 @@ def _recorded(
 
 def _since(accounts: Accounts) -> tuple[int, ...]:
     """The periods of the accounts; empty where each is in its first one."""
-    since = tuple(account.since_ms for account in accounts)
-    return since if any(since) else ()
+    since = [account.since_ms for account in accounts]
+    return tuple(since) if any(since) else ()
+
+
+def _held(accounts: Accounts) -> tuple[str, ...]:
+    return tuple([account.scope for account in accounts])

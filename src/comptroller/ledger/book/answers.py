@@ -23,14 +23,30 @@ from runcycles import (
     ReservationExtendResponse,
     ReservationListResponse,
     ReservationStatus,
+    Unit,
 )
-from runcycles.models import BalanceResponse, ReservationSummary
+from runcycles.models import (
+    BalanceResponse,
+    CommitStatus,
+    EventStatus,
+    ExtendStatus,
+    ReleaseStatus,
+    ReservationSummary,
+)
 
 from comptroller.decide.admission import Account
 from comptroller.decide.periods import Period
 from comptroller.decide.scopes import within
 from comptroller.ledger.book import shown
-from comptroller.ledger.book.lazily import Applied, Committed, Extended, Granted, Released, lazy
+from comptroller.ledger.book.lazily import (
+    Applied,
+    Committed,
+    Extended,
+    Granted,
+    Released,
+    lazy,
+    made,
+)
 from comptroller.ledger.book.records import Remembered, Reservation
 
 T_co = TypeVar("T_co", covariant=True)
@@ -110,6 +126,10 @@ def balances(accounts: Iterable[Account], next_cursor: str | None = None) -> Bal
     )
 
 
+def _amount(unit: Unit, count: int) -> Amount:
+    return made(Amount, {"unit": unit, "amount": count})
+
+
 def nothing() -> None:
     """Where there is nothing to say."""
 
@@ -171,9 +191,9 @@ def committed(reservation: Reservation, actual: int, answer: Remembered) -> Comm
     return lazy(
         Committed,
         {
-            "status": "COMMITTED",
-            "charged": shown.amount(unit, answer.amount),
-            "released": shown.amount(unit, rest) if rest > 0 else None,
+            "status": CommitStatus.COMMITTED,
+            "charged": _amount(unit, answer.amount),
+            "released": _amount(unit, rest) if rest > 0 else None,
         },
         answer.accounts,
     )
@@ -184,8 +204,8 @@ def released(reservation: Reservation, answer: Remembered) -> ReleaseResponse:
     return lazy(
         Released,
         {
-            "status": "RELEASED",
-            "released": shown.amount(reservation.unit, reservation.estimate),
+            "status": ReleaseStatus.RELEASED,
+            "released": _amount(reservation.unit, reservation.estimate),
         },
         answer.accounts,
     )
@@ -196,7 +216,7 @@ def extended(answer: Remembered, remaining_ttl_ms: int) -> ReservationExtendResp
     return lazy(
         Extended,
         {
-            "status": "ACTIVE",
+            "status": ExtendStatus.ACTIVE,
             "expires_at_ms": answer.moment_ms,
             "remaining_ttl_ms": remaining_ttl_ms,
         },
@@ -210,9 +230,9 @@ def applied(actual: Amount, answer: Remembered) -> EventCreateResponse:
     return lazy(
         Applied,
         {
-            "status": "APPLIED",
+            "status": EventStatus.APPLIED,
             "event_id": f"evt_{answer.row:x}_{answer.token}",
-            "charged": shown.amount(actual.unit, answer.amount) if capped else None,
+            "charged": _amount(actual.unit, answer.amount) if capped else None,
         },
         answer.accounts,
     )

@@ -75,12 +75,12 @@ class Book:
         for old, new in zip(before, after, strict=True):
             if new.debt > old.debt:
                 self.log("debt", new, now_ms, debt=new.debt - old.debt, about=about)
-        self.save(tuple(self.told(account, now_ms) for account in after), now_ms)
+        if any(account.alerts for account in after):
+            after = tuple(self.told(account, now_ms) for account in after)
+        self.save(after, now_ms)
 
     def told(self, account: Account, now_ms: int) -> Account:
         """The account after its alerts are told that are due."""
-        if account.alerts is None:
-            return account
         told, due = funding.told(account)
         for share in due:
             entry = self.log(

@@ -90,7 +90,7 @@ class SqliteLedger(Embedded):
     ) -> None:
         super().__init__(str(path), now, settings)
         self._path, self._full = path, synchronous == "FULL"
-        self._loop = anyio.lowlevel.current_token()
+        self._loop, self._thread_of_loop = anyio.lowlevel.current_token(), threading.get_ident()
         self._waiting: deque[_Request[Any]] = deque()
         self._performing: anyio.Event | None = None  # set when the worker thread's batch ends
         self._thread = anyio.CapacityLimiter(1)
@@ -146,19 +146,24 @@ class SqliteLedger(Embedded):
     def _must_be_usable(self) -> None:
         super()._must_be_usable()
         if anyio.lowlevel.current_token() != self._loop:
-            raise ComptrollerError(
-                f"{self._name} was opened in another event loop: open it in each of them;"
-                " they share the file"
-            )
+            raise self._elsewhere()
+
+    def _elsewhere(self) -> ComptrollerError:
+        return ComptrollerError(
+            f"{self._name} was opened in another event loop: open it in each of them;"
+            " they share the file"
+        )
 
     async def _perform(self, act: Act[T], *, scans: bool = False) -> T:
-        self._must_be_usable()
+        super()._must_be_usable()
+        if threading.get_ident() != self._thread_of_loop:  # the loop itself takes longer to ask for
+            raise self._elsewhere()
         request = _Request(act, scans=scans)
         self._waiting.append(request)
         try:
             await anyio.lowlevel.checkpoint()
             while not request.done:
-                super()._must_be_usable()  # closed meanwhile
+                self._must_be_usable()  # closed meanwhile, or another loop of this thread
                 if self._performing is None:
                     await self._batch()
                 else:
