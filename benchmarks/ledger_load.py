@@ -2,7 +2,7 @@
 
 A pair is one reserve and one commit over three scopes, each under a new idempotency key. The
 address is a ledger's as `open_ledger` takes it, `http://...` a Cycles server's, spoken to over bare
-sockets so that the client costs little, or `unix:...` a Redis server's.
+sockets so that the client costs little (`http://KEY@HOST:PORT`), or `unix:...` a Redis server's.
 """
 
 import asyncio
@@ -11,10 +11,11 @@ import itertools
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 from runcycles import Action, Amount, CommitRequest, ReservationCreateRequest, Subject, Unit
@@ -27,7 +28,9 @@ ACTION = {"kind": "llm.completion", "name": "openai:gpt-4.1"}
 UNIT = Unit.USD_MICROCENTS
 PLENTY = 2**60
 ESTIMATE, ACTUAL = 10, 7
-API_KEY = "key"
+WARMING = 0.3
+"""Seconds of load before the one that is measured: a process that was just forked copies its memory
+page by page, and its interpreter has not seen this code yet."""
 
 
 @attrs.frozen
@@ -85,8 +88,8 @@ async def embedded(asked: Load) -> AsyncIterator[Callable[[], Any]]:
 class Connection(asyncio.Protocol):
     """One connection to an HTTP server that stays open; one request at a time."""
 
-    def __init__(self) -> None:
-        self._buffer = b""
+    def __init__(self, api_key: str) -> None:
+        self._api_key, self._buffer = api_key, b""
         self._answer: asyncio.Future[bytes]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -112,7 +115,7 @@ class Connection(asyncio.Protocol):
         """The body of the answer."""
         self._answer = asyncio.get_running_loop().create_future()
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: ledger\r\nX-Cycles-API-Key: {API_KEY}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: ledger\r\nX-Cycles-API-Key: {self._api_key}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
@@ -122,7 +125,7 @@ class Connection(asyncio.Protocol):
 @asynccontextmanager
 async def over_http(asked: Load) -> AsyncIterator[Callable[[], Any]]:
     """Callers with a connection each to a Cycles server, whose budgets are set."""
-    host, _, port = asked.address.removeprefix("http://").partition(":")
+    server = urlsplit(asked.address)
     amount = {"unit": UNIT.value, "amount": ESTIMATE}
     request = {"subject": SUBJECT, "action": ACTION, "estimate": amount}
     reserving = json.dumps(request)[1:].encode()
@@ -131,7 +134,9 @@ async def over_http(asked: Load) -> AsyncIterator[Callable[[], Any]]:
     connections: list[Connection] = []
 
     async def caller() -> Caller:
-        _, connection = await loop.create_connection(Connection, host, int(port))
+        _, connection = await loop.create_connection(
+            lambda: Connection(server.username or ""), server.hostname, server.port
+        )
         connections.append(connection)
 
         async def reserve(key: str) -> str:
@@ -191,12 +196,22 @@ def put(asked: Load, pipe: Pipe) -> None:
 
 async def main(asked: Load, pipe: Pipe) -> None:
     keys = (f"{os.getpid()}-{number}" for number in itertools.count())
-    waits: list[int] = []
-    pairs, ends = 0, 0.0
+    async with AsyncExitStack() as stack:
+        caller = await stack.enter_async_context(opened(asked))
+        callers = [await caller() for _ in range(asked.callers)]
+        await measured(callers, keys, WARMING)
+        pipe.send("ready")
+        pipe.recv()
+        pipe.send(await measured(callers, keys, asked.seconds))
 
-    async def work(caller: Caller) -> None:
+
+async def measured(callers: list[Caller], keys: Iterator[str], seconds: float) -> Measured:
+    """What all callers at once get done in so many seconds."""
+    waits: list[int] = []
+    pairs, ends = 0, time.perf_counter() + seconds
+
+    async def work(reserve: Reserve, commit: Commit) -> None:
         nonlocal pairs
-        reserve, commit = caller
         while time.perf_counter() < ends:
             key = next(keys)
             began = time.perf_counter_ns()
@@ -205,15 +220,9 @@ async def main(asked: Load, pipe: Pipe) -> None:
             await commit(reservation, key)
             pairs += 1
 
-    async with AsyncExitStack() as stack:
-        caller = await stack.enter_async_context(opened(asked))
-        callers = [await caller() for _ in range(asked.callers)]
-        pipe.send("ready")
-        pipe.recv()
-        began, cpu = time.perf_counter(), time.process_time()
-        ends = began + asked.seconds
-        async with asyncio.TaskGroup() as group:
-            for one in callers:
-                group.create_task(work(one))
-        lasted, cpu = time.perf_counter() - began, time.process_time() - cpu
-    pipe.send(Measured(pairs / lasted, cpu / max(pairs, 1), sorted(waits)))
+    began, cpu = time.perf_counter(), time.process_time()
+    async with asyncio.TaskGroup() as group:
+        for caller in callers:
+            group.create_task(work(*caller))
+    lasted, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return Measured(pairs / lasted, cpu / max(pairs, 1), sorted(waits))

@@ -4,6 +4,7 @@ The first signal stops it gracefully: nothing new is let in, what is in flight i
 one does not wait for that.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -113,6 +114,7 @@ async def _serve(
             )
             server = Server(configured(application, secured, order.grace))
             server.ready = lambda: _tell(ledger, keys, url(listener, secure=secured is not None))
+            gc.freeze()  # what was imported stays: each full collection would walk through it
             async with anyio.create_task_group() as tasks:
                 await tasks.start(_stop_on_signals, server)
                 await server.serve([listener])
