@@ -1,13 +1,16 @@
-"""Does a ledger slow down as it grows? Opening, and pairs a second, beside an empty file.
+"""Does a ledger slow down as it grows? Opening, pairs a second, reports, and a server's memory.
 
     python benchmarks/growth.py [--rows 1000000] [--repeats 5]
 
 One file holds a million finished reservations with the answers that were given, as many months
 would leave them; the other is new. They are measured in turns: ratios of medians are what counts.
+A report is by tenant, agent and model, over thirty days of twenty agents; memory is the most that
+`comptroller serve` held while 100 callers asked it for a second.
 """
 
 import argparse
 import asyncio
+import re
 import sqlite3
 import statistics
 import time
@@ -15,12 +18,14 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ledger_load import ACTION, ACTUAL, ESTIMATE, PLENTY, SCOPES, SUBJECT, UNIT
+import attrs
+from ledger_load import ACTION, ACTUAL, ESTIMATE, PLENTY, SCOPES, SUBJECT, UNIT, Load
 from rich.console import Console
 from rich.table import Table
 from runcycles import Action, Amount, CommitRequest, ReservationCreateRequest, Subject
 
 from comptroller import open_ledger
+from ledger import run, served
 
 FILL = """
 WITH RECURSIVE numbers(n) AS (SELECT :first UNION ALL SELECT n + 1 FROM numbers WHERE n < :last)
@@ -33,6 +38,15 @@ SELECT n, token, tenant, path, held, unit, estimate, policy, created_ms, expires
 FROM numbers, reservations WHERE id = 1
 """
 KEYS = "INSERT INTO keys (digest, reservation) SELECT digest, id FROM reservations WHERE id >= ?"
+SUMS = """
+WITH RECURSIVE quarters(q) AS (SELECT 1 UNION ALL SELECT q + 1 FROM quarters WHERE q < 96 * 30),
+    agents(a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM agents WHERE a < 20)
+INSERT INTO usage (quarter_ms, path, unit, kind, name, calls, charged, abandoned, tokens_input,
+    tokens_output)
+SELECT quarter_ms - q * 900000, path || '-' || a, unit, kind, name, :rows / (96 * 30 * 20), charged,
+    abandoned, tokens_input, tokens_output
+FROM quarters, agents, usage
+"""
 SLICE = 50_000
 
 
@@ -69,19 +83,52 @@ def fill(path: Path, rows: int) -> None:
             connection.execute(FILL, {"first": begin, "last": last})
             connection.execute(KEYS, (begin,))
             connection.execute("COMMIT")
+        connection.execute(SUMS, {"rows": rows})
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-async def measure(directory: Path, rows: int, repeats: int) -> dict[str, list[tuple[float, float]]]:
+async def reporting(path: Path) -> float:
+    """Seconds of a report."""
+    async with open_ledger(path) as ledger:
+        began = time.perf_counter()
+        assert await ledger.usage(by="tenant,agent,model")
+        return time.perf_counter() - began
+
+
+def serving(path: Path) -> float:
+    """The most memory that a server of the file held, in MB."""
+    with served(str(path), "NORMAL") as (address, pid):
+        run(Load(address, callers=100, seconds=1), 1)
+        said = Path(f"/proc/{pid}/status").read_text()
+    peak = re.search(r"VmHWM:\s+(\d+) kB", said)
+    assert peak is not None
+    return int(peak[1]) / 1000
+
+
+@attrs.frozen
+class Found:
+    """What was measured of one file: seconds, and MB of memory."""
+
+    opening: list[float] = attrs.field(factory=list)
+    pair: list[float] = attrs.field(factory=list)
+    report: list[float] = attrs.field(factory=list)
+    memory: list[float] = attrs.field(factory=list)
+
+
+def measure(directory: Path, rows: int, repeats: int) -> dict[str, Found]:
     grown = directory / "grown.db"
-    await pairs(grown, 1, "first")
+    asyncio.run(pairs(grown, 1, "first"))
     fill(grown, rows)
-    found: dict[str, list[tuple[float, float]]] = {"new": [], f"{rows:,} finished": []}
+    found = {"new": Found(), f"{rows:,} finished": Found()}
     for turn in range(repeats):
         new = directory / f"new-{turn}.db"
-        await pairs(new, 1, "first")
-        for name, path in zip(found, (new, grown), strict=True):
-            found[name].append(await pairs(path, 1_000, f"turn-{turn}"))
+        asyncio.run(pairs(new, 1, "first"))
+        for one, path in zip(found.values(), (new, grown), strict=True):
+            opening, pair = asyncio.run(pairs(path, 1_000, f"turn-{turn}"))
+            one.opening.append(opening)
+            one.pair.append(pair)
+            one.report.append(asyncio.run(reporting(path)))
+            one.memory.append(serving(path))
     return found
 
 
@@ -91,15 +138,22 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
     with TemporaryDirectory(prefix="growth-") as directory:
-        found = asyncio.run(measure(Path(directory), asked.rows, asked.repeats))
+        found = measure(Path(directory), asked.rows, asked.repeats)
     table = Table(title="a ledger as it grows, one caller: medians")
     table.add_column("file")
-    for heading in ("opening", "a pair", "ratio"):
+    for heading in ("opening", "a pair", "ratio", "report", "memory served"):
         table.add_column(heading, justify="right")
-    base = statistics.median(pair for _, pair in found["new"])
-    for name, runs in found.items():
-        opening, pair = (statistics.median(column) for column in zip(*runs, strict=True))
-        table.add_row(name, f"{opening * 1e3:.1f} ms", f"{pair * 1e6:.0f} µs", f"{pair / base:.2f}")
+    base = statistics.median(found["new"].pair)
+    for name, one in found.items():
+        opening, pair, report, memory = map(statistics.median, attrs.astuple(one, recurse=False))
+        table.add_row(
+            name,
+            f"{opening * 1e3:.1f} ms",
+            f"{pair * 1e6:.0f} µs",
+            f"{pair / base:.2f}",
+            f"{report * 1e3:.1f} ms",
+            f"{memory:.0f} MB",
+        )
     Console(width=100).print(table)
 
 

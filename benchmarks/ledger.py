@@ -80,8 +80,8 @@ def has_redis() -> bool:
 
 
 @contextmanager
-def served(address: str, synchronous: str) -> Iterator[str]:
-    """The address at which `comptroller serve` serves the ledger, with a key of its tenant."""
+def served(address: str, synchronous: str) -> Iterator[tuple[str, int]]:
+    """Where `comptroller serve` serves the ledger, with a key of its tenant; and its process."""
     comptroller = [sys.executable, "-m", "comptroller"]
     command = [*comptroller, "serve", "--ledger", address, "--port", "0"]
     if address == "memory:":
@@ -98,7 +98,7 @@ def served(address: str, synchronous: str) -> Iterator[str]:
             key = server.stdout.readline().split()[-1]
         url = server.stdout.readline().split()[-1]
         try:
-            yield url.replace("//", f"//{key}@")
+            yield url.replace("//", f"//{key}@"), server.pid
         finally:
             server.terminate()
 
@@ -131,7 +131,7 @@ def servers(wanted: list[Case]) -> Iterator[dict[str, str]]:
         found = {}
         for engine in dict.fromkeys(case.engine for case in wanted if case.http):
             address = "memory:" if engine == "memory" else str(directory / f"{engine}.db")
-            found[engine] = stack.enter_context(served(address, synchronous(engine)))
+            found[engine], _ = stack.enter_context(served(address, synchronous(engine)))
         if any(case.engine == REDIS for case in wanted):
             found[REDIS] = stack.enter_context(redis_server(directory))
         yield found
