@@ -4,11 +4,13 @@ What the recorded exchanges of the reference server do not reach, and what calle
 the errors' types and fields, concurrency, cancellation, operators, time.
 """
 
+import math
+
 import anyio
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from runcycles import Amount, Caps, Decision, Unit
+from runcycles import Amount, Caps, CyclesMetrics, Decision, Unit
 
 from comptroller.errors import (
     BudgetExceeded,
@@ -491,6 +493,27 @@ async def test_a_wrong_page_is_a_bad_request(ledger, wrong):
     with pytest.raises(LedgerRefused) as caught:
         await ledger.reservations(tenant="acme", **wrong)
     assert caught.value.error_code == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: [1, {"deep": (one,)}]])
+async def test_a_number_that_is_none_to_json_is_a_bad_request_and_changes_nothing(
+    embedded, number, wrap
+):
+    await embedded.set_budget("tenant:acme", amount(100))
+    said = {"number": wrap(number)}
+    one = await granted(embedded, "k", 10)
+    for refused in (
+        granted(embedded, "l", 10, metadata=said),
+        embedded.commit(one.reservation_id, committing("c", 4, metadata=said)),
+        embedded.commit(one.reservation_id, committing("c", 4, metrics=CyclesMetrics(custom=said))),
+    ):
+        with pytest.raises(LedgerRefused, match="no finite number") as caught:
+            await refused
+        assert (caught.value.status, caught.value.error_code) == (400, "INVALID_REQUEST")
+    await embedded.commit(one.reservation_id, committing("c", 4, metadata={"number": [1.5]}))
+    [shown] = await embedded.budgets()
+    assert (shown.spent.amount, shown.reserved.amount) == (4, 0)
 
 
 async def test_what_was_committed_is_found_on_the_reservation(ledger):

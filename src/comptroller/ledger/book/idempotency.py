@@ -7,6 +7,8 @@ remembered, so a denied reserve can succeed under its key once there is budget.
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
@@ -14,6 +16,7 @@ from pydantic_core import PydanticSerializationError
 from comptroller.errors import refusal
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.records import Endpoint, Remembered
+from comptroller.ledger.book.refusals import invalid
 from comptroller.values import value
 
 _BYTES = 16
@@ -83,15 +86,26 @@ def canonical(request: BaseModel) -> str:
         if not has_chosen_names(request):
             # `model_dump_json` without its two dozen settings, which cost as much as the JSON
             return request.__pydantic_serializer__.to_json(request, exclude_none=True).decode()
+        if not _finite(request.__dict__.get("metadata")) or not _finite(_custom(request)):
+            raise invalid("the request cannot be written as JSON: it holds no finite number")
         plain = request.model_dump(mode="json", exclude_none=True)
     except (PydanticSerializationError, RecursionError) as error:
-        raise refusal(
-            f"the request cannot be written as JSON: {error}",
-            status=400,
-            error_code="INVALID_REQUEST",
-            asks_for_budget=False,
-        ) from None
+        raise invalid(f"the request cannot be written as JSON: {error}") from None
     return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def _custom(request: BaseModel) -> object:
+    metrics = request.__dict__.get("metrics")
+    return metrics.custom if metrics else None
+
+
+def _finite(value: object) -> bool:
+    """Whether every number in there is one to JSON, which pydantic would write as null."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_finite, value))
 
 
 def has_chosen_names(request: BaseModel) -> bool:
