@@ -155,6 +155,33 @@ async def test_only_the_latest_grants_caps_count():
     assert trace.tools == ["clock", "weather"]
 
 
+# -- a soft landing
+
+
+@both_ways
+async def test_a_run_lands_softly_where_its_budget_says_so(streamed):
+    """Free at first; once less than 70 % remains, shorter answers and no more of one tool."""
+    trace = Trace()
+    turns = [[call("weather", number)] for number in range(3)]
+    agent = trace.agent("Triage agent", "quick", *turns, "Done.", tools=[trace.tool()])
+    async with open_books(agent, llm_estimate=tokens(200)) as books:
+        await books.ledger.set_budget(
+            "tenant:acme",
+            tokens(700),
+            caps=Caps(max_tokens=5, tool_denylist=["weather"]),
+            caps_below="70%",
+        )
+        with pytest.raises(ToolDenied, match="caps forbid the tool weather"):
+            await drive(books.run, streamed)
+    assert [line.charged for line in books.lines if line.kind == "llm.completion"] == [
+        tokens(122),
+        tokens(124),
+        tokens(126),
+    ]
+    assert [attempt.settings.max_tokens for attempt in trace.attempts] == [None, None, 5]
+    assert trace.tools == ["weather", "weather"]
+
+
 # -- steps and pauses
 
 
