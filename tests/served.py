@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import attrs
 
+from children import Python
 from cli.commands import done, environment, start
 
 
@@ -20,10 +21,10 @@ class Served:
 
 
 @contextmanager
-def served(ledger, *options, **variables):
+def served(ledger, *options, program=Python, **variables):
     """A server of `ledger` on a free port, until the block ends; it has to end gracefully."""
     words = ("serve", "--ledger", str(ledger), "--port", "0", *options)
-    with start(*words, env=environment(**variables)) as child:
+    with start(*words, program=program, env=environment(**variables)) as child:
         try:
             said = ""
             while not (found := re.search(r"at (https?://\S+)", said)):

@@ -3,10 +3,11 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+import children
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LOOPBACK_ONLY = """
@@ -101,21 +102,15 @@ def run(tmp_path):
     own = {**homes, "PYTHONPATH": str(hooks), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(name, **settings):
-        done = subprocess.run(
-            [sys.executable, "-W", "always::ResourceWarning", EXAMPLES / f"{name}.py",
-             *OPTIONS.get(name, [])],
-            check=False,
+        code, out, err = children.run(
+            ["-W", "always::ResourceWarning", EXAMPLES / f"{name}.py", *OPTIONS.get(name, [])],
             cwd=place,
             env={**os.environ, **own, **settings},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )  # fmt: skip
-        assert done.stderr == ""
-        assert done.returncode == 0
+        )
+        assert (code, err) == (0, "")
         assert [left for left in place.rglob("*") if left.is_file()] == []
-        return done.stdout
+        return out
 
     return run
 

@@ -6,16 +6,13 @@ response whose client left); `asyncio.run` ends under tasks that nobody awaited.
 
 import asyncio
 import gc
-import os
 import signal
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 from runcycles import Unit
 
+import children
 from comptroller import RunCancelled, governed_run, open_supervisor
 from comptroller.decide.lifecycle import Outcome
 from comptroller.ledger.embedded import wall_clock
@@ -287,15 +284,9 @@ PROGRAM = """
 def python(body, *args, code=0):
     """What a program of its own prints; it must end by itself, and with this exit code."""
     script = textwrap.dedent(PROGRAM) + textwrap.dedent(body)
-    here = str(Path(__file__).parent)
-    paths = [here, *(path for path in sys.path if path.endswith("src"))]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, *map(str, args)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    return done.stdout.splitlines(), done.stderr
+    ended, out, err = children.run(["-W", "ignore", "-c", script, *map(str, args)])
+    assert ended == code, err
+    return out.splitlines(), err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 import comptroller
+from children import Python
 from comptroller.cli import app
 
 
@@ -39,9 +40,9 @@ def environment(**more):
     return {**os.environ, "PYTHONPATH": str(Path(comptroller.__file__).parents[1]), **more}
 
 
-def start(*words, **settings):
+def start(*words, program=Python, **settings):
     """The command as a child, its output in pipes."""
-    return subprocess.Popen(
+    return program(
         [sys.executable, "-m", "comptroller", *words],
         **{
             "stdout": subprocess.PIPE,

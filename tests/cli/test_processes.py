@@ -76,7 +76,11 @@ def test_another_process_sees_what_a_run_holds():
 
 
 def test_bad_input_is_one_line_of_a_process_too(tmp_path):
-    code, out, err = ended(start("run", "nowhere:agent", "hi", "--tenant", "acme", cwd=tmp_path))
+    code, out, err = ended(
+        start(
+            "run", "nowhere:agent", "hi", "--tenant", "acme", cwd=tmp_path, program=subprocess.Popen
+        )
+    )
     assert (code, out) == (2, "")
     assert err.startswith("comptroller: no module 'nowhere'")
     assert err.count("\n") == 1
@@ -95,7 +99,7 @@ def test_a_reader_that_goes_away_ends_it_quietly():
 @pytest.mark.usefixtures("desk")
 def test_an_encoding_that_cannot_show_everything_shows_the_rest():
     env = environment(PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    code, out, err = ended(start("budget", "list", *LEDGER, env=env))
+    code, out, err = ended(start("budget", "list", *LEDGER, env=env, program=subprocess.Popen))
     assert (code, err) == (0, "")
     assert "tenant:acme" in out
     assert out.isascii()

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
 import threading
 import time
 
@@ -191,7 +192,8 @@ class TestServing:
 
     def test_it_needs_less_than_200_mb(self, ledger):
         key = key_of("acme", ledger)
-        with served(ledger) as running, client_of(running, key) as client:
+        server = served(ledger, program=subprocess.Popen)
+        with server as running, client_of(running, key) as client:
             for number in range(50):
                 asked = RESERVE | {"idempotency_key": str(number), "metadata": {"x": "x" * 9_000}}
                 assert client.post("/v1/reservations", json=asked).status_code == 200

@@ -22,6 +22,8 @@ from runcycles import (
     Subject,
 )
 
+import children
+from children import Python
 from comptroller.errors import LedgerMisbehaved, LedgerUnreachable
 from comptroller.ledger.connections import KeyedClient, pool
 from comptroller.ledger.cycles import open_cycles
@@ -49,7 +51,7 @@ def server():
     """The address of a Cycles server in a process of its own."""
     budget = json.dumps({"tenant:acme": {"TOKENS": 10**6}})
     command = [sys.executable, SERVER, "--budgets", budget]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with Python(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield json.loads(process.stdout.readline())["url"]
         process.stdin.close()
         process.wait(20)
@@ -286,9 +288,9 @@ anyio.run(main)
 
 
 def test_use_in_a_forked_child_is_one_clear_error():
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    (line,) = told.stdout.splitlines()
+    code, out, err = children.run(["-W", "ignore::DeprecationWarning", "-c", FORKS])
+    assert code == 0, err
+    (line,) = out.splitlines()
     assert line.startswith("ComptrollerError the ledger http://127.0.0.1:1 was opened in process ")
     assert "open one in each process" in line
     assert str(os.getpid()) not in line

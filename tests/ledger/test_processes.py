@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from children import Python, environment
 from comptroller.ledger.sqlite import open_sqlite
 from ledger.asking import amount, balance_of
 
@@ -29,13 +30,12 @@ def hammering(path, name):
 
 def started(script, *arguments):
     """A script beside this one as a process of its own."""
-    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.Popen(
+    return Python(
         [sys.executable, "-P", HERE / script, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=environment(),
     )
 
 

@@ -6,7 +6,6 @@ Each is bound to a test by its id. Where a process dies, a real child does.
 import hashlib
 import itertools
 import json
-import os
 import re
 import stat
 import subprocess
@@ -19,6 +18,7 @@ import httpx
 import pytest
 from runcycles.journal import PendingCommitRecord
 
+from children import Python, environment
 from cli.commands import ended, start
 from comptroller.decide.settlement import Abandoned
 from comptroller.ledger.cycles import open_cycles
@@ -189,11 +189,10 @@ async def test_what_failed_without_an_actual_is_told_and_not_settled(tmp_path):
 
 def child(bank, outbox):
     """A process that spends 30 tokens."""
-    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.Popen(
+    return Python(
         [sys.executable, "-P", HERE / "debtor.py", bank.url, outbox, "key"],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=environment(),
     )
 
 
@@ -212,7 +211,7 @@ def replaying(bank, outbox, key="key", seconds=30):
     """Another process that sends what it finds."""
     settings = {"CYCLES_API_KEY": key, "COMPTROLLER_OUTBOX": str(outbox)}
     words = ("outbox", "replay", "--ledger", bank.url, "--timeout", str(seconds))
-    return start(*words, env=os.environ | settings | {"PYTHONPATH": str(HERE.parents[1] / "src")})
+    return start(*words, env=environment(**settings))
 
 
 def replayed(*args, code=0, **settings):

@@ -15,6 +15,8 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
+import children
+from children import Python
 from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerUnreachable
 from comptroller.ledger.sqlite import open_sqlite
 from comptroller.ledger.sqlite.turns import Turns
@@ -453,7 +455,7 @@ sys.stdin.read()
 def test_a_turn_ends_with_its_process_whatever_forks_it_leaves(tmp_path):
     path = tmp_path / "ledger.db"
     command = [sys.executable, "-W", "ignore", "-c", ORPHANED, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as killed:  # its fork reads on
+    with Python(command, stdin=subprocess.PIPE) as killed:  # its fork reads on
         assert killed.wait(60) < 0
         turns = Turns(path)
         try:
@@ -463,14 +465,10 @@ def test_a_turn_ends_with_its_process_whatever_forks_it_leaves(tmp_path):
 
 
 def test_a_forked_child_is_told_to_open_the_ledger_again(tmp_path):
-    ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path / "ledger.db")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    told = ran.stdout.splitlines()
+    words = ["-W", "ignore", "-c", FORKED, str(tmp_path / "ledger.db")]
+    code, out, err = children.run(words)
+    assert code == 0, err
+    told = out.splitlines()
     assert [line.endswith("open the ledger again in this process") for line in told] == [
         True,
         True,

@@ -1,16 +1,12 @@
 """Whatever befalls the file: a clear line; what was acknowledged is stored, and is not lost."""
 
-import os
 import re
-import resource
-import subprocess
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import anyio
 import pytest
 
+import children
 from comptroller.errors import ComptrollerError, LedgerRefused, LedgerUnreachable
 from comptroller.ledger.sqlite import open_sqlite
 from ledger.asking import amount, asking, balance_of, committing, event, extending, releasing
@@ -85,31 +81,24 @@ async def test_a_full_disk_refuses_what_it_cannot_hold_and_keeps_the_rest(path, 
         assert (await balance_of(ledger, "tenant:acme"))["reserved"] == len(acknowledged | more)
 
 
-def run(*arguments, first=None):
-    """A Python of its own, to its end."""
-    return subprocess.run(
-        [sys.executable, "-P", *arguments],
-        capture_output=True,
-        text=True,
-        preexec_fn=first,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        timeout=120,
-        check=False,
-    )
+LIMITED = """
+import resource, sys
+import anyio
+from ledger import hammer
 
-
-def limited():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+anyio.run(hammer.main, *sys.argv[1:])
+"""
 
 
 async def test_a_process_whose_writes_fail_has_acknowledged_only_what_others_find(path):
     """The system itself refuses the write here, in the middle of a transaction's pages."""
     async with open_sqlite(path) as ledger:
         await ledger.set_budget("tenant:acme", amount(1_000_000))
-    ran = run(Path(__file__).with_name("hammer.py"), path, "limited", "1000", "5", first=limited)
-    assert ran.returncode
-    assert re.search(r"LedgerUnreachable: .*ledger\.db ", ran.stderr)
-    acknowledged = {line.split()[0] for line in ran.stdout.splitlines()}
+    code, out, err = children.run(["-P", "-c", LIMITED, path, "limited", "1000", "5"])
+    assert code
+    assert re.search(r"LedgerUnreachable: .*ledger\.db ", err)
+    acknowledged = {line.split()[0] for line in out.splitlines()}
     assert acknowledged
     async with open_sqlite(path) as ledger:
         assert acknowledged <= await stored(ledger)
@@ -204,10 +193,10 @@ async def test_a_log_that_was_left_by_a_dead_process_is_read(path):
         "        os.kill(os.getpid(), 9)\n"
         "anyio.run(main)\n"
     )
-    ran = run("-c", script, path)
+    _, printed, _ = children.run(["-P", "-c", script, path])
     assert path.with_name("ledger.db-wal").stat().st_size
     async with open_sqlite(path) as ledger:
-        assert await stored(ledger) == {ran.stdout.strip()}
+        assert await stored(ledger) == {printed.strip()}
 
 
 async def test_an_error_of_a_batch_is_told_to_each_caller_as_its_own(path):

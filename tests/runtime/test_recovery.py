@@ -1,7 +1,6 @@
 """What a dead process of this host has left reserved is settled under its old keys, by policy."""
 
 import json
-import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import pytest
 from agents import Agent
 from runcycles import Action, ReservationCreateRequest, Subject
 
+from children import Python, environment
 from cli.commands import done
 from comptroller import Policy, governed_run, open_ledger, open_supervisor, tokens, usd
 from comptroller.runtime.presence import PRESENCE, dead, directory, mark_of
@@ -27,12 +27,11 @@ pytestmark = pytest.mark.anyio
 @contextmanager
 def doomed(*words):
     """A process with two calls in flight, and their keys; killed at the end."""
-    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(
+    process = Python(
         [sys.executable, "-P", HERE / "doomed.py", *map(str, words)],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=environment(),
     )
     with process:
         try:
