@@ -19,11 +19,15 @@ _PATIENCE = 5.0  # seconds for a turn, and for another program's lock
 class Aside:
     """Such a connection. One thread uses it at a time.
 
+    Args:
+        path: the file of a ledger that has been opened.
+        durable: what it has written outlives a loss of power.
+
     Raises:
         ComptrollerError: the file cannot be used; the text says why and what to do.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, durable: bool = False) -> None:
         self._path = path
         with self.explained():
             self.sql = sqlite3.connect(
@@ -31,6 +35,8 @@ class Aside:
             )
             try:
                 self.sql.execute("PRAGMA wal_autocheckpoint = 0")  # the ledger does it
+                if durable:
+                    self.sql.execute("PRAGMA synchronous = FULL")
             except BaseException:  # a file that is no database: nobody else would close it
                 self.sql.close()
                 raise
