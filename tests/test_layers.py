@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alike
+
 ROOT = Path(__file__).parents[1] / "src"
 
 LAYERS = [  # the lowest first; a name is a module or a package under `comptroller`

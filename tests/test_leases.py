@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import anyio
+import pytest
 
 from comptroller.testing import virtual_backend
 from soak.books import loops_clock
@@ -19,6 +20,7 @@ def program():
     return found
 
 
+@pytest.mark.alike
 def test_ten_thousand_leases_are_held_without_a_late_beat():
     """Granted within two seconds, they come due within two seconds, again and again."""
     many = 10_000

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.alike
+
 ROOT = Path(__file__).parents[1]
 MODULE_LINES, FUNCTION_LINES, MOST_FUNCTIONS_LINES = 400, 60, 30
 LONG_SLEEP = 0.2  # seconds

@@ -148,6 +148,7 @@ async def test_over_http_it_answers_as_the_reference_server(case, clock):
         await OverHttp(CASES[case], ledger, clock, client).run()
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_a_server_answers_as_the_reference_server(tmp_path):
     """Every case through sockets and the server of `comptroller serve`, on a ledger in a file."""

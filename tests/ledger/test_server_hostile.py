@@ -21,7 +21,7 @@ from ledger.asking import asking
 from ledger.asking_http import ADMIN, KEYS, amount, event, reserving
 from ledger.clocks import Clock
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alike]
 
 KINDS = 6
 EXAMPLES = max(1, int(os.environ.get("COMPTROLLER_HOSTILE", "600")) // KINDS)

@@ -23,6 +23,8 @@ from schemathesis.checks import (
 from cli.commands import done
 from served import key_of, served
 
+pytestmark = pytest.mark.alike
+
 DOCUMENT = Path(__file__).parents[1] / "data" / "protocol" / "cycles-protocol-v0.yaml"
 SCHEMA = schemathesis.openapi.from_path(DOCUMENT)
 OPERATIONS = {
