@@ -39,7 +39,7 @@ endif
 
 .PHONY: help test check lint types coverage e2e soak demo examples format clean environments
 help:
-	@sed -n '/^#   make/s/^#   //p' Makefile
+	@sed -n 's/^#   //p' Makefile
 
 .PRECIOUS: .venv/%/ready
 .venv/%/ready: pyproject.toml
