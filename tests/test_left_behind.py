@@ -417,6 +417,7 @@ def test_a_tools_thread_does_not_keep_the_scope(runner):
 
 def test_an_open_reservation_would_be_seen(runner):
     """The checks above can fail."""
+    handler = signal.getsignal(signal.SIGINT)
 
     async def main():
         program = await Program().open()
@@ -428,4 +429,4 @@ def test_an_open_reservation_would_be_seen(runner):
             started.cancel()
 
     runner.run(main())
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
