@@ -121,6 +121,8 @@ async def test_runs_that_end_in_peace_leave_no_file(tmp_path):
     before = set(directory().glob("*"))
     agent = Agent(name="A", model=CountingModel())
     async with open_ledger(tmp_path / "ledger.db") as ledger, open_ledger("memory:") as memory:
+        assert (ledger.durable, memory.durable) == (True, False)
+        memory._name = "whatever it is called"
         for each, files in ((ledger, 1), (memory, 0)):
             await each.set_budget("tenant:acme", usd("1"))
             async with governed_run(agent, "acme", ledger=each) as run:
