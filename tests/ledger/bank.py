@@ -73,6 +73,22 @@ class Bank:
         """What only an operator does, or a look behind."""
         return self._portal.call(lambda: getattr(self.ledger, method)(*args, **named))
 
+    def perform(self, work):
+        """What `work` makes of the ledger, in the server's loop."""
+        return self._portal.call(work, self.ledger)
+
+    def wait_until_nobody_asks(self):
+        """Until what clients sent that are dead has been done, and their connections are closed."""
+
+        async def idle():
+            quiet = 0
+            while quiet < 10:  # turns of the loop: whoever is before the door has come in by then
+                await anyio.sleep(0)
+                state = self.server.server_state
+                quiet = 0 if state.connections or state.tasks else quiet + 1
+
+        self._portal.call(idle)
+
     def spent(self):
         (balance,) = self.do("balances", tenant="acme").balances
         return balance.spent.amount

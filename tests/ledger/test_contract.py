@@ -62,6 +62,15 @@ async def test_reserve_locks_and_commit_charges_in_every_budgeted_scope(ledger):
         }
 
 
+async def test_when_all_is_accepted_draining_it_takes_no_time(ledger):
+    """A program that drains a server's ledger runs with an embedded one, too."""
+    await ledger.set_budget("tenant:acme", amount(1000))
+    answer = await granted(ledger, "k", 100)
+    await ledger.commit(answer.reservation_id, committing("c", 30))
+    with anyio.fail_after(5):
+        assert await ledger.drain() == await ledger.drain(600) == 0
+
+
 async def test_a_denial_carries_what_a_message_needs(ledger):
     await ledger.set_budget("tenant:acme", usd("10"))
     await ledger.set_budget("tenant:acme/agent:triage", usd("0.02"))

@@ -1,6 +1,8 @@
 """The outbox: what is on disk when, what is sent when, and what an answer does to it."""
 
 import itertools
+import os
+import time
 
 import anyio
 import pytest
@@ -263,6 +265,19 @@ async def test_what_another_process_left_is_found_and_other_ledgers_are_left_alo
         ("record", "run/1/run/1/llm-1/commit", "globex"),
     ]
     assert [entry.address for entry in on_disk(root)] == ["http://another"]
+
+
+async def test_what_was_never_whole_is_removed_when_nobody_can_be_writing_it(root):
+    """A process died while it wrote; another one may be writing just now."""
+    shelf = Shelf(root, ADDRESS)
+    shelf.put(Entry.of(owed(), ADDRESS))
+    (whole,) = (path for path in root.rglob("*") if path.is_file())
+    for name, seconds in (("torn", 7_200), ("new", 0)):
+        part = whole.with_name(f"v2-{name}.json.1.abcd.tmp")
+        part.touch()
+        os.utime(part, (time.time() - seconds,) * 2)
+    assert [entry.key for entry in shelf.load()] == ["rsv_1"]
+    assert {path.name for path in whole.parent.iterdir()} == {whole.name, "v2-new.json.1.abcd.tmp"}
 
 
 async def test_many_are_sent_a_few_at_once(root):

@@ -115,11 +115,29 @@ def test_an_execution_is_new_each_time_and_names_its_process():
     assert mark_of("0123456789ab") is None
 
 
+def test_what_is_long_dead_is_forgotten():
+    """Nothing of it can be active: its file, and one whose process died while it made it."""
+    directory().mkdir(parents=True)
+    old = [directory() / name for name in ("0123456789ab", "0123456789ab.tmp")]
+    new = [directory() / name for name in ("ba9876543210", "ba9876543210.tmp")]
+    for path in (*old, *new):
+        path.touch()
+    for path in old:
+        os.utime(path, (0, 0))
+    PRESENCE.enter("ledger.db", "acme")
+    try:
+        assert set(directory().iterdir()) & {*old, *new} == set(new)
+    finally:
+        PRESENCE.leave()
+
+
 async def test_runs_that_end_in_peace_leave_no_file(tmp_path):
     """And a ledger in memory is nobody's to recover: its runs leave none while they run."""
     before = set(directory().glob("*"))
     agent = Agent(name="A", model=CountingModel())
     async with open_ledger(tmp_path / "ledger.db") as ledger, open_ledger("memory:") as memory:
+        assert (ledger.durable, memory.durable) == (True, False)
+        memory._name = "whatever it is called"
         for each, files in ((ledger, 1), (memory, 0)):
             await each.set_budget("tenant:acme", usd("1"))
             async with governed_run(agent, "acme", ledger=each) as run:

@@ -79,8 +79,7 @@ class Books:
         """No more faults: what is on the way arrives, and the leases that are left run out."""
         self.faults.rate = 0.0
         await self._road.arrive()
-        if (drain := getattr(self.ledger, "drain", None)) is not None:
-            await drain(LEASES_END)
+        await self.ledger.drain(LEASES_END)
         await anyio.sleep(LEASES_END)
 
     def sent(self) -> dict[CallId, tuple[Any, Any]]:

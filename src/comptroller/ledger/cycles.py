@@ -83,11 +83,13 @@ class CyclesLedger:
 
     Attributes:
         name: the server's address.
+        remote: an operator elsewhere funds it.
+        durable: it outlives this process.
         request_timeout: seconds one request may take; a reserve or decide may be two.
         outbox: where charges are until they are accepted; None: whoever settles sends them again.
     """
 
-    remote = True
+    remote = durable = True
     outbox: DiskOutbox | None = None
 
     def __init__(self, connections: Clients, *, request_timeout: float, in_flight: int) -> None:
@@ -234,10 +236,7 @@ class CyclesLedger:
         return await self._ask(question)
 
     async def drain(self, timeout: float = 5.0) -> int:
-        """Send what is in the outbox now, and wait until it is accepted, at most `timeout` seconds.
-
-        Returns how many charges are left: they stay on disk, and are sent again.
-        """
+        """As `Ledger.drain`: what is in the outbox is sent now, and waited for."""
         return 0 if self.outbox is None else await self.outbox.drain(timeout)
 
     def ask_again(self, scope: str | None = None) -> None:

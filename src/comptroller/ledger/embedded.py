@@ -135,6 +135,16 @@ class Embedded(ABC):
         """No answer gets lost on the way, and budgets are set here."""
         return False
 
+    @property
+    def durable(self) -> bool:
+        """It is in a file."""
+        return True
+
+    async def drain(self, timeout: float = 5.0) -> int:  # noqa: ARG002
+        """Nothing is ever left to send: what was charged is in here."""
+        self._must_be_usable()
+        return 0
+
     @abstractmethod
     async def _perform(self, act: Act[T], *, scans: bool = False) -> T:
         """The answer of `act`, performed in this ledger's turn; `scans`: it may read many rows."""

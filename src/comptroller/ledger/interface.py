@@ -98,6 +98,17 @@ class Ledger(Protocol):
     def remote(self) -> bool:
         """Whether an operator elsewhere funds it, and answers can get lost on the way."""
 
+    @property
+    def durable(self) -> bool:
+        """Whether it outlives the process: what that leaves reserved can be settled afterwards."""
+
+    async def drain(self, timeout: float = 5.0) -> int:
+        """Wait until the charges that were decided are accepted, at most `timeout` seconds.
+
+        How many are left is returned: they stay on disk, and are sent again. An embedded ledger
+        owes nothing to anybody, and answers 0 at once.
+        """
+
     async def reserve(
         self, request: ReservationCreateRequest, *, tenant: str | None = None
     ) -> ReservationCreateResponse:

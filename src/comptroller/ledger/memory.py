@@ -183,6 +183,8 @@ class MemoryStore:
 class MemoryLedger(Embedded):
     """An `EmbeddedLedger` of this process alone."""
 
+    durable = False
+
     def __init__(self, now: Callable[[], int], settings: Settings | None = None) -> None:
         settings = settings or Settings()
         super().__init__(MEMORY, now, settings)

@@ -77,6 +77,8 @@ def open_ledger(
 ) -> AbstractAsyncContextManager[Any]:
     """The ledger at `url`, open for the length of an `async with`.
 
+    A server's ledger has tasks, which send what it is owed: it is left in the task that entered it.
+
     Args:
         url: the path of a file: an embedded ledger, made where there is none (`sqlite:` may stand
             before it); `memory:`: one that is gone afterwards; `http://...` or `https://...`: a

@@ -144,7 +144,7 @@ def _noted(path: Path) -> list[tuple[str, str]]:
 
 
 def _sweep() -> None:
-    """Forget dead processes of which nothing can be active any more."""
-    for path in _files():
+    """Forget dead processes of which nothing can be active any more, and what was never whole."""
+    for path in [*_files(), *directory().glob("*.tmp")]:
         if path.stat().st_mtime < time.time() - _OLD and _is_free(path):
             path.unlink(missing_ok=True)

@@ -43,10 +43,6 @@ CUT_OFF_GRACE = 1.0
 """Seconds for cut-off actors to note it: only a ledger that ignores cancellation needs any."""
 
 
-_GONE_WITH_ITS_PROCESS = "memory:"
-"""What a process leaves in such a ledger is nobody's to recover."""
-
-
 class Episode(Protocol):
     """One `Runner.run` of the SDK inside the run."""
 
@@ -89,7 +85,7 @@ class Run:
 
     def begin(self) -> None:
         """Its scope was entered: its time begins to count."""
-        if not self.terms.ledger.name.startswith(_GONE_WITH_ITS_PROCESS):
+        if self.terms.ledger.durable:  # else what its process leaves there is nobody's to recover
             self._execution = PRESENCE.enter(self.terms.ledger.name, self.tenant)
             self._present = True
         if (seconds := self._limits.seconds) is not None:

@@ -124,6 +124,15 @@ class RecordingLedger:
         """Whether an operator elsewhere funds it."""
         return self.inner.remote if self._remote is None else self._remote
 
+    @property
+    def durable(self) -> bool:
+        """Whether the inner ledger outlives its process."""
+        return self.inner.durable
+
+    async def drain(self, timeout: float = 5.0) -> int:
+        """See `Ledger.drain`; no verb, so it is not kept."""
+        return await self.inner.drain(timeout)
+
     async def reserve(
         self, request: ReservationCreateRequest, *, tenant: str | None = None
     ) -> ReservationCreateResponse:

@@ -8,6 +8,7 @@ concerned. Everything here blocks for as long as the disk takes.
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,10 @@ from .entries import Entry, file_name
 
 log = logging.getLogger("comptroller.ledger")
 
-CORRUPT, REJECTED = ".corrupt", ".rejected"
+CORRUPT, REJECTED, _PART = ".corrupt", ".rejected", ".tmp"
+
+_TORN = 3_600.0
+"""Seconds after which nobody is still writing a file: its process died before it was whole."""
 
 
 def default_directory() -> Path:
@@ -71,6 +75,7 @@ class Shelf:
         before = set(set_aside(self.root))
         found = []
         for place in _places(self.root):
+            _sweep(place)
             for record in CommitJournal(place).load_pending(self.address):
                 if (entry := _read(record, place)) is not None:
                     self._found[entry.key] = place
@@ -116,6 +121,14 @@ def _read(record: PendingCommitRecord, place: Path) -> Entry | None:
         return None
 
 
+def _sweep(place: Path) -> None:
+    """Remove what a process was writing when it died: nothing had been sent for it yet."""
+    for part in place.glob(f"*{_PART}"):
+        with suppress(OSError):  # another process sweeps, too
+            if part.stat().st_mtime < time.time() - _TORN:
+                part.unlink()
+
+
 def _places(root: Path) -> list[Path]:
     try:
         return sorted(path for path in root.iterdir() if path.is_dir())
@@ -125,7 +138,7 @@ def _places(root: Path) -> list[Path]:
 
 def _write(path: Path, text: bytes) -> None:
     """Whole or not at all: two processes may write the same entry at once."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    part = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_PART}")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(text)
