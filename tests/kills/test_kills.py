@@ -199,7 +199,7 @@ def listed_by_the_command(ledger, on_abandoned):
 
 def check(rows, told, listed, order, budgets):
     """The ledger equals the truth, holds nothing, and charged nothing but for its calls."""
-    print(f"COMPTROLLER_SEED={SEED}: {len(rows)} reserved, {len(listed)} listed, {order}")
+    print(f"COMPTROLLER_SEED={SEED}: {len(rows)} reserved, {len(listed)} listed, {order}")  # noqa: T201 - what reproduces it
     assert differences(rows, told, listed, order["on_abandoned"]) == []
     assert {row.status for row in rows} <= {"COMMITTED", "RELEASED"}
     assert [each.reserved.amount for each in budgets] == [0] * 4
@@ -261,8 +261,12 @@ def test_with_a_ledger_at_a_server(zygote, tmp_path, number):
 # -- the auditor
 
 
-TOLD = [{"stage": "opened"}, {"run": "r", "caller": "outer", "cost": None},
-        {"run": "r", "caller": "outer", "cost": 3}, {"run": "r", "caller": "look", "cost": None}]  # fmt: skip
+TOLD = [
+    {"stage": "opened"},
+    {"run": "r", "caller": "outer", "cost": None},
+    {"run": "r", "caller": "outer", "cost": 3},
+    {"run": "r", "caller": "look", "cost": None},
+]
 FIRST = Row("a", "r", 1, "outer", "COMMITTED", 3)
 SECOND = Row("b", "r", 2, "look", "COMMITTED", POINTS)
 
@@ -275,7 +279,8 @@ SECOND = Row("b", "r", 2, "look", "COMMITTED", POINTS)
          {"b": "charged", "c": "charged"}, None),
         ([SECOND], {"b": "charged"}, "worked without a reservation"),
         ([attrs.evolve(FIRST, charged=4), SECOND], {"b": "charged"}, "it cost 3"),
-        ([attrs.evolve(FIRST, status="RELEASED", charged=None), SECOND], {"b": "charged"}, "cost 3"),
+        ([attrs.evolve(FIRST, status="RELEASED", charged=None), SECOND],
+         {"b": "charged"}, "cost 3"),
         ([FIRST, SECOND], {}, "it cost None"),
         ([FIRST, SECOND], {"a": "charged", "b": "charged"}, "listed as charged"),
         ([FIRST, SECOND], {"b": "left"}, "listed as left"),

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import attrs
 import uvicorn
 from runcycles import ReleaseRequest
@@ -83,7 +84,7 @@ class Bank:
         async def idle():
             quiet = 0
             while quiet < 10:  # turns of the loop: whoever is before the door has come in by then
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
                 state = self.server.server_state
                 quiet = 0 if state.connections or state.tasks else quiet + 1
 

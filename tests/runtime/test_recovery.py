@@ -1,6 +1,7 @@
 """What a dead process of this host has left reserved is settled under its old keys, by policy."""
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import contextmanager

@@ -77,12 +77,10 @@ def open_ledger(
 ) -> AbstractAsyncContextManager[Any]:
     """The ledger at `url`, open for the length of an `async with`.
 
-    A server's ledger has tasks, which send what it is owed: it is left in the task that entered it.
-
     Args:
         url: the path of a file: an embedded ledger, made where there is none (`sqlite:` may stand
             before it); `memory:`: one that is gone afterwards; `http://...` or `https://...`: a
-            Cycles server.
+            Cycles server, which has tasks of its own: leave it in the task that entered it.
         api_key: for a server: one key, a mapping tenant -> key, or an async callable
             tenant -> key.
         request_timeout: for a server: seconds one request may take in all.
