@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Generator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +24,7 @@ from .runtime.hub import Handle, Hub, Statistics, Status
 from .runtime.outcomes import Cancelled, Completed, Denied, Failed, RunOutcome, outcome_of
 from .runtime.receipts import Receipt
 from .runtime.recovery import OnAbandoned, Recovered, recover
+from .runtime.signals import Termination
 from .scope import GovernedRun, RunRequest
 
 log = logging.getLogger("comptroller")
@@ -290,6 +291,8 @@ class open_supervisor:  # noqa: N801 - used like a function
     """Many governed runs under one scope: `async with open_supervisor(ledger=ledger) as s`.
 
     Left normally, it waits for its runs; left by an exception or a cancellation, it cancels them.
+    So does SIGTERM in the main thread, where the program does not handle it itself: once they are
+    settled, SystemExit(143) is raised. A second one ends the process at once.
 
     Args:
         ledger: from `open_ledger`; None: the one that the environment names.
@@ -313,6 +316,7 @@ class open_supervisor:  # noqa: N801 - used like a function
         self._max_concurrency, self._recover = max_concurrency, recover
         self._frame: Framed[Ground]
         self._hub: Hub
+        self._termination: Termination
 
     async def __aenter__(self) -> Supervisor:
         books = source(self._ledger)
@@ -326,6 +330,8 @@ class open_supervisor:  # noqa: N801 - used like a function
             except BaseException:
                 await self._frame.close()
                 raise
+        self._termination = Termination(ground.hub)
+        self._termination.begin()
         return supervisor
 
     async def __aexit__(
@@ -335,11 +341,15 @@ class open_supervisor:  # noqa: N801 - used like a function
         trace: TracebackType | None,
     ) -> None:
         interrupted: BaseException | None = None
-        try:
-            if error is None:
-                await self._hub.all_ended()
-        finally:
-            why = "its supervisor was left" + (f" by {kind.__name__}" if kind else "")
-            interrupted = await self._hub.cancel_all(why)
-            await self._frame.close()
+        with ExitStack() as left:
+            left.callback(self._termination.end)
+            try:
+                with ExitStack() as body:
+                    body.push(self._termination.body)
+                    if error is None:
+                        await self._hub.all_ended()
+            finally:
+                why = "its supervisor was left" + (f" by {kind.__name__}" if kind else "")
+                interrupted = await self._hub.cancel_all(why)
+                await self._frame.close()
         raise_unless_known(interrupted, error)

@@ -51,7 +51,10 @@ def block(n: int) -> str:
 
 async def never(call):
     print("asked", file=sys.stderr, flush=True)
-    await asyncio.Event().wait()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("given up", file=sys.stderr, flush=True)
 
 
 agent = an_agent(calls("look"), says("All is [red]well[/red].\\nReally."))

@@ -1,11 +1,14 @@
 """The command as a process: signals, pipes, terminals, encodings, what it loads."""
 
+import contextlib
 import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -39,6 +42,26 @@ def test_a_signal_cancels_settles_and_shows_the_receipt(number, code):
     assert f"llm-1 abandoned: interrupted by {number.name}" in out
     [held] = json.loads(done("reservations", "--json", *LEDGER))
     assert held["status"] == "COMMITTED"
+    assert json.loads(done("reservations", "--json", "--status", "active", *LEDGER)) == []
+
+
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_second_signal_leaves_at_once_and_recovery_settles(second):
+    """Its ledger is held by somebody: settling would wait for that, as long as it may."""
+    child = waiting("sleeper", "asked")
+    with contextlib.closing(sqlite3.connect("ledger.db", isolation_level=None)) as somebody:
+        somebody.execute("BEGIN IMMEDIATE")
+        child.send_signal(signal.SIGINT)
+        assert any(line == "given up\n" for line in child.stderr)
+        before = time.monotonic()
+        child.send_signal(second)
+        code, out, _ = ended(child)
+        assert (code, out) == (-second, "")
+        assert time.monotonic() - before < 4  # it would have been five seconds, and one to exit
+    [held] = json.loads(done("reservations", "--json", "--status", "active", *LEDGER))
+    [settled] = json.loads(done("recover", "--json", *LEDGER))
+    assert settled["reservation_id"] == held["reservation_id"]
     assert json.loads(done("reservations", "--json", "--status", "active", *LEDGER)) == []
 
 

@@ -1,6 +1,7 @@
 """What the ledger in a file promises beyond the contract: it lasts, and it waits for nobody."""
 
 import asyncio
+import contextlib
 import os
 import re
 import sqlite3
@@ -387,6 +388,26 @@ async def test_a_closed_ledger_says_so(tmp_path):
     with pytest.raises(ComptrollerError, match="is closed"):
         await ledger.budgets()
     assert not [one for one in threading.enumerate() if "upkeep" in one.name]
+
+
+async def test_closing_does_not_wait_for_a_turn_that_somebody_else_holds(tmp_path):
+    path, told = tmp_path / "ledger.db", []
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as somebody:
+        async with anyio.create_task_group() as tasks:
+
+            async def ask():
+                with pytest.raises(ComptrollerError, match="is closed") as caught:
+                    await ledger.set_budget("tenant:acme", amount(1))
+                told.append(caught.value)
+
+            async with open_sqlite(path) as ledger:
+                somebody.execute("BEGIN IMMEDIATE")
+                tasks.start_soon(ask)
+                while ledger._performing is None:
+                    await anyio.lowlevel.checkpoint()
+                began = time.monotonic()
+            assert time.monotonic() - began < ledger.request_timeout / 2
+    assert told
 
 
 async def test_another_event_loop_is_told_to_open_the_ledger_itself(tmp_path):

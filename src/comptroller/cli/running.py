@@ -1,6 +1,7 @@
 """`comptroller run`: one agent, governed, from its import to the receipt.
 
-Ctrl-C and SIGTERM cancel the run, which settles; then it is shown like any other.
+Ctrl-C and SIGTERM cancel the run, which settles; then it is shown like any other. A second one ends
+the process at once: what was not settled is left to `comptroller recover`.
 """
 
 import functools
@@ -8,6 +9,7 @@ import os
 import signal
 import threading
 import traceback
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -140,13 +142,23 @@ async def _carried(scope: governed_run, order: Order) -> Ending:
 async def _cancel_on_signal(
     run: GovernedRun, ending: Ending, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
-    """The first signal cancels the run; a second one does what it does without us."""
+    """The first signal cancels the run; a second one ends the process."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:
             ending.signal = number
             run.cancel(f"interrupted by {signal.Signals(number).name}")
             break
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_at_once)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """Not by a KeyboardInterrupt, which would wait for what the loop still has to do."""
+    del frame
+    console.open_console(stderr=True).show_cursor()  # the live view has hidden it
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 async def _answer(run: GovernedRun, order: Order) -> Any:

@@ -10,6 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -121,6 +122,11 @@ class Home:
             except RuntimeError as gone:  # also trio.RunFinishedError: the loop itself has ended
                 raise HomeClosed from gone
 
+    def soon(self, function: Callable[..., object], *args: Any) -> None:
+        """As `call`, but never at once, and without a lock: what a signal handler may do."""
+        with suppress(RuntimeError):  # the loop itself has ended
+            self._later(self._arrive, (function, args))
+
     def start(
         self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str
     ) -> None:
@@ -192,8 +198,9 @@ class Change:
 async def outlast(change: Change, done: Callable[[], bool], seconds: float) -> BaseException | None:
     """Wait for `done()` at most `seconds`, whoever cancels meanwhile.
 
-    Shielded against scopes; a native `task.cancel()` of asyncio ignores shields, so it is caught,
-    remembered, and returned for the caller to raise when it has finished.
+    Shielded against scopes; a native `task.cancel()` of asyncio ignores shields, and so does the
+    Ctrl-C that trio raises where its main task waits. They are caught, remembered, and returned
+    for the caller to raise when it has finished.
     """
     interrupted: BaseException | None = None
     try:
@@ -205,13 +212,15 @@ async def outlast(change: Change, done: Callable[[], bool], seconds: float) -> B
                     if scope.cancel_called:
                         raise  # time is up
                     interrupted = cancelled
+                except KeyboardInterrupt as pressed:
+                    interrupted = pressed
     except anyio.get_cancelled_exc_class() as cancelled:  # a native one, at that very moment
         interrupted = interrupted or cancelled
     return interrupted
 
 
 def raise_unless_known(interrupted: BaseException | None, error: BaseException | None) -> None:
-    """Raise the native cancellation that came while a scope was left, now that it has been.
+    """Raise the native cancellation, or Ctrl-C, that came while a scope was left: now it has been.
 
     Not where the body's own `error` is one: that goes on by itself.
     """

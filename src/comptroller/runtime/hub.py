@@ -194,15 +194,19 @@ class Hub:
         """Wait for every run to end."""
         await self._change.until(lambda: not self._busy())
 
+    def stop_all(self, reason: str) -> None:
+        """End every run; none begins any more. At home."""
+        self._leaving = self._leaving or reason
+        for handle in self._busy():
+            handle.cancel(reason)
+
     async def cancel_all(self, reason: str) -> BaseException | None:
         """End every run and wait for that, bounded; returns a native cancellation meanwhile.
 
         Runs are closed from here, all at once: their own scopes may be held in tasks that wait
         for something else.
         """
-        self._leaving = self._leaving or reason
-        for handle in self._busy():
-            handle.cancel(reason)
+        self.stop_all(reason)
         for run in self._live.values():
             self.home.start(self._close, run, reason, name=f"comptroller end of {run.id}")
         bounds = [run.patience for run in self._live.values()]

@@ -42,7 +42,8 @@ class Presence:
     """This process, as others see it while it has runs. For any thread; made anew in a fork.
 
     The file is there from the first run's beginning to the last one's end: a process that ends in
-    peace leaves none.
+    peace leaves none. Where a run could not settle, it stays, as if the process had died: what that
+    run has reserved is recovered.
     """
 
     def __init__(self) -> None:
@@ -52,6 +53,7 @@ class Presence:
         self._runs = 0
         self._file: int | None = None
         self._used: set[tuple[str, str]] = set()
+        self._owing = False
 
     def enter(self, ledger: str, tenant: str) -> str:
         """A run begins: its execution's id. Each tenant of a ledger is noted in the file once."""
@@ -64,21 +66,26 @@ class Presence:
                 self._note({"ledger": ledger, "tenant": tenant})
             return f"{self._mark}-{secrets.token_hex(4)}"
 
-    def leave(self) -> None:
-        """A run has ended; with the last one, nothing is left that could be recovered."""
+    def leave(self, *, owing: bool = False) -> None:
+        """A run has ended; with the last one, nothing is left that could be recovered.
+
+        `owing`: it has used what its ledger did not take, and nothing else keeps.
+        """
         with self._lock:
             if self._process != os.getpid():
                 return  # it was its parent's
             self._runs -= 1
+            self._owing = self._owing or owing
             if self._runs or self._file is None:
                 return
-            (directory() / self._mark).unlink(missing_ok=True)
+            if not self._owing:
+                (directory() / self._mark).unlink(missing_ok=True)
             os.close(self._file)
             self._file = None
 
     def _begin(self) -> None:
         self._process, self._mark, self._runs = os.getpid(), secrets.token_hex(6), 0
-        self._file, self._used = None, set()
+        self._file, self._used, self._owing = None, set(), False
         try:
             self._file = _held(self._mark)
             _sweep()

@@ -302,7 +302,7 @@ class Run:
 
     def _closed(self) -> None:
         if self._present and not self.closed:
-            PRESENCE.leave()
+            PRESENCE.leave(owing=Outcome.UNSETTLED in self.receipt.outcomes)
         self.closed = True
 
     @property

@@ -217,12 +217,18 @@ class SqliteLedger(Embedded):
             if self._closed:
                 return
             try:
-                performed = self._turns.take(deadline) and waited(self._performed, deadline)
+                performed = self._turns.take(deadline, self._given_up) and waited(
+                    self._performed, deadline, self._given_up
+                )
             finally:
                 self._turns.give_back()
         if not performed:
             for request in self._taken():
                 request.fail(self._held())
+
+    def _given_up(self) -> bool:
+        """Whoever closes the ledger does not wait for a turn that others hold."""
+        return self._closed
 
     def _taken(self) -> list[_Request[Any]]:
         """The requests of one batch: from here on they are performed, or told why not."""

@@ -42,12 +42,12 @@ class Turns:
         finally:
             fcntl.flock(self._next, fcntl.LOCK_UN)
 
-    def take(self, deadline: float) -> bool:
-        """Wait for the turn until `deadline` (`time.monotonic`). Blocks."""
-        if not waited(lambda: _locked(self._next), deadline):
+    def take(self, deadline: float, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for the turn until `deadline` (`time.monotonic`), or until given up. Blocks."""
+        if not waited(lambda: _locked(self._next), deadline, given_up):
             return False
         try:
-            return waited(lambda: _locked(self._turn), deadline)
+            return waited(lambda: _locked(self._turn), deadline, given_up)
         finally:
             fcntl.flock(self._next, fcntl.LOCK_UN)
 
@@ -74,10 +74,12 @@ def _in_a_fork() -> None:
 os.register_at_fork(after_in_child=_in_a_fork)
 
 
-def waited(succeeds: Callable[[], bool], deadline: float) -> bool:
-    """Try until it succeeds or `deadline` (`time.monotonic`) has passed. Blocks."""
+def waited(
+    succeeds: Callable[[], bool], deadline: float, given_up: Callable[[], bool] = lambda: False
+) -> bool:
+    """Try until it succeeds, until `deadline` (`time.monotonic`), or until given up. Blocks."""
     while not succeeds():
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline or given_up():
             return False
         time.sleep(_PAUSE)
     return True
