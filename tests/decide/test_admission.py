@@ -57,7 +57,8 @@ class TestBudgeted:
         )
 
     def test_budgets_in_other_units_only_are_named(self):
-        units = {Unit.TOKENS: account(), Unit.CREDITS: account()}
+        """In the protocol's order of units, whichever budget was set first."""
+        units = {Unit.CREDITS: account(), Unit.TOKENS: account()}
         denial = budgeted(self.SCOPES, USD, 1, [{}, units])
         assert denial.code == "UNIT_MISMATCH"
         assert (denial.scope, denial.expected_units) == (
@@ -154,6 +155,13 @@ class TestCharge:
 
     def test_reject_refuses_more_than_remains(self):
         assert charge((account(),), 101, REJECT).code == "BUDGET_EXCEEDED"
+
+    def test_in_debt_less_than_nothing_remains(self):
+        """So nothing at all is more than that, to an event as to a reservation."""
+        owing = account(spent=100, debt=1, overdraft_limit=5)
+        assert charge((owing,), 0, REJECT).code == "BUDGET_EXCEEDED"
+        assert admit((owing,), 0).code == "BUDGET_EXCEEDED"
+        assert charge((owing,), 0, IF_AVAILABLE).accounts == (owing,)
 
 
 class TestFund:

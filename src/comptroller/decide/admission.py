@@ -152,7 +152,8 @@ def budgeted(
         return found
     for scope, units in zip(scopes, at, strict=True):
         if units:
-            return Denial("UNIT_MISMATCH", scope, unit, requested, expected_units=tuple(units))
+            expected = tuple(one for one in Unit if one in units)
+            return Denial("UNIT_MISMATCH", scope, unit, requested, expected_units=expected)
     return Denial("BUDGET_NOT_FOUND", scopes[-1], unit, requested)
 
 
@@ -213,7 +214,7 @@ def charge(accounts: Accounts, actual: int, policy: CommitOveragePolicy) -> Char
     for account in accounts:
         if account.frozen:
             return _denied("BUDGET_FROZEN", account, actual)
-        if policy is CommitOveragePolicy.REJECT and actual > account.available:
+        if policy is CommitOveragePolicy.REJECT and actual > account.remaining:
             return _denied("BUDGET_EXCEEDED", account, actual)
     return _charge_over(accounts, actual, policy)
 
