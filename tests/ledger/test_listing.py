@@ -6,6 +6,7 @@ import pytest
 
 from comptroller.errors import LedgerRefused
 from comptroller.ledger import queries
+from comptroller.ledger.book.cursors import cursor
 from comptroller.ledger.wire import MalformedError
 from ledger.asking import amount, asking, committing, releasing
 
@@ -181,6 +182,33 @@ class TestCursors:
         cursor = await self.cursor(ledger)
         more = {"limit": 50, "include": ("metadata",)}
         assert await keys(ledger, sort_by="reserved", cursor=cursor, **more) == "cdb"
+
+    @pytest.mark.parametrize(
+        ("query", "same", "rest"),
+        [
+            ({"sort_by": "reserved"}, {}, "cdb"),
+            ({"sort_by": "reserved"}, {"sort_by": "reserved", "sort_dir": "desc"}, "cdb"),
+            ({"sort_by": "reserved", "sort_dir": "asc"}, {}, "cae"),
+            ({"sort_dir": "asc"}, {}, "cde"),
+            ({"sort_dir": "asc"}, {"sort_by": "created_at_ms", "sort_dir": "asc"}, "cde"),
+            ({"sort_by": "created_at_ms"}, {"sort_dir": "desc"}, "cba"),
+        ],
+    )
+    async def test_a_cursor_knows_the_order_that_it_continues(self, ledger, query, same, rest):
+        first = await ledger.reservations(tenant="acme", limit=2, **query)
+        assert await keys(ledger, cursor=first.next_cursor, **same) == rest
+
+    @pytest.mark.parametrize(
+        "place",
+        [
+            ("reserved", "desc", "text", 1), ("status", "desc", 1, 1), ("color", "desc", "red", 1),
+            ("row", "down", 1, 1), ("row", "desc", 2**63, 1), ("row", "desc", True, 1), ("row", 1),
+        ],
+    )  # fmt: skip
+    async def test_a_place_that_there_cannot_be_is_refused(self, ledger, place):
+        assert await keys(ledger, cursor=cursor({"tenant": "acme"}, ("row", "desc", 3, 3))) == "ba"
+        with pytest.raises(LedgerRefused, match="next_cursor"):
+            await ledger.reservations(tenant="acme", cursor=cursor({"tenant": "acme"}, place))
 
     @pytest.mark.parametrize("cursor", ["x", "Zm9v", "é", "=" * 9, "9" * 5_000, "A" * 40])
     async def test_what_is_no_cursor_is_refused(self, ledger, cursor):

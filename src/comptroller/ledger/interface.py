@@ -65,7 +65,7 @@ class ReservationQuery(Levels, total=False):
     The newest come first, unless `sort_by` or `sort_dir` says otherwise. Bounds of times are epoch
     milliseconds and inclusive; a reservation that was never settled has no time of its end.
     `include` names what else a row shows: `metadata`, `committed_metadata`. A cursor continues
-    the same query; only `limit` and `include` may change on the way.
+    the same query in the same order; only `limit` and `include` may change on the way.
     """
 
     status: str | None

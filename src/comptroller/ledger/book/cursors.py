@@ -8,14 +8,16 @@ of it. It grants nothing: whoever continues with it sees what the same query sho
 import base64
 import hashlib
 import json
+from types import UnionType
 from typing import Any
 
+from comptroller.errors import ComptrollerError
 from comptroller.ledger.book.refusals import invalid
 
 _DIGEST, _LONGEST = 8, 1_024
 _WHOLE_NUMBERS = range(-(2**63), 2**63)
 
-Place = tuple[int | str, int | str]
+Place = tuple[int | str, ...]
 
 
 def cursor(query: Any, place: Place) -> str:
@@ -24,8 +26,8 @@ def cursor(query: Any, place: Place) -> str:
     return base64.urlsafe_b64encode(_digest(query) + said).decode().rstrip("=")
 
 
-def place(query: Any, given: str, *like: type) -> Place:
-    """Where the page before ended; `like` are the types of its two values.
+def place(query: Any, given: str, *like: type | UnionType) -> tuple[Any, ...]:
+    """Where the page before ended; `like` are the types of its values.
 
     Raises:
         LedgerRefused: no cursor, or one of another query (INVALID_REQUEST).
@@ -33,13 +35,25 @@ def place(query: Any, given: str, *like: type) -> Place:
     try:
         text = given.encode("ascii")[:_LONGEST]
         found = base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        value, row = json.loads(found[_DIGEST:])
-        sound = found[:_DIGEST] == _digest(query) and (type(value), type(row)) == like
+        values = tuple(json.loads(found[_DIGEST:]))
+        typed = all(_sound(value, kind) for value, kind in zip(values, like, strict=True))
+        sound = typed and found[:_DIGEST] == _digest(query)
     except (ValueError, TypeError, RecursionError):
         sound = False
-    if not sound or any(type(one) is int and one not in _WHOLE_NUMBERS for one in (value, row)):
-        raise invalid(f"cursor={given[:64]!r}: use the next_cursor of the same query's page before")
-    return value, row
+    if not sound:
+        raise no_cursor(given)
+    return values
+
+
+def no_cursor(given: str) -> ComptrollerError:
+    """400: it continues nothing, or another query."""
+    return invalid(f"cursor={given[:64]!r}: use the next_cursor of the same query's page before")
+
+
+def _sound(value: Any, like: type | UnionType) -> bool:
+    if type(value) is int and value not in _WHOLE_NUMBERS:
+        return False
+    return isinstance(value, like) and not isinstance(value, bool)
 
 
 def _digest(query: Any) -> bytes:

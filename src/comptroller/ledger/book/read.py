@@ -12,7 +12,7 @@ from comptroller.decide.scopes import LEVELS
 from comptroller.ledger.book import answers
 from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
-from comptroller.ledger.book.cursors import cursor, place
+from comptroller.ledger.book.cursors import cursor, no_cursor, place
 from comptroller.ledger.book.records import ORDERS, Bounds, Wanted
 from comptroller.ledger.book.refusals import invalid
 from comptroller.ledger.book.settle import expired, find
@@ -21,8 +21,10 @@ from comptroller.ledger.interface import BalanceQuery, ReservationQuery
 LIMIT = range(1, 200 + 1)
 DEFAULT_LIMIT = 50
 _DIRECTIONS = ("asc", "desc")
-_NOT_BOUND = ("limit", "cursor", "include")
-"""What may differ from page to page of one query."""
+_NUMERIC = ("row", "reserved", "created_at_ms", "expires_at_ms")
+"""Orders by whole numbers; the others are by texts."""
+_NOT_BOUND = ("limit", "cursor", "include", "sort_by", "sort_dir")
+"""What may differ from page to page of one query, or is in the cursor itself."""
 
 
 def balances(
@@ -68,13 +70,13 @@ def reservations(
     limit = _possible(query.get("limit", DEFAULT_LIMIT))
     bound = {name: value for name, value in query.items() if name not in _NOT_BOUND and value}
     bound["tenant"] = owner = tenant.lower() if tenant else None
-    order, ascending = _order(query)
+    order, ascending, after = _order(query, bound)
     key = query.get("idempotency_key")
     wanted = Wanted(
         limit=1 if key else limit + 1,  # one more says that more follow; a key has made one
         order=order,
         ascending=ascending,
-        after=_after(bound, query.get("cursor"), order),
+        after=after,
         tenant=owner,
         status=_status(query.get("status")),
         key=key,
@@ -84,7 +86,9 @@ def reservations(
         finalized=_bounds(query, "finalized"),
     )
     found = book.store.listed(wanted)
-    more = cursor(bound, wanted.place(found[limit - 1])) if len(found) > limit else None
+    more = None
+    if len(found) > limit:
+        more = cursor(bound, (order, _DIRECTIONS[not ascending], *wanted.place(found[limit - 1])))
     return partial(answers.page, found[:limit], more, frozenset(query.get("include") or ()))
 
 
@@ -120,15 +124,25 @@ def _status(status: str | None) -> ReservationStatus | None:
     return ReservationStatus(status) if status else None
 
 
-def _order(query: ReservationQuery) -> tuple[str, bool]:
-    """What to sort by, and whether upwards; downwards is the protocol's default."""
-    by, way = query.get("sort_by"), query.get("sort_dir")
+def _order(query: ReservationQuery, bound: Any) -> tuple[str, bool, tuple[int | str, int] | None]:
+    """What to sort by, whether upwards, and after what; downwards is the protocol's default.
+
+    A cursor knows the order of the page that it continues. Whoever says it again says the same.
+    """
+    by, way, given = query.get("sort_by"), query.get("sort_dir"), query.get("cursor")
     known = [name for name in ORDERS if name != "row"]
     if by is not None and by not in known:
         raise invalid(f"sort_by={by!r}: use {', '.join(known)}")
     if way is not None and way not in _DIRECTIONS:
         raise invalid(f"sort_dir={way!r}: use {' or '.join(_DIRECTIONS)}")
-    return by or "row", way == "asc"
+    if given is None:
+        return by or ("created_at_ms" if way else "row"), way == "asc", None
+    order, direction, value, row = place(bound, given, str, str, int | str, int)
+    possible = order in ORDERS and direction in _DIRECTIONS
+    possible &= (order in _NUMERIC) == isinstance(value, int)
+    if not possible or by not in (None, order) or way not in (None, direction):
+        raise no_cursor(given)
+    return order, direction == "asc", (value, row)
 
 
 def _bounds(query: Any, name: str) -> Bounds:
@@ -136,14 +150,6 @@ def _bounds(query: Any, name: str) -> Bounds:
     if first is not None and last is not None and first > last:
         raise invalid(f"the window of {name} ends before it begins: {first} > {last}")
     return first, last
-
-
-def _after(bound: Any, given: str | None, order: str) -> tuple[int | str, int] | None:
-    if given is None:
-        return None
-    numeric = order in ("row", "reserved", "created_at_ms", "expires_at_ms")
-    value, row = place(bound, given, int if numeric else str, int)
-    return value, int(row)
 
 
 def _accounts(book: Book, now_ms: int, tenant: str | None = None) -> list[Account]:
