@@ -43,6 +43,7 @@ from comptroller.ledger.book.refusals import denied, forbidden, invalid, must_be
 
 TTL_MS = range(1_000, 86_400_000 + 1)
 GRACE_MS = range(60_000 + 1)
+TIMES_MS = range(2**63)
 DEFAULT_TTL_MS, DEFAULT_GRACE_MS = 60_000, 5_000
 DEFAULT_POLICY = CommitOveragePolicy.ALLOW_IF_AVAILABLE
 
@@ -99,6 +100,9 @@ def record(
     Raises:
         BudgetExceeded, BudgetNotFound, UnitMismatch, LedgerRefused: as the protocol's codes say.
     """
+    time_ms = request.client_time_ms
+    if time_ms is not None and time_ms not in TIMES_MS:
+        raise invalid(f"client_time_ms={time_ms}: epoch milliseconds, from 0 on")
     scopes, owner = _whose(request.subject, request.actual, tenant)
     key = key_of(book, owner, "record", request, request.idempotency_key)
     answer = key.recalled()
