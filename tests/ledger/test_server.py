@@ -153,6 +153,30 @@ class TestRequests:
         assert next(iter(changes)) in answer.json()["message"]
         assert await untouched(memory)
 
+    @pytest.mark.parametrize("when", [-1, 2**63])
+    async def test_a_time_of_the_client_that_is_none_is_refused(self, memory, client, when):
+        body = {name: said for name, said in asked().items() if name != "estimate"}
+        body |= {"actual": asked()["estimate"], "client_time_ms": when}
+        answer = await client.post("/v1/events", json=body)
+        assert (answer.status_code, answer.json()["error"]) == (400, "INVALID_REQUEST")
+        assert "client_time_ms" in answer.json()["message"]
+        assert await untouched(memory)
+
+    @pytest.mark.parametrize(
+        ("name", "status"), [("r" * 128, 404), ("r" * 129, 400), ("r" * 129 + "/commit", 400)]
+    )
+    async def test_an_id_has_at_most_128_characters(self, client, name, status):
+        method = "POST" if "/" in name else "GET"
+        body = {"idempotency_key": "c", "actual": asked()["estimate"]} if "/" in name else None
+        answer = await client.request(method, f"/v1/reservations/{name}", json=body)
+        assert answer.status_code == status
+
+    @pytest.mark.parametrize(
+        ("name", "status"), [("0a" * 32, 404), ("0A" * 32, 400), ("0a" * 31, 400), ("x", 400)]
+    )
+    async def test_evidence_is_named_by_its_digest(self, client, name, status):
+        assert (await client.get(f"/v1/evidence/{name}")).status_code == status
+
     @pytest.mark.parametrize(
         "body", [b"", b"[]", b"null", b"{", b"\xff", b'{"a": NaN}', b"[" * 999]
     )

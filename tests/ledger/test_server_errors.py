@@ -195,6 +195,15 @@ async def test_another_tenant_before_a_malformed_query_and_a_body_before_its_ten
     assert told(await client.post("/v1/reservations", json=twice_wrong))[0] == 400
 
 
+async def test_the_parameter_tenant_means_something_to_listings_only(client, clock):
+    one = await reserved(client)
+    for listing in ("reservations", "balances"):
+        assert told(await client.get(f"/v1/{listing}?tenant=globex")) == (403, "FORBIDDEN")
+    assert (await client.get(f"/v1/reservations/{one}?tenant=globex")).status_code == 200
+    another = await client.post("/v1/reservations?tenant=globex", json=reserving("k9"))
+    assert another.status_code == 200
+
+
 async def test_whose_a_reservation_is_before_what_became_of_it(ledger, client, clock):
     one = await reserved(client)
     await settle(client, one, "commit", idempotency_key="c", actual=amount(1))

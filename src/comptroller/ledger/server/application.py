@@ -1,8 +1,8 @@
-"""What every request goes through, in this order: route, key, rate, tenant, body, ledger.
+"""What every request goes through, in this order: route, key, rate, body, tenant, query, ledger.
 
 So an unknown path is 404 and a method that it does not take 405; then 401 without a key that opens
-it, 429 above the tenant's rate, 403 for another tenant's, 400 for a malformed query or body; what
-the ledger refuses comes last. Nobody's body is read before its key. Every answer carries a request
+it, 429 above the tenant's rate, 400 for a malformed body, 403 for a listing of another tenant's,
+400 for a malformed query; what the ledger refuses comes last. Nobody's body is read before its key. Every answer carries a request
 id and a trace id, and every error is the protocol's.
 """
 
@@ -31,6 +31,7 @@ from comptroller.ledger.server.routing import Asked, Route, Routes, found
 
 _HEALTH, _METRICS = "/healthz", "/metrics"
 _HEALTH_TIMEOUT = 5.0
+_LONGEST_NAME = 128
 
 _logger = logging.getLogger(__name__)
 
@@ -131,7 +132,8 @@ class _Server:
         caller = exchange.caller = self._caller(route, exchange)
         if caller is not None and caller.tenant is not None:
             self._must_be_slow_enough(exchange, caller.tenant)
-            _must_be_own(exchange, caller.tenant)
+        if len(name) > _LONGEST_NAME:
+            raise invalid(f"a reservation's id has at most {_LONGEST_NAME} characters")
         body = None
         if route.model is not None:
             body = _request(route.model, exchange, await asgi.read(receive, self.most_bytes))
@@ -209,13 +211,6 @@ def _origin(exchange: Exchange, route: Route) -> Origin:
     else:
         who = "admin" if route.admits == "operator" else "admin_on_behalf_of"
     return Origin(who, exchange.request_id, exchange.trace_id)
-
-
-def _must_be_own(exchange: Exchange, tenant: str) -> None:
-    """The parameter `tenant` is validation only (protocol, AUTH & TENANCY)."""
-    given = exchange.query.get("tenant")
-    if given and given.lower() != tenant.lower():
-        raise problem("the API key belongs to another tenant", 403, "FORBIDDEN")
 
 
 def _request(model: type[BaseModel], exchange: Exchange, body: bytes) -> BaseModel:

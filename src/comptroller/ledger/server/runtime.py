@@ -1,5 +1,6 @@
 """The runtime plane of the protocol: each of its requests, as the ledger is asked."""
 
+import re
 from collections.abc import Mapping
 
 from pydantic import BaseModel
@@ -17,6 +18,8 @@ from comptroller.ledger import queries
 from comptroller.ledger.book.read import DEFAULT_LIMIT
 from comptroller.ledger.server.exchange import invalid, problem
 from comptroller.ledger.server.routing import EVIDENCE, NAMED, Asked, Route, Routes
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 async def _reserve(asked: Asked) -> BaseModel:
@@ -49,6 +52,7 @@ async def _reservation(asked: Asked) -> BaseModel:
 
 async def _reservations(asked: Asked) -> BaseModel:
     """For the operator the tenant is a filter, and required (protocol, listReservations)."""
+    _must_be_own(asked)
     tenant = asked.tenant or asked.exchange.query.get("tenant")
     if not tenant:
         raise invalid("tenant query parameter is required when using admin key authentication")
@@ -57,12 +61,27 @@ async def _reservations(asked: Asked) -> BaseModel:
 
 
 async def _balances(asked: Asked) -> BaseModel:
+    _must_be_own(asked)
     texts: Mapping[str, str] = asked.exchange.query
     if not any(texts.get(level) for level in LEVELS):
         raise invalid(f"give at least one filter of {', '.join(LEVELS)}")
     query = queries.balance_query(texts)
     query.setdefault("limit", DEFAULT_LIMIT)
     return await asked.ledger.balances(tenant=asked.tenant, **query)
+
+
+def _must_be_own(asked: Asked) -> None:
+    """A tenant's parameter `tenant` is validation only (protocol, AUTH & TENANCY)."""
+    given = asked.exchange.query.get("tenant")
+    if given and asked.tenant and given.lower() != asked.tenant.lower():
+        raise problem("the API key belongs to another tenant", 403, "FORBIDDEN")
+
+
+async def _evidence(asked: Asked) -> BaseModel:
+    """An envelope is named by its digest; there is none (see `_no_evidence`)."""
+    if not _DIGEST.fullmatch(asked.name):
+        raise invalid("evidence is named by 64 lower-case hex digits")
+    return await _no_evidence(asked)
 
 
 async def _no_evidence(asked: Asked) -> BaseModel:
@@ -82,6 +101,6 @@ ROUTES: Routes = {
     f"{NAMED}/extend": {"POST": Route(_extend, ReservationExtendRequest)},
     "/v1/events": {"POST": Route(_record, EventCreateRequest, status=201)},
     "/v1/balances": {"GET": Route(_balances)},
-    EVIDENCE: {"GET": Route(_no_evidence, admits="anybody")},
+    EVIDENCE: {"GET": Route(_evidence, admits="anybody")},
     "/v1/.well-known/cycles-jwks.json": {"GET": Route(_no_evidence, admits="anybody")},
 }
