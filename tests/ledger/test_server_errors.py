@@ -304,6 +304,16 @@ async def test_a_request_is_answered_again_word_for_word(ledger, client, clock, 
     assert again == first
 
 
+@pytest.mark.parametrize("said", [{"dry_run": False}, {"grace_period_ms": 5_000}])
+async def test_what_only_says_a_default_makes_no_other_request(client, clock, said):
+    first = (await client.post("/v1/reservations", json=reserving("first"))).json()
+    for more in (said, {"dry_run": False, "grace_period_ms": 5_000, "metadata": None}, {}):
+        again = await client.post("/v1/reservations", json=reserving("first", **more))
+        assert again.json() == first
+    other = await client.post("/v1/reservations", json=reserving("first", grace_period_ms=5_001))
+    assert told(other) == (409, "IDEMPOTENCY_MISMATCH")
+
+
 @pytest.mark.parametrize("verb", SETTLING)
 async def test_a_settlement_is_answered_again_word_for_word(ledger, client, clock, verb):
     one = await reserved(client)

@@ -60,7 +60,7 @@ def reserve(
     """
     ttl_ms, grace_ms = _lease(request)
     scopes, owner = _whose(request.subject, request.estimate, tenant)
-    key = key_of(book, owner, "reserve", request, request.idempotency_key)
+    key = key_of(book, owner, "reserve", _plain(request), request.idempotency_key)
     known = key.recalled()
     if request.dry_run:
         known = known or key.remember(_evaluated(book, scopes, request.estimate, key, now_ms))
@@ -133,6 +133,16 @@ def _lease(request: ReservationCreateRequest) -> tuple[int, int]:
     if grace_ms not in GRACE_MS:
         raise invalid(f"grace_period_ms={grace_ms}: it is {GRACE_MS[0]} to {GRACE_MS[-1]} ms")
     return ttl_ms, grace_ms
+
+
+def _plain(request: ReservationCreateRequest) -> ReservationCreateRequest:
+    """The request without what only says a default: said or not, it is the same request."""
+    defaults: dict[str, None] = {}
+    if request.dry_run is False:
+        defaults["dry_run"] = None
+    if request.grace_period_ms == DEFAULT_GRACE_MS:
+        defaults["grace_period_ms"] = None
+    return request.model_copy(update=defaults) if defaults else request
 
 
 def _whose(

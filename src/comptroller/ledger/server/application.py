@@ -2,8 +2,8 @@
 
 So an unknown path is 404 and a method that it does not take 405; then 401 without a key that opens
 it, 429 above the tenant's rate, 400 for a malformed body, 403 for a listing of another tenant's,
-400 for a malformed query; what the ledger refuses comes last. Nobody's body is read before its key. Every answer carries a request
-id and a trace id, and every error is the protocol's.
+400 for a malformed query; what the ledger refuses comes last. Nobody's body is read before its key.
+Every answer carries a request id and a trace id, and every error is the protocol's.
 """
 
 import logging
