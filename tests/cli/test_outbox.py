@@ -2,6 +2,7 @@
 
 import json
 
+import attrs
 import pytest
 from runcycles import Action, CommitRequest, EventCreateRequest, Subject
 
@@ -61,6 +62,17 @@ def test_a_file_that_cannot_be_read_is_listed_and_left_where_it_is(shelf):
     (place / "v2-torn.json").write_text("{")
     assert "cannot be read" in done("outbox", "list")
     assert (place / "v2-torn.json").exists()
+
+
+def test_whatever_a_file_holds_the_others_are_listed_and_shown(shelf):
+    shelf.put(attrs.evolve(entry("rsv_1"), not_before_ms=10**18))
+    (place,) = shelf.root.iterdir()
+    (place / "v2-deep.json").write_text("[" * 200_000)
+    listed = done("outbox", "list")
+    assert "cannot be read" in listed
+    assert "beyond any date" in listed
+    assert json.loads(done("outbox", "show", "rsv_1"))["not_before_ms"] == 10**18
+    assert done("outbox", "show", "deep").startswith("[[[")
 
 
 def test_one_is_shown_by_its_reservation_or_by_the_lists_name(shelf):

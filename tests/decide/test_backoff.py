@@ -22,3 +22,4 @@ def test_the_ledgers_own_time_counts_within_reason():
     assert floor(4_000, 5_000) == 0
     assert floor(9_000, 5_000) == 4
     assert floor(10**15, 5_000) == LONGEST_FLOOR
+    assert floor(10**400, 5_000.0) == LONGEST_FLOOR

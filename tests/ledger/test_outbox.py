@@ -1,8 +1,11 @@
 """The outbox: what is on disk when, what is sent when, and what an answer does to it."""
 
+import errno
 import itertools
+import json
 import os
 import time
+from pathlib import Path
 
 import anyio
 import pytest
@@ -278,6 +281,86 @@ async def test_what_was_never_whole_is_removed_when_nobody_can_be_writing_it(roo
         os.utime(part, (time.time() - seconds,) * 2)
     assert [entry.key for entry in shelf.load()] == ["rsv_1"]
     assert {path.name for path in whole.parent.iterdir()} == {whole.name, "v2-new.json.1.abcd.tmp"}
+
+
+async def found_beside(root, text):
+    """A file of this text lies beside a good one: the books, and what each file is then."""
+    Shelf(root, ADDRESS).put(Entry.of(owed("good"), ADDRESS))
+    (path,) = root.rglob("*.json")
+    path.with_name("beside.json").write_text(text(json.loads(path.read_text())))
+    assert len(on_disk(root)) == 2
+    books = Books()
+    async with opened(books, root, patience=60):
+        pass
+    return books, names(root)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda good: "[" * 200_000,
+        lambda good: json.dumps({**good, "reservation_id": "\ud800"}),
+    ],
+    ids=["deeper than Python reads", "an id that no file can be named after"],
+)
+async def test_whatever_a_file_holds_the_others_are_sent(root, text):
+    books, left = await found_beside(root, text)
+    assert ([each[2] for each in books.sent], left) == (["good"], [".corrupt"])
+
+
+async def test_a_time_beyond_all_dates_parks_one_charge_and_stops_no_other(root):
+    def text(good):
+        later = {**good, "reservation_id": "late", "not_before_ms": 10**400}
+        return json.dumps(later)
+
+    books, left = await found_beside(root, text)
+    assert ([each[2] for each in books.sent], left) == (["good"], [".json"])
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+async def test_what_cannot_be_read_now_is_no_corrupt_charge(root, caplog, monkeypatch, number):
+    Shelf(root, ADDRESS).put(Entry.of(owed(), ADDRESS))
+
+    def refuse(*_args, **_settings):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", refuse)
+        async with opened(Books(), root):
+            pass
+    assert "cannot be read now" in caplog.text
+    books = Books()
+    async with opened(books, root, patience=60):
+        pass
+    assert (books.what, names(root)) == (["commit"], [])
+
+
+async def test_a_directory_that_is_somebody_elses_hides_no_other(root, caplog, monkeypatch):
+    """Such as `lost+found`, where the outbox is a disk of its own."""
+    Shelf(root, ADDRESS).put(Entry.of(owed(), ADDRESS))
+    (root / "lost+found").mkdir()
+    listed = Path.iterdir
+
+    def refused_there(path):
+        if path.name == "lost+found":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused_there)
+    books = Books()
+    async with opened(books, root, patience=60):
+        pass
+    assert (books.what, names(root)) == (["commit"], [])
+    assert "lost+found: [Errno 13]" in caplog.text
+
+
+async def test_an_outbox_that_cannot_be_looked_into_is_not_called_empty(root, caplog):
+    root.touch()
+    async with opened(Books(), root):
+        pass
+    assert "Not a directory" in caplog.text
+    with pytest.raises(NotADirectoryError):
+        on_disk(root)
 
 
 async def test_many_are_sent_a_few_at_once(root):

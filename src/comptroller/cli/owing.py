@@ -59,7 +59,7 @@ def show_owed(name: str, directory: Path | None) -> None:
     text = named[0].read_text("utf-8", errors="replace")
     try:
         console.write_json({"file": str(named[0]), **json.loads(text)})
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         console.write_text(text)
 
 
@@ -83,8 +83,7 @@ def replay(
             left: int = await ledger.drain(timeout)
             return left
 
-    with _quiet("runcycles.journal"):  # what it warns of, our own logger tells
-        left = anyio.run(send)
+    left = anyio.run(send)
     aside = len(set_aside(root))
     if as_json:
         console.write_json({"left": left, "set_aside": aside})
@@ -140,7 +139,7 @@ def _is_named(path: Path, name: str) -> bool:
         return True
     try:
         return bool(json.loads(path.read_text("utf-8"))["reservation_id"] == name)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -183,4 +182,9 @@ def _table(found: list[tuple[Path, Entry | None]]) -> Table:
 
 
 def _moment(ms: int | None) -> str:
-    return "-" if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
+    if ms is None:
+        return "-"
+    try:
+        return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
+    except (OverflowError, ValueError):  # some program has written down what a server made up
+        return "beyond any date"

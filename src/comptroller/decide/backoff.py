@@ -24,4 +24,5 @@ def floor(not_before_ms: int | None, now_ms: float) -> float:
     """Seconds until the ledger wants to be asked again; 0 where it did not say, or it is past."""
     if not_before_ms is None:
         return 0.0
-    return min(max(0.0, (not_before_ms - now_ms) / 1000), LONGEST_FLOOR)
+    latest = now_ms + LONGEST_FLOOR * 1000  # compared first: it may be too large for a float
+    return (min(max(not_before_ms, now_ms), latest) - now_ms) / 1000

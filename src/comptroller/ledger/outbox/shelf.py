@@ -1,8 +1,9 @@
 """The directory of an outbox: one file for each charge, below a directory for each tenant.
 
-A file appears whole or not at all, and is readable by its owner alone. What cannot be read is set
-aside (`.corrupt`), what the ledger will never accept too (`.rejected`); the others are not
-concerned. Everything here blocks for as long as the disk takes.
+A file appears whole or not at all, and is readable by its owner alone. What is no entry is set
+aside (`.corrupt`), what the ledger will never accept too (`.rejected`); what the system does not
+let us read now stays where it is, and is found another time. The others are not concerned.
+Everything here blocks for as long as the disk takes.
 """
 
 import logging
@@ -17,11 +18,11 @@ import attrs
 import platformdirs
 from runcycles.journal import CommitJournal, PendingCommitRecord, auth_fingerprint
 
-from .entries import Entry, file_name
+from .entries import Entry
 
 log = logging.getLogger("comptroller.ledger")
 
-CORRUPT, REJECTED, _PART = ".corrupt", ".rejected", ".tmp"
+_ENTRY, CORRUPT, REJECTED, _PART = ".json", ".corrupt", ".rejected", ".tmp"
 
 _TORN = 3_600.0
 """Seconds after which nobody is still writing a file: its process died before it was whole."""
@@ -71,17 +72,16 @@ class Shelf:
         path.replace(path.with_suffix(REJECTED))
 
     def load(self) -> list[Entry]:
-        """Every entry owed to this ledger. What cannot be read is set aside, and told."""
-        before = set(set_aside(self.root))
+        """Every entry owed to this ledger. What is none is set aside, and told."""
         found = []
         for place in _places(self.root):
             _sweep(place)
-            for record in CommitJournal(place).load_pending(self.address):
-                if (entry := _read(record, place)) is not None:
+            for path in _files(place):
+                if path.suffix != _ENTRY or (entry := _read(path)) is None:
+                    continue
+                if entry.address == self.address:
                     self._found[entry.key] = place
                     found.append(entry)
-        for path in sorted(set(set_aside(self.root)) - before):
-            log.error("the outbox entry %s cannot be read: it is set aside", path)
         return found
 
     def _place(self, entry: Entry) -> Path:
@@ -96,29 +96,49 @@ class Shelf:
 def browse(root: Path) -> Iterator[tuple[Path, Entry | None]]:
     """Every file of every ledger, as it is: nothing is moved. None where it cannot be read."""
     for place in _places(root):
-        for path in sorted(place.glob("*.json")):
-            try:
-                yield path, Entry.read(PendingCommitRecord.from_json(path.read_text("utf-8")))
-            except FileNotFoundError:
-                continue  # settled meanwhile
-            except (OSError, ValueError):
-                yield path, None
+        for path in _files(place):
+            if path.suffix == _ENTRY:
+                try:
+                    yield path, _parsed(path)
+                except FileNotFoundError:
+                    continue  # settled meanwhile
+                except (OSError, ValueError):
+                    yield path, None
 
 
 def set_aside(root: Path) -> list[Path]:
     """The files that are not sent any more."""
-    found = (path for place in _places(root) for path in place.iterdir())
+    found = (path for place in _places(root) for path in _files(place))
     return sorted(path for path in found if path.suffix in (CORRUPT, REJECTED))
 
 
-def _read(record: PendingCommitRecord, place: Path) -> Entry | None:
+def _read(path: Path) -> Entry | None:
+    """The entry in a file, which gets the name of today; None where there is none, or not now."""
     try:
-        return Entry.read(record)
-    except ValueError:
-        path = place / file_name(record.reservation_id)
-        with suppress(OSError):
-            path.replace(path.with_suffix(CORRUPT))
+        entry = _parsed(path)
+        named = path.with_name(entry.file_name)
+    except FileNotFoundError:
+        return None  # settled meanwhile, by another process
+    except OSError as error:
+        log.error("the outbox entry %s cannot be read now: %s", path, error)
         return None
+    except ValueError as error:
+        with suppress(OSError):  # another process sets it aside, too
+            path.replace(path.with_suffix(CORRUPT))
+            log.error("the outbox entry %s cannot be read: it is set aside: %s", path, error)
+        return None
+    if path != named and not named.exists():
+        with suppress(OSError):  # it is removed under either name
+            path.replace(named)
+    return entry
+
+
+def _parsed(path: Path) -> Entry:
+    """Raises OSError; ValueError: it is no entry."""
+    try:
+        return Entry.read(PendingCommitRecord.from_json(path.read_text("utf-8")))
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def _sweep(place: Path) -> None:
@@ -132,7 +152,16 @@ def _sweep(place: Path) -> None:
 def _places(root: Path) -> list[Path]:
     try:
         return sorted(path for path in root.iterdir() if path.is_dir())
-    except OSError:  # there is none yet
+    except FileNotFoundError:  # there is none yet
+        return []
+
+
+def _files(place: Path) -> list[Path]:
+    """None where they are somebody else's: `lost+found`, say, of a disk of its own."""
+    try:
+        return sorted(place.iterdir())
+    except OSError as error:
+        log.warning("the outbox %s: %s", place, error)
         return []
 
 
