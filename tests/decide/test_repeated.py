@@ -8,9 +8,9 @@ NO = "BUDGET_EXCEEDED"
 
 
 def denied(times, amount=100, now=0.0, code=NO):
-    known = Denied(code, amount)
+    known = Denied(code, amount, since=now)
     for _ in range(times - 1):
-        known = known.again(code, amount, now)
+        known = known.again(code, amount, now, now)
     return known
 
 
@@ -34,7 +34,7 @@ def test_it_ends():
 
 
 def test_less_than_was_ever_refused_may_fit_unless_the_scope_is_closed():
-    known = denied(2).again(NO, 80, 0.0)
+    known = denied(2).again(NO, 80, 0.0, 0.0)
     assert (known.holds(80, 0.0), known.holds(79, 0.0)) == (True, False)
     assert denied(2, code="BUDGET_FROZEN").holds(1, 0.0)
 
@@ -46,5 +46,14 @@ def test_a_subject_that_no_ledger_takes_has_no_scopes():
 
 def test_denials_that_lie_far_apart_are_no_loop():
     known = denied(9)
-    later = known.again(NO, 500, known.until + MOST + 1)
+    now = known.until + MOST + 1
+    later = known.again(NO, 500, now, now)
     assert (later.times, later.least) == (1, 500)
+
+
+def test_those_under_way_together_count_as_one():
+    known = Denied(NO, 100, since=2.0)
+    for amount in range(99, 0, -1):
+        known = known.again(NO, amount, sent=1.0, now=2.0)
+    assert (known.times, known.least, known.holds(100, 2.0)) == (1, 1, False)
+    assert known.again(NO, 100, sent=2.0, now=3.0).until == 3.0 + FIRST

@@ -1,5 +1,7 @@
 """A remote ledger that is silent, or has just said no, is not asked each time."""
 
+import gc
+import weakref
 from contextlib import asynccontextmanager
 
 import anyio
@@ -14,7 +16,7 @@ from runcycles import (
     Subject,
 )
 
-from comptroller.errors import BudgetExceeded, CallDenied, LedgerUnreachable
+from comptroller.errors import BudgetExceeded, CallDenied, CredentialsMissing, LedgerUnreachable
 from comptroller.ledger.cycles import open_cycles
 from comptroller.ledger.server import serve_ledger
 from comptroller.money import tokens
@@ -26,15 +28,17 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 class Way(httpx.AsyncBaseTransport):
     """The way to a server. `state`: `up`, `dead` (no connection) or `silent` (no answer).
 
-    `drops`: how many requests are dropped next.
+    `drops`: how many requests are dropped next. `lasts`: seconds that an answer takes.
     """
 
     def __init__(self, application):
         self._server = httpx.ASGITransport(application)
-        self.state, self.asked, self.drops = "up", [], 0
+        self.state, self.asked, self.drops, self.lasts = "up", [], 0, 0.0
 
     async def handle_async_request(self, request):
         self.asked.append(request.url.path)
+        if self.lasts:
+            await anyio.sleep(self.lasts)
         if self.drops:
             self.drops -= 1
             await anyio.sleep(0.01)
@@ -53,7 +57,7 @@ async def remote(tmp_path, limit=1_000, **settings):
     async with funded(limit) as behind:
         way = Way(serve_ledger(behind, {"key": "acme"}))
         async with open_cycles(
-            "http://cycles", api_key="key", transport=way, outbox=tmp_path, **settings
+            "http://cycles", **{"api_key": "key", **settings}, transport=way, outbox=tmp_path
         ) as ledger:
             yield ledger, behind, way
 
@@ -61,7 +65,7 @@ async def remote(tmp_path, limit=1_000, **settings):
 def asking(number, amount=100, **subject):
     return ReservationCreateRequest(
         idempotency_key=f"k{number}",
-        subject=Subject(tenant="acme", **subject),
+        subject=Subject(**{"tenant": "acme", **subject}),
         action=Action(kind="k", name="n"),
         estimate=tokens(amount),
     )
@@ -114,6 +118,46 @@ class TestSilence:
             assert (await ledger.reserve(asking("back"))).reservation_id
             for number in range(500, 503):
                 assert (await ledger.reserve(asking(number))).reservation_id
+
+    async def test_what_is_not_sent_is_not_the_one_that_goes_through(self, tmp_path):
+        async with remote(tmp_path, api_key={"acme": "key"}) as (ledger, _, way):
+            way.state = "dead"
+            for number in range(5):
+                await refused(ledger, number)
+            way.state = "up"
+            await anyio.sleep(30)
+            assert isinstance(await refused(ledger, "x", tenant="globex"), CredentialsMissing)
+            assert (await ledger.reserve(asking("back"))).reservation_id
+
+    async def test_one_that_is_given_up_on_its_way_holds_back_the_others_for_a_while(
+        self, tmp_path
+    ):
+        async with remote(tmp_path) as (ledger, _, way):
+            way.state = "dead"
+            for number in range(5):
+                await refused(ledger, number)
+            way.state = "silent"
+            for number in range(5, 10):
+                await anyio.sleep(30)
+                with anyio.move_on_after(0.1):
+                    await ledger.reserve(asking(number))
+            way.state = "up"
+            await anyio.sleep(30)
+            assert (await ledger.reserve(asking("back"))).reservation_id
+
+    async def test_those_that_wait_for_a_place_are_told_when_nothing_comes_back(self, tmp_path):
+        async with remote(tmp_path, in_flight=1, request_timeout=60) as (ledger, _, way):
+            way.drops = 100
+            errors = []
+
+            async def ask(number):
+                errors.append(await refused(ledger, number))
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(ask, number)
+            assert {type(error) for error in errors} == {LedgerUnreachable}
+            assert len(way.asked) < 10
 
     async def test_an_answer_is_no_silence_whatever_it_says(self, tmp_path):
         async with remote(tmp_path) as (ledger, _, way):
@@ -202,6 +246,31 @@ class TestDenials:
             for number in range(3):
                 await refused(ledger, number)
             assert len(way.asked) == 2
+
+    async def test_those_that_ask_together_are_no_loop(self, tmp_path):
+        async with remote(tmp_path, limit=50) as (ledger, _, way):
+            way.lasts = 0.01
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(refused, ledger, number)
+            assert len(way.asked) == 20
+            await refused(ledger, "once more")
+            assert (await refused(ledger, "held back")).retry_after_ms <= 250
+
+    async def test_what_is_remembered_holds_nothing_of_who_was_denied(self, tmp_path):
+        class Conversation:
+            pass
+
+        async def ask(ledger, number):
+            conversation = Conversation()
+            with pytest.raises(BudgetExceeded):
+                await ledger.reserve(asking(number))
+            return weakref.ref(conversation)
+
+        async with remote(tmp_path, limit=50) as (ledger, _, _way):
+            held = [await ask(ledger, number) for number in range(4)]
+            gc.collect()
+            assert [each() for each in held] == [None] * 4
 
     async def test_what_may_fit_is_asked(self, tmp_path):
         async with remote(tmp_path, limit=50) as (ledger, _, _way):

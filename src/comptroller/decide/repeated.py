@@ -1,10 +1,13 @@
 """Denials that are answered without asking the ledger again, for a short, growing time.
 
 A loop that is denied asks again at once, and again. The first denials of a scope are the ledger's;
-from then on the same answer is given here for a while, to whoever asks for at least as much. What
+from then on the same answer is given here for a while, to whoever asks for at least as much.
+Requests that were under way together count as one: tools that ask in parallel are no loop. What
 may have changed it (a grant, budget that came back, funding, somebody who says "ask again") ends
 that at once.
 """
+
+import math
 
 import attrs
 from runcycles import Subject, Unit
@@ -25,22 +28,26 @@ class Denied:
     Attributes:
         code: the protocol's reason.
         least: the smallest amount that was refused; a smaller one may fit.
+        since: when it refused last, of those that count.
         times: how often in a row; what lies long back begins a new one.
         until: it is repeated before this moment.
     """
 
     code: str | None
     least: int
+    since: float
     times: int = 1
-    until: float = 0.0
+    until: float = -math.inf
 
-    def again(self, code: str | None, amount: int, now: float) -> "Denied":
-        """It has refused once more."""
-        if now > self.until + MOST:
-            return Denied(code, amount, until=now)
+    def again(self, code: str | None, amount: int, sent: float, now: float) -> "Denied":
+        """It has refused once more what was sent at `sent`."""
+        if now > max(self.since, self.until) + MOST:
+            return Denied(code, amount, since=now)
+        if sent < self.since:
+            return attrs.evolve(self, code=code, least=min(self.least, amount))
         times = self.times + 1
         pause = min(FIRST * 2.0 ** min(times - TOLERATED, 16), MOST)
-        return Denied(code, min(self.least, amount), times, now + pause)
+        return Denied(code, min(self.least, amount), now, times, now + pause)
 
     def holds(self, amount: int, now: float) -> bool:
         """Whether a request for `amount` is answered here."""

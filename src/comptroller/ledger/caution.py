@@ -4,6 +4,7 @@ Both are told as the ledger itself would tell them, at once. `decide.circuit` an
 are the rules; here stands what is remembered for one ledger.
 """
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -35,14 +36,18 @@ class Caution:
         """Seconds for which nothing is to be sent, because nothing came back; 0: send."""
         return self._circuit.rest(self._now())
 
-    def check_sending(self, verb: str) -> None:
-        """Raise LedgerUnreachable while nothing is sent; else a request is taken to go out."""
+    def check(self, verb: str) -> None:
+        """Raise LedgerUnreachable while nothing is sent."""
         if (rest := self.rest) > 0:
             raise LedgerUnreachable(
                 f"{self.ledger}: {verb}: {self._circuit.failures} requests had no answer:"
                 f" it is asked again in {rest:.1f} s",
                 status=-1,
             )
+
+    def check_sending(self, verb: str) -> None:
+        """The same of a request that goes out now: it may be the one that is let through."""
+        self.check(verb)
         self._circuit = self._circuit.sent(self._now())
 
     def answered(self) -> bool:
@@ -70,16 +75,26 @@ class Caution:
             if known is not None and known[0].holds(estimate.amount, now):
                 raise _repeated(*known, estimate, now)
 
-    def denied(self, subject: Subject, estimate: Amount, denial: BudgetExceeded) -> None:
-        """The ledger has said no."""
+    def denied(
+        self, subject: Subject, estimate: Amount, denial: BudgetExceeded, sent: float
+    ) -> None:
+        """The ledger has said no to what was sent at `sent`.
+
+        A copy is kept: the denial itself holds on to every frame that it passes through.
+        """
         path = scopes(subject)
         scope = (denial.scope or "").lower() or (path[-1] if path else "")
         where = (scope, Unit(estimate.unit))
         code, now = denial.reason_code, self._now()
         if len(self._denied) >= _REMEMBERED:
             self._denied.clear()
-        before = self._denied.get(where, (Denied(code, estimate.amount, times=0, until=now), None))
-        self._denied[where] = (before[0].again(code, estimate.amount, now), denial)
+        before = self._denied.get(where)
+        known = (
+            Denied(code, estimate.amount, since=now)
+            if before is None
+            else before[0].again(code, estimate.amount, sent, now)
+        )
+        self._denied[where] = (known, copy.copy(denial))
 
     def granted(self, affected: list[str]) -> None:
         """There is budget in these scopes."""

@@ -113,11 +113,12 @@ class CyclesLedger:
         if request.dry_run:
             return await self._ask_again_if_lost(question)
         self._caution.check_asking(request.subject, request.estimate)
+        sent = anyio.current_time()
         try:
             granted = await self._ask_again_if_lost(question)
             check_grant(granted, request, self.name)
         except BudgetExceeded as denial:
-            self._caution.denied(request.subject, request.estimate, denial)
+            self._caution.denied(request.subject, request.estimate, denial, sent)
             raise
         self._caution.granted(granted.affected_scopes)
         return granted
@@ -269,13 +270,16 @@ class CyclesLedger:
     async def _ask(self, question: Question[Answer]) -> Answer:
         """One attempt, within `request_timeout` in all."""
         self._belonging.check()
-        if question.verb not in _NEVER_HELD_BACK:
-            self._caution.check_sending(question.verb)
+        held_back = question.verb not in _NEVER_HELD_BACK
+        if held_back:
+            self._caution.check(question.verb)
         missing, sent = "no API key", -math.inf
         with anyio.move_on_after(self.request_timeout):
             client = await self._connections.client(question.tenant)
             missing = f"no place among {self._gate.total_tokens:g} requests in flight"
             async with self._gate:
+                if held_back:  # not before: who has no key, or waits for a place, sends nothing
+                    self._caution.check_sending(question.verb)
                 missing, sent = "no answer", anyio.current_time()
                 try:
                     answer = await question.send(client)
