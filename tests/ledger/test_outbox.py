@@ -317,6 +317,14 @@ async def test_a_time_beyond_all_dates_parks_one_charge_and_stops_no_other(root)
     assert ([each[2] for each in books.sent], left) == (["good"], [".json"])
 
 
+async def test_what_another_program_owes_elsewhere_need_not_be_understood(root):
+    def text(good):
+        return json.dumps({**good, "base_url": "http://another", "commit_body": {"newer": 1}})
+
+    books, left = await found_beside(root, text)
+    assert ([each[2] for each in books.sent], left) == (["good"], [".json"])
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
 async def test_what_cannot_be_read_now_is_no_corrupt_charge(root, caplog, monkeypatch, number):
     Shelf(root, ADDRESS).put(Entry.of(owed(), ADDRESS))

@@ -77,9 +77,7 @@ class Shelf:
         for place in _places(self.root):
             _sweep(place)
             for path in _files(place):
-                if path.suffix != _ENTRY or (entry := _read(path)) is None:
-                    continue
-                if entry.address == self.address:
+                if path.suffix == _ENTRY and (entry := _read(path, self.address)) is not None:
                     self._found[entry.key] = place
                     found.append(entry)
         return found
@@ -99,7 +97,7 @@ def browse(root: Path) -> Iterator[tuple[Path, Entry | None]]:
         for path in _files(place):
             if path.suffix == _ENTRY:
                 try:
-                    yield path, _parsed(path)
+                    yield path, Entry.read(_record(path))
                 except FileNotFoundError:
                     continue  # settled meanwhile
                 except (OSError, ValueError):
@@ -112,10 +110,16 @@ def set_aside(root: Path) -> list[Path]:
     return sorted(path for path in found if path.suffix in (CORRUPT, REJECTED))
 
 
-def _read(path: Path) -> Entry | None:
-    """The entry in a file, which gets the name of today; None where there is none, or not now."""
+def _read(path: Path, address: str) -> Entry | None:
+    """The entry in a file, which gets the name of today; None where none is owed to `address`.
+
+    What another program owes to another ledger may be more than is understood here.
+    """
     try:
-        entry = _parsed(path)
+        record = _record(path)
+        if record.base_url != address:
+            return None
+        entry = Entry.read(record)
         named = path.with_name(entry.file_name)
     except FileNotFoundError:
         return None  # settled meanwhile, by another process
@@ -125,7 +129,8 @@ def _read(path: Path) -> Entry | None:
     except ValueError as error:
         with suppress(OSError):  # another process sets it aside, too
             path.replace(path.with_suffix(CORRUPT))
-            log.error("the outbox entry %s cannot be read: it is set aside: %s", path, error)
+            why = str(error).partition("\n")[0]
+            log.error("the outbox entry %s cannot be read: it is set aside: %s", path, why)
         return None
     if path != named and not named.exists():
         with suppress(OSError):  # it is removed under either name
@@ -133,10 +138,10 @@ def _read(path: Path) -> Entry | None:
     return entry
 
 
-def _parsed(path: Path) -> Entry:
-    """Raises OSError; ValueError: it is no entry."""
+def _record(path: Path) -> PendingCommitRecord:
+    """What is in a file. Raises OSError; ValueError: it is no entry."""
     try:
-        return Entry.read(PendingCommitRecord.from_json(path.read_text("utf-8")))
+        return PendingCommitRecord.from_json(path.read_text("utf-8"))
     except RecursionError as error:
         raise ValueError(str(error)) from None
 
