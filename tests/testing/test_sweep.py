@@ -160,6 +160,7 @@ def test_what_a_program_leaves_is_found(program, found, monkeypatch):
 @pytest.mark.usefixtures("_tidy")
 def test_what_a_process_opens_once_is_no_finding():
     async def keeps_one(trial):
+        await anyio.lowlevel.checkpoint()
         if not forgotten:
             await forgets_a_file(trial)
 
@@ -186,6 +187,65 @@ def test_a_denial_must_come_out_as_what_it_is():
     with pytest.raises(AssertionError, match="4 findings at 4 of 4 points") as raised:
         report.assert_clean()
     assert isinstance(raised.value.__cause__, ExceptionGroup)
+
+
+async def is_refused(trial: Trial):
+    async with trial.governed(agent(), "globex", policy=POLICY) as run:  # it has no budget
+        await run("go")
+
+
+@pytest.mark.parametrize("sweep", [cancel_everywhere, deny_everywhere, lose_everywhere])
+def test_a_program_that_is_refused_from_the_start_is_not_called_clean(sweep):
+    with pytest.raises(AssertionError, match=r"undisturbed: raised BudgetNotFound.*globex"):
+        sweep(is_refused).assert_clean()
+
+
+async def does_nothing(trial: Trial):
+    pass
+
+
+def test_a_sweep_that_tried_nothing_is_not_clean():
+    for sweep, told in (
+        (cancel_everywhere, "nothing to try in 0 turns"),
+        (deny_everywhere, "it asked for no reserve"),
+        (lose_everywhere, "it asked for no commit"),
+    ):
+        with pytest.raises(AssertionError, match=told):
+            sweep(does_nothing).assert_clean()
+    with pytest.raises(AssertionError, match="from turn 100000 on: nothing to try"):
+        cancel_everywhere(whole, first=100_000).assert_clean()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"how": "softly"}, "how"),
+        ({"how": "task", "backend": "trio"}, "how='task' is for asyncio"),
+        ({"backend": "curio"}, "backend"),
+        ({"most": 0}, "most=0"),
+        ({"first": 0}, "turn"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_an_error(settings, told):
+    with pytest.raises(ValueError, match=told):
+        cancel_everywhere(whole, **settings)
+
+
+def test_a_cancellation_that_nobody_asked_for_is_a_finding():
+    async def is_gone(trial):
+        await whole(trial)
+        raise asyncio.CancelledError
+
+    with pytest.raises(AssertionError, match="undisturbed: CancelledError"):
+        cancel_everywhere(is_gone, most=2).assert_clean()
+
+
+@pytest.mark.usefixtures("_tidy")
+def test_one_finding_can_be_had_again_alone():
+    (first, *_) = cancel_everywhere(forgets_a_lease, most=8).findings
+    turn = int(first.when.split()[4])
+    (again,) = cancel_everywhere(forgets_a_lease, first=turn, most=1).findings
+    assert again.when == first.when
 
 
 def test_without_residue_nothing_is_found():

@@ -13,16 +13,21 @@ an open file, an error in the log; and that the scope ended within its bound (la
         deny_everywhere(program).assert_clean()
 
 A program is performed on a loop of its own each time, on virtual time: what it is made of (models,
-tools, agents) has to be made in it, and must not reach for a network.
+tools, agents) has to be made in it, and must not reach for a network. Undisturbed it has to do its
+work: a sweep over a program that is refused from the start would look at nothing.
+
+What is found at turn 12 is found again by `cancel_everywhere(program, first=12, most=1)`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Literal
 
 import attrs
+from attrs import validators
 
-from comptroller.errors import CallDenied
+from comptroller.errors import CallDenied, RunCancelled
 from comptroller.ledger.interface import Ledger
 
 from .counted import run_counted
@@ -83,8 +88,8 @@ class Report:
 @attrs.frozen(kw_only=True)
 class _Sweep:
     program: Program
-    backend: str
-    open_ledger: OpenLedger
+    backend: str = attrs.field(validator=validators.in_(("asyncio", "trio")))
+    ledger: OpenLedger | None
     within: float
     lapse: float
 
@@ -98,19 +103,28 @@ class _Sweep:
                 run_counted(
                     self.backend,
                     lambda turns: performed(
-                        self.program, self.open_ledger, turns, way, planned,
+                        self.program, self.ledger or open_funded, turns, way, planned,
                         within=self.within, lapse=self.lapse, hold=held.append,
                     ),
                 )  # fmt: skip
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is a finding
             text = str(error) if isinstance(error, AssertionError) else repr(error)
             return None, [Finding(when, text, error), *(Finding(when, each) for each in left)]
         return held[0], [Finding(when, each) for each in left]
 
     def undisturbed(self) -> tuple[Trial | None, list[Finding]]:
-        """The whole program. What a process opens once, and keeps, is no finding."""
+        """The whole program. What a process opens once, and keeps, is no finding.
+
+        On a ledger with plenty it must not be refused; what one of the caller's own does to it is
+        the caller's business.
+        """
         trial, findings = self.once(None)
-        return self.once(None) if findings else (trial, findings)
+        if findings:
+            trial, findings = self.once(None)
+        error = trial.error if trial is not None and self.ledger is None else None
+        if error is not None and not isinstance(error, RunCancelled):  # its own deadline, say
+            findings.append(Finding("undisturbed", f"raised {error!r}", error))
+        return trial, findings
 
 
 def cancel_everywhere(
@@ -140,8 +154,12 @@ def cancel_everywhere(
         lapse: seconds after which the ledger must hold nothing more: for a ledger that does not
             answer a lease has to run out.
     """
-    sweep = _Sweep(program=program, backend=backend, open_ledger=ledger or open_funded,
-                   within=within, lapse=lapse)  # fmt: skip
+    if most is not None and most < 1:
+        raise ValueError(f"most={most!r}: at least one turn has to be tried")
+    if how == "task" and backend == "trio":
+        raise ValueError("how='task' is for asyncio: a task of trio has no cancel()")
+    Way(how, first, again)
+    sweep = _Sweep(program=program, backend=backend, ledger=ledger, within=within, lapse=lapse)
     whole, findings = sweep.undisturbed()
     if whole is None or findings:
         return Report(0, 0, tuple(findings))
@@ -149,6 +167,8 @@ def cancel_everywhere(
     turns = range(first, whole.turns + 1, step)
     for turn in turns:
         findings += sweep.once(Way(how, turn, again))[1]
+    if not turns:
+        findings.append(Finding(f"from turn {first} on", f"nothing to try in {whole.turns} turns"))
     return Report(whole.turns, len(turns), tuple(findings))
 
 
@@ -182,8 +202,7 @@ def _at_each(
     ledger: OpenLedger | None,
     within: float,
 ) -> Report:
-    sweep = _Sweep(program=program, backend=backend, open_ledger=ledger or open_funded,
-                   within=within, lapse=0.0)  # fmt: skip
+    sweep = _Sweep(program=program, backend=backend, ledger=ledger, within=within, lapse=0.0)
     whole, findings = sweep.undisturbed()
     if whole is None or findings:
         return Report(0, 0, tuple(findings))
@@ -194,6 +213,8 @@ def _at_each(
         error = trial.error if trial is not None else None
         if error is not None and not isinstance(error, CallDenied):
             findings.append(Finding(_told(plan(number)), f"raised {error!r}", error))
+    if not calls:
+        findings.append(Finding("undisturbed", f"it asked for no {verb}: there is nothing to try"))
     return Report(calls, calls, tuple(findings))
 
 

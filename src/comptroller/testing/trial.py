@@ -8,6 +8,7 @@ from typing import Any, Literal
 import anyio
 import attrs
 from anyio.lowlevel import current_token
+from attrs import validators
 
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger
@@ -27,8 +28,10 @@ SLACK = 0.1
 class Way:
     """How, at which turn, and after how many turns once more, a program is given up."""
 
-    how: Literal["scope", "task", "handle"]
-    turn: int
+    how: Literal["scope", "task", "handle"] = attrs.field(
+        validator=validators.in_(("scope", "task", "handle"))
+    )
+    turn: int = attrs.field(validator=validators.ge(1))
     again: int | None = None
 
     def __str__(self) -> str:
