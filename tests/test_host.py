@@ -15,6 +15,7 @@ pytestmark = [
 
 async def test_without_trio_asyncio_the_extra_to_install_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "trio_asyncio", None)
+    monkeypatch.delitem(sys.modules, "comptroller.trio_loop", raising=False)
     with pytest.raises(ComptrollerError, match=r'pip install "comptroller\[trio\]"$'):
         async with open_host():
             pass

@@ -14,13 +14,13 @@ pytestmark = pytest.mark.alike
 ROOT = Path(__file__).parents[1] / "src"
 
 LAYERS = [  # the lowest first; a name is a module or a package under `comptroller`
-    {"values"},
+    {"values", "interrupts"},
     {"errors", "policy", "money"},
     {"decide"},
     {"ledger"},
     {"runtime"},
     {"openai_agents"},
-    {"host", "scope", "governed", "carried", "supervision", "cycles"},
+    {"trio_loop", "host", "scope", "governed", "carried", "supervision", "cycles"},
     {"testing"},  # beside the public scopes: for users' tests, used by nothing below
     {""},  # comptroller/__init__.py: the public API
     {"cli", "console", "__main__"},
@@ -48,6 +48,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {  # (module, what it imports all the s
 
 TRIO_AT_THE_HEAD = {  # trio is optional: elsewhere it is imported inside functions
     "comptroller.testing.trio_clock": "imported by `virtual_backend` for trio alone",
+    "comptroller.trio_loop": "imported by `open_host` for trio alone",
 }
 
 

@@ -11,6 +11,7 @@ from agents import Agent
 from runcycles import Amount
 
 from .host import Framed, Host, kept, open_host
+from .interrupts import uninterrupted
 from .ledger.interface import Ledger
 from .ledger.opening import DefaultLedger, default_settings
 from .openai_agents.active import step_in, step_out
@@ -175,6 +176,7 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
         super().__init__(agent, filled(terms, self._books))
         self._ground: Framed[Ground]
 
+    @uninterrupted
     async def __aenter__(self) -> GovernedRun:
         ground = kept(open_ground(self._books))
         opened = await ground.open()
@@ -186,6 +188,7 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
         self._ground = ground
         return handle
 
+    @uninterrupted
     async def __aexit__(
         self,
         kind: type[BaseException] | None,

@@ -48,25 +48,13 @@ async def open_host() -> AsyncIterator[Host]:
         yield Host(lambda function: function, carries=False)
         return
     try:
-        import trio_asyncio
+        from .trio_loop import carry, carrying
     except ModuleNotFoundError:
         raise ComptrollerError(
             'under trio the SDK needs trio-asyncio: pip install "comptroller[trio]"'
         ) from None
-    if trio_asyncio.current_loop.get() is not None:
-        yield Host(trio_asyncio.aio_as_trio, carries=True)
-        return
-    failure: Exception | None = None
-    with anyio.CancelScope() as shelter:
-        async with trio_asyncio.open_loop():
-            try:
-                yield Host(trio_asyncio.aio_as_trio, carries=True)
-            except Exception as error:  # noqa: BLE001 - its nurseries would make a group of it
-                failure = error
-            finally:
-                shelter.shield = True  # an outer cancellation would come out of closing the loop
-    if failure is not None:
-        raise failure
+    async with carrying():
+        yield Host(carry, carries=True)
 
 
 class Framed(Generic[T]):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +14,7 @@ from runcycles import Amount
 from .errors import ComptrollerError, RunCancelled
 from .governed import Ground, RunScope, filled, open_ground, source
 from .host import Framed
+from .interrupts import uninterrupted
 from .ledger.interface import Ledger
 from .ledger.opening import DefaultLedger
 from .openai_agents.active import ACTIVE
@@ -24,7 +25,7 @@ from .runtime.hub import Handle, Hub, Statistics, Status
 from .runtime.outcomes import Cancelled, Completed, Denied, Failed, RunOutcome, outcome_of
 from .runtime.receipts import Receipt
 from .runtime.recovery import OnAbandoned, Recovered, recover
-from .runtime.signals import Termination
+from .runtime.signals import Signals
 from .scope import GovernedRun, RunRequest
 
 log = logging.getLogger("comptroller")
@@ -46,6 +47,7 @@ class SupervisedRun(RunScope):
         self._queue: anyio.CancelScope | None = None
         self._given_up: str | None = None
 
+    @uninterrupted
     async def __aenter__(self) -> GovernedRun:
         await self._take_slot()
         try:
@@ -54,6 +56,7 @@ class SupervisedRun(RunScope):
             self._give_back_slot()
             raise
 
+    @uninterrupted
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
@@ -239,6 +242,7 @@ class Supervisor:
         )
         return SupervisedRun(agent, filled(terms, self._books), self._ground, self._slots)
 
+    @uninterrupted
     def start(
         self,
         agent: Agent[Any],
@@ -292,7 +296,8 @@ class open_supervisor:  # noqa: N801 - used like a function
 
     Left normally, it waits for its runs; left by an exception or a cancellation, it cancels them.
     So does SIGTERM in the main thread, where the program does not handle it itself: once they are
-    settled, SystemExit(143) is raised. A second one ends the process at once.
+    settled, SystemExit(143) is raised. A second SIGTERM ends the process at once, and so does a
+    second Ctrl-C while they settle.
 
     Args:
         ledger: from `open_ledger`; None: the one that the environment names.
@@ -316,8 +321,9 @@ class open_supervisor:  # noqa: N801 - used like a function
         self._max_concurrency, self._recover = max_concurrency, recover
         self._frame: Framed[Ground]
         self._hub: Hub
-        self._termination: Termination
+        self._signals: Signals
 
+    @uninterrupted
     async def __aenter__(self) -> Supervisor:
         books = source(self._ledger)
         self._frame = Framed(open_ground(books))
@@ -330,10 +336,11 @@ class open_supervisor:  # noqa: N801 - used like a function
             except BaseException:
                 await self._frame.close()
                 raise
-        self._termination = Termination(ground.hub)
-        self._termination.begin()
+        self._signals = Signals(ground.hub)
+        self._signals.begin()
         return supervisor
 
+    @uninterrupted
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
@@ -341,14 +348,15 @@ class open_supervisor:  # noqa: N801 - used like a function
         trace: TracebackType | None,
     ) -> None:
         interrupted: BaseException | None = None
-        with ExitStack() as left:
-            left.callback(self._termination.end)
+        async with AsyncExitStack() as left:
+            left.push_async_callback(self._signals.end)
             try:
                 with ExitStack() as body:
-                    body.push(self._termination.body)
+                    body.push(self._signals.body)
                     if error is None:
                         await self._hub.all_ended()
             finally:
+                self._signals.leaving = True
                 why = "its supervisor was left" + (f" by {kind.__name__}" if kind else "")
                 interrupted = await self._hub.cancel_all(why)
                 await self._frame.close()

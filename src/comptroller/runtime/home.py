@@ -10,7 +10,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
 from comptroller.errors import ComptrollerError
+from comptroller.interrupts import uninterrupted
 
 Message = tuple[Callable[..., object], tuple[Any, ...]]
 
@@ -122,10 +122,16 @@ class Home:
             except RuntimeError as gone:  # also trio.RunFinishedError: the loop itself has ended
                 raise HomeClosed from gone
 
-    def soon(self, function: Callable[..., object], *args: Any) -> None:
-        """As `call`, but never at once, and without a lock: what a signal handler may do."""
-        with suppress(RuntimeError):  # the loop itself has ended
+    def soon(self, function: Callable[..., object], *args: Any) -> bool:
+        """As `call`, but never at once, and without a lock: what a signal handler may do.
+
+        Returns whether it will run: not where the loop itself has ended.
+        """
+        try:
             self._later(self._arrive, (function, args))
+        except RuntimeError:
+            return False
+        return True
 
     def start(
         self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str
@@ -133,10 +139,15 @@ class Home:
         """Start a task at home. Only from home."""
         self.check_process()
         if self._opened:
-            self._tasks.start_soon(function, *args, name=name)
+            self._tasks.start_soon(self._inside, function, *args, name=name)
         else:
             self._inbox.append((partial(self.start, function, name=name), args))
 
+    @uninterrupted
+    async def _inside(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        await function(*args)
+
+    @uninterrupted
     async def _serve(self) -> None:
         """Gives guests' messages a task to run in.
 

@@ -1,62 +1,142 @@
-"""SIGTERM: the runs of a supervisor settle before the process ends, which it would on the spot.
+"""SIGTERM and Ctrl-C: the runs of a supervisor settle before the process ends; who insists leaves.
 
 Ctrl-C is the loop's: asyncio cancels its main task, trio raises in its own, and scopes that are
-left settle. Signals are heard in the main thread alone, and nobody else's handler is replaced.
+left settle. SIGTERM would end the process on the spot. Signals are heard in the main thread alone,
+and a handler of the program itself is never replaced.
 """
 
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import anyio
 
 from .hub import Hub
 
 _TERMINATED = "interrupted by SIGTERM"
+_OF_LOOPS = ("asyncio.runners", "trio._core._ki")
+"""The modules of the handlers by which loops hear SIGINT. Without one, as in a notebook's kernel,
+each Ctrl-C is raised on the spot, and the second does not wait anyway."""
 
 
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+class Signals:
+    """What one supervisor, while it is open, makes of signals.
 
-
-class Termination:
-    """The first SIGTERM, while a supervisor is open and nobody else handles it.
-
-    It cancels the runs and the supervisor's body. When they are settled the process ends as it was
-    asked to: by a SystemExit, so that what stands around the supervisor is left, too. A second one
-    ends it at once.
+    The first SIGTERM cancels its runs and its body. When they are settled the process ends as it
+    was asked to: by a SystemExit, so that what stands around the supervisor is left, too. A second
+    SIGTERM ends the process at once, and so does a second Ctrl-C while the supervisor is left.
 
     Attributes:
         body: the scope of the body.
+        leaving: the body has ended.
+        terminated: it was asked to end.
     """
 
     def __init__(self, hub: Hub) -> None:
         self.body = anyio.CancelScope()
-        self._hub, self._process, self._came = hub, os.getpid(), False
+        self.leaving = self.terminated = False
+        self._hub = hub
 
     def begin(self) -> None:
         """The body begins."""
         self.body.__enter__()
-        if _in_main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, self._heard)
+        if threading.current_thread() is threading.main_thread():
+            _HANDLERS.add(self)
 
-    def end(self) -> None:
-        """All is settled. Raises SystemExit if that is what was asked for."""
-        if signal.getsignal(signal.SIGTERM) == self._heard:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if self._came:
+    async def end(self) -> None:
+        """All is settled. Raises SystemExit if that is what was asked for.
+
+        The last supervisor raises it, for asyncio ends its loop on the spot then; the others wait
+        for the cancellation that it brings.
+        """
+        _HANDLERS.discard(self)
+        if self.terminated:
+            if _HANDLERS.terminating():
+                await anyio.sleep_forever()
             raise SystemExit(128 + signal.SIGTERM)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        signal.signal(number, signal.SIG_DFL)
-        if os.getpid() != self._process:  # a fork has inherited the handler, and has nothing here
-            os.kill(os.getpid(), number)
-            return
-        self._came = True
-        self._hub.home.soon(self._stop)
+    def terminate(self) -> bool:
+        """In a signal handler: whether there is still a loop to cancel anything in."""
+        self.terminated = True
+        return self._hub.home.soon(self._stop)
+
+    def alive(self) -> bool:
+        """Whether its loop is still there. It is not where an error has ended the loop itself."""
+        return self._hub.home.soon(bool)
 
     def _stop(self) -> None:
         self._hub.stop_all(_TERMINATED)
         self.body.cancel(_TERMINATED)
+
+
+class _Handlers:
+    """The handlers of this process, while its main thread has supervisors open."""
+
+    def __init__(self) -> None:
+        self._open: list[Signals] = []
+        self._before: dict[int, Any] = {}
+        self._interrupted = False
+
+    def add(self, one: Signals) -> None:
+        for other in [other for other in self._open if not other.alive()]:
+            self.discard(other)
+        if not self._open:
+            self._interrupted = False
+            self._hear(signal.SIGTERM, self._terminate, lambda now: now is signal.SIG_DFL)
+            self._hear(signal.SIGINT, self._interrupt, _of_a_loop)
+        self._open.append(one)
+
+    def discard(self, one: Signals) -> None:
+        if one in self._open:
+            self._open.remove(one)
+            if not self._open:
+                self.restore()
+
+    def terminating(self) -> bool:
+        """Whether a supervisor settles because it was asked to end."""
+        return any(one.terminated and one.alive() for one in self._open)
+
+    def restore(self) -> None:
+        """Nobody is open. Handlers that were replaced meanwhile stay so."""
+        self._open.clear()
+        while self._before:
+            number, before = self._before.popitem()
+            if getattr(signal.getsignal(number), "__self__", None) is self:
+                signal.signal(number, before)
+
+    def _hear(
+        self, number: int, handler: Callable[..., object], free: Callable[[Any], bool]
+    ) -> None:
+        before = signal.getsignal(number)
+        if free(before):
+            self._before[number] = before
+            signal.signal(number, handler)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        told = [one.terminate() for one in self._open]
+        if not any(told):
+            os.kill(os.getpid(), number)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The loop's, unless it is the second one and somebody is being left."""
+        if self._interrupted and any(one.leaving and one.alive() for one in self._open):
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self._interrupted = True
+        self._before[number](number, frame)
+
+
+def _of_a_loop(handler: Any) -> bool:
+    function = getattr(handler, "func", handler)  # asyncio binds its main task
+    return getattr(function, "__module__", None) in _OF_LOOPS
+
+
+_HANDLERS = _Handlers()
+if hasattr(os, "register_at_fork"):  # not on Windows. A fork has none of the loops
+    os.register_at_fork(after_in_child=_HANDLERS.restore)

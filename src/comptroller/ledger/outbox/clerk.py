@@ -13,6 +13,8 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from comptroller.interrupts import uninterrupted
+
 log = logging.getLogger("comptroller.ledger")
 
 
@@ -60,6 +62,7 @@ class Clerk:
             job.perform()
         return job
 
+    @uninterrupted
     async def serve(self) -> None:
         """Until it is cancelled; what is left is then done at once."""
         self._serving, jobs = True, []

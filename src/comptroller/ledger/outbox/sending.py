@@ -24,6 +24,7 @@ from runcycles import CommitRequest, EventCreateRequest
 from comptroller.decide import backoff
 from comptroller.decide.settlement import Next, after
 from comptroller.errors import ComptrollerError
+from comptroller.interrupts import uninterrupted
 from comptroller.ledger.interface import Owed
 
 from .clerk import Clerk
@@ -148,6 +149,7 @@ class DiskOutbox:
 
     # -- its tasks
 
+    @uninterrupted
     async def _live(self) -> None:
         """Shielded: a ledger that is left by a cancellation still sends what it can."""
         with self._life:
@@ -157,6 +159,7 @@ class DiskOutbox:
                 for lane in range(LANES):
                     tasks.start_soon(self._send, name=f"comptroller outbox lane {lane}")
 
+    @uninterrupted
     async def _find(self) -> None:
         """What was left behind, by this process or another one."""
         try:
@@ -171,6 +174,7 @@ class DiskOutbox:
         self._loaded = True
         self._parcels.changed.notify()
 
+    @uninterrupted
     async def _send(self) -> None:
         while True:
             parcel = await self._parcels.next()
