@@ -1,11 +1,14 @@
 """The sweep finds what a program leaves: each kind of residue, at the point where it is left."""
 
 import asyncio
+import gc
 import logging
 import os
 import threading
+from contextlib import suppress
 
 import anyio
+import anyio.lowlevel
 import pytest
 from agents import Agent, function_tool
 from agents.testing import function_call
@@ -17,6 +20,7 @@ from comptroller.testing import (
     cancel_everywhere,
     deny_everywhere,
     lose_everywhere,
+    sweep,
 )
 from comptroller.testing.residue import residue
 
@@ -75,6 +79,37 @@ async def forgets_a_thread(trial: Trial):
     forgotten.append(thread)
     thread.start()
     await whole(trial)
+
+
+async def goes_on_waiting(trial: Trial):
+    """Given up, it begins to wait for nothing, out of every scope's reach."""
+    cancelled = anyio.get_cancelled_exc_class()
+    with suppress(cancelled):
+        await whole(trial)
+        return
+    with anyio.CancelScope(shield=True):
+        while True:
+            with suppress(cancelled):
+                await anyio.sleep_forever()
+
+
+async def spins(trial: Trial):
+    """Given up, it does not notice."""
+    with suppress(anyio.get_cancelled_exc_class()):
+        await whole(trial)
+        return
+    while True:
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("program", [goes_on_waiting, spins])
+def test_a_program_that_never_ends_is_found(program, backend, monkeypatch):
+    monkeypatch.setattr(sweep, "PATIENCE", 0.3)
+    report = str(cancel_everywhere(program, backend=backend, most=1, first=20))
+    gc.collect()  # what stood in the loop that was abandoned
+    assert "it did not end in 0.3 s of real time, whatever cancelled it" in report
 
 
 async def complains(trial: Trial):
@@ -205,13 +240,13 @@ async def does_nothing(trial: Trial):
 
 
 def test_a_sweep_that_tried_nothing_is_not_clean():
-    for sweep, told in (
+    for sweeping, told in (
         (cancel_everywhere, "nothing to try in 0 turns"),
         (deny_everywhere, "it asked for no reserve"),
         (lose_everywhere, "it asked for no commit"),
     ):
         with pytest.raises(AssertionError, match=told):
-            sweep(does_nothing).assert_clean()
+            sweeping(does_nothing).assert_clean()
     with pytest.raises(AssertionError, match="from turn 100000 on: nothing to try"):
         cancel_everywhere(whole, first=100_000).assert_clean()
 

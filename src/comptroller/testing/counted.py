@@ -13,16 +13,20 @@ from .turns import Turns
 T = TypeVar("T")
 
 
-def run_counted(backend: str, main: Callable[[Turns], Awaitable[T]]) -> T:
-    """Run `main(turns)` on a loop of its own, `asyncio` or `trio`, whose turns are counted."""
-    turns = Turns()
-    if backend == "trio":
-        from .trio_clock import run_counted as run_on_trio  # trio is optional
+def run_counted(backend: str, main: Callable[[Turns], Awaitable[T]], patience: float) -> T:
+    """Run `main(turns)` on a loop of its own, `asyncio` or `trio`, whose turns are counted.
 
-        result: T = run_on_trio(turns, main)
-        return result
-    with asyncio.Runner(loop_factory=counted_loop(turns)) as runner:
-        return runner.run(_awaited(main, turns))
+    Raises DidNotEnd when it has not ended after `patience` real seconds.
+    """
+    turns = Turns()
+    with turns.bounded(patience):
+        if backend == "trio":
+            from .trio_clock import run_counted as run_on_trio  # trio is optional
+
+            result: T = run_on_trio(turns, main)
+            return result
+        with asyncio.Runner(loop_factory=counted_loop(turns)) as runner:
+            return runner.run(_awaited(main, turns))
 
 
 async def _awaited(main: Callable[[Turns], Awaitable[T]], turns: Turns) -> T:
@@ -33,7 +37,12 @@ def counted_loop(turns: Turns) -> type[VirtualTimeLoop]:
     """A loop on virtual time that counts into `turns`."""
 
     class CountedLoop(VirtualTimeLoop):
+        def __init__(self) -> None:
+            super().__init__()
+            turns.wake = lambda: self.call_soon_threadsafe(int)  # does nothing
+
         def _run_once(self) -> Any:
+            turns.check()
             turns.turn()
             return super()._run_once()  # type: ignore[misc]  # asyncio does not show it
 

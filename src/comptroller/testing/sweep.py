@@ -38,6 +38,11 @@ from .trial import Program, Trial, Way, performed
 
 OpenLedger = Callable[[], AbstractAsyncContextManager[Ledger]]
 
+PATIENCE = 60.0
+"""Real seconds that one performance may take: a program that ignores its cancellation never ends,
+not even on virtual time.
+"""
+
 WITHIN = 13.0
 """Seconds that a scope may take by default: `teardown_timeout` + `settle_timeout`, cutting off."""
 
@@ -106,6 +111,7 @@ class _Sweep:
                         self.program, self.ledger or open_funded, turns, way, planned,
                         within=self.within, lapse=self.lapse, hold=held.append,
                     ),
+                    PATIENCE,
                 )  # fmt: skip
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is a finding
             text = str(error) if isinstance(error, AssertionError) else repr(error)

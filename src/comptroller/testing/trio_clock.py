@@ -58,6 +58,11 @@ class CountedSteps(trio.abc.Instrument):
         self._turns = turns
         turns.soon = lambda then: trio.lowlevel.current_trio_token().run_sync_soon(then)
 
+    def before_run(self) -> None:
+        """Called by trio."""
+        token = trio.lowlevel.current_trio_token()
+        self._turns.wake = lambda: token.run_sync_soon(int)  # does nothing
+
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """One turn. Called by trio."""
         del task
@@ -67,4 +72,14 @@ class CountedSteps(trio.abc.Instrument):
 def run_counted(turns: Turns, main: Callable[[Turns], Awaitable[T]]) -> T:
     """`main(turns)` on virtual time, its steps counted."""
     clock, pacing = virtual_clock()
-    return trio.run(main, turns, clock=clock, instruments=[pacing, CountedSteps(turns)])
+    read = clock.current_time
+
+    def checked() -> float:
+        turns.check()
+        return read()
+
+    clock.current_time = checked  # type: ignore[method-assign]  # final; read in every round
+    try:
+        return trio.run(main, turns, clock=clock, instruments=[pacing, CountedSteps(turns)])
+    except trio.TrioInternalError as crash:
+        raise crash.__cause__ or crash from None
