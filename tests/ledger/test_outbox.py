@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from runcycles import Action, CommitRequest, EventCreateRequest, Subject
 from comptroller.errors import CredentialsMissing, refusal
 from comptroller.ledger.interface import Owed
 from comptroller.ledger.outbox import DiskOutbox, Entry, Shelf, browse
+from comptroller.ledger.outbox.clerk import Clerk
 from comptroller.ledger.outbox.sending import LANES
 from comptroller.money import tokens
 
@@ -393,3 +395,16 @@ async def test_a_disk_that_takes_nothing_is_told_and_the_charge_is_sent_all_the_
         outbox.keep(owed())
         assert await outbox.drain(60) == 0
     assert books.what == ["commit"] * 2
+
+
+async def test_file_work_that_is_left_at_the_end_is_done_off_the_loop_and_in_order():
+    """Thousands of removals would hold up the loop that everything else ends in."""
+    done, clerk = [], Clerk()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(clerk.serve)
+        await anyio.wait_all_tasks_blocked()
+        for number in range(1_000):
+            clerk.later(lambda number=number: done.append((number, threading.get_ident())))
+        tasks.cancel_scope.cancel()
+    assert [number for number, _ in done] == list(range(1_000))
+    assert threading.get_ident() not in {thread for _, thread in done}

@@ -6,7 +6,7 @@ loop that agents run in waits for neither.
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import anyio
@@ -40,6 +40,7 @@ class Clerk:
     def __init__(self) -> None:
         self._send, self._receive = anyio.create_memory_object_stream[_Job](math.inf)
         self._thread = anyio.CapacityLimiter(1)
+        self._jobs: list[_Job] = []  # under way
         self._serving = False
 
     async def do(self, work: Callable[[], None]) -> None:
@@ -64,33 +65,43 @@ class Clerk:
 
     @uninterrupted
     async def serve(self) -> None:
-        """Until it is cancelled; what is left is then done at once."""
-        self._serving, jobs = True, []
+        """Until it is cancelled; what is left is done then."""
+        self._serving = True
         try:
-            while True:
-                jobs = [await self._receive.receive()]
-                jobs += self._gathered()
-                await anyio.to_thread.run_sync(_perform, jobs, limiter=self._thread)
-                for job in jobs:
-                    job.done.set()
-                jobs = []
-        finally:
+            try:
+                while True:
+                    self._jobs.append(await self._receive.receive())
+                    await self._work()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._work()
+        finally:  # a loop that ends under it ignores shields
             self._serving = False
-            for job in (*jobs, *self._gathered()):
-                job.perform()
-                job.done.set()
+            self._gather()
+            _perform(self._jobs)
+            self._done()
             self._send.close()
             self._receive.close()
 
-    def _gathered(self) -> list[_Job]:
-        jobs = []
+    async def _work(self) -> None:
+        self._gather()
+        while self._jobs:
+            await anyio.to_thread.run_sync(_perform, tuple(self._jobs), limiter=self._thread)
+            self._done()
+            self._gather()
+
+    def _gather(self) -> None:
         with suppress(anyio.WouldBlock):
             while True:
-                jobs.append(self._receive.receive_nowait())
-        return jobs
+                self._jobs.append(self._receive.receive_nowait())
+
+    def _done(self) -> None:
+        for job in self._jobs:
+            job.done.set()
+        self._jobs.clear()
 
 
-def _perform(jobs: list[_Job]) -> None:
+def _perform(jobs: Iterable[_Job]) -> None:
     for job in jobs:
         job.perform()
 
