@@ -39,6 +39,13 @@ def test_less_than_was_ever_refused_may_fit_unless_the_scope_is_closed():
     assert denied(2, code="BUDGET_FROZEN").holds(1, 0.0)
 
 
+def test_what_a_closed_scope_refused_might_fit_once_it_is_open():
+    known = denied(2, amount=10, code="BUDGET_FROZEN")
+    for sent in (-1.0, 0.0):
+        later = known.again(NO, 100, sent, 0.0)
+        assert (later.holds(100, 0.0), later.holds(50, 0.0)) == (True, False)
+
+
 def test_a_subject_that_no_ledger_takes_has_no_scopes():
     assert scopes(Subject(tenant="acme", agent="a")) == ("tenant:acme", "tenant:acme/agent:a")
     assert scopes(Subject(tenant="not a name")) == ()

@@ -27,7 +27,7 @@ class Denied:
 
     Attributes:
         code: the protocol's reason.
-        least: the smallest amount that was refused; a smaller one may fit.
+        least: the smallest amount that was refused for it; a smaller one may fit.
         since: when it refused last, of those that count.
         times: how often in a row; what lies long back begins a new one.
         until: it is repeated before this moment.
@@ -43,11 +43,12 @@ class Denied:
         """It has refused once more what was sent at `sent`."""
         if now > max(self.since, self.until) + MOST:
             return Denied(code, amount, since=now)
+        least = min(self.least, amount) if code == self.code else amount
         if sent < self.since:
-            return attrs.evolve(self, code=code, least=min(self.least, amount))
+            return attrs.evolve(self, code=code, least=least)
         times = self.times + 1
         pause = min(FIRST * 2.0 ** min(times - TOLERATED, 16), MOST)
-        return Denied(code, min(self.least, amount), now, times, now + pause)
+        return Denied(code, least, now, times, now + pause)
 
     def holds(self, amount: int, now: float) -> bool:
         """Whether a request for `amount` is answered here."""
