@@ -71,6 +71,12 @@ async def test_when_all_is_accepted_draining_it_takes_no_time(ledger):
         assert await ledger.drain() == await ledger.drain(600) == 0
 
 
+@pytest.mark.parametrize("timeout", [None, -1, float("nan"), "5"])
+async def test_draining_takes_seconds(ledger, timeout):
+    with pytest.raises(ValueError, match=r"timeout=.*: a number of seconds is wanted, at least 0"):
+        await ledger.drain(timeout)
+
+
 async def test_a_denial_carries_what_a_message_needs(ledger):
     await ledger.set_budget("tenant:acme", usd("10"))
     await ledger.set_budget("tenant:acme/agent:triage", usd("0.02"))

@@ -5,7 +5,7 @@ import asyncio
 import anyio
 import pytest
 
-from comptroller.testing import no_task_left, tasks_left
+from comptroller.testing import assert_settled, no_task_left, tasks_left
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -63,3 +63,9 @@ async def test_asyncio_tasks_on_a_loop_that_trio_carries_count():
             async with no_task_left():
                 await trio_asyncio.aio_as_trio(leave_one)()
         left.pop().cancel()
+
+
+@pytest.mark.parametrize("what", [None, "acme", 5])
+async def test_only_ledgers_and_runs_can_be_settled(what):
+    with pytest.raises(TypeError, match="is no ledger, no run and no started run"):
+        await assert_settled(what)

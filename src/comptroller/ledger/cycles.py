@@ -58,7 +58,7 @@ from comptroller.ledger.connections import (
     on_asyncio,
     pool,
 )
-from comptroller.ledger.interface import BalanceQuery, ReservationQuery
+from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
 from comptroller.ledger.outbox import DiskOutbox, Shelf, default_directory
 from comptroller.ledger.verdicts import (
     CREATED,
@@ -238,6 +238,7 @@ class CyclesLedger:
 
     async def drain(self, timeout: float = 5.0) -> int:
         """As `Ledger.drain`: what is in the outbox is sent now, and waited for."""
+        check_seconds(timeout)
         return 0 if self.outbox is None else await self.outbox.drain(timeout)
 
     def ask_again(self, scope: str | None = None) -> None:

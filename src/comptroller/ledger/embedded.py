@@ -46,7 +46,7 @@ from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.journal import Entry, Origin, Sought, asked_by
 from comptroller.ledger.book.usage import Usage
 from comptroller.ledger.book.verify import Verified
-from comptroller.ledger.interface import BalanceQuery, ReservationQuery
+from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
 
 T = TypeVar("T")
 Act = Callable[[Book, int], Answer[T]]
@@ -140,8 +140,9 @@ class Embedded(ABC):
         """It is in a file."""
         return True
 
-    async def drain(self, timeout: float = 5.0) -> int:  # noqa: ARG002
+    async def drain(self, timeout: float = 5.0) -> int:
         """Nothing is ever left to send: what was charged is in here."""
+        check_seconds(timeout)
         self._must_be_usable()
         return 0
 

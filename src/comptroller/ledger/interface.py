@@ -42,6 +42,12 @@ from comptroller.ledger.book.usage import Usage
 from comptroller.ledger.book.verify import Verified
 
 
+def check_seconds(timeout: float) -> None:
+    """Raise a ValueError unless it is a time to wait for."""
+    if not isinstance(timeout, int | float) or not timeout >= 0:  # nor nan
+        raise ValueError(f"timeout={timeout!r}: a number of seconds is wanted, at least 0")
+
+
 class Levels(TypedDict, total=False):
     """The fields of a subject that a request may filter by, its tenant aside."""
 
@@ -107,6 +113,9 @@ class Ledger(Protocol):
 
         How many are left is returned: they stay on disk, and are sent again. An embedded ledger
         owes nothing to anybody, and answers 0 at once.
+
+        Raises:
+            ValueError: `timeout` is no number of seconds.
         """
 
     async def reserve(

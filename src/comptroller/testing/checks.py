@@ -52,6 +52,8 @@ async def assert_settled(what: Ledger | Handle, *, tenant: str | None = None) ->
         if lines:
             raise AssertionError("; ".join(lines))
         return
+    if not hasattr(what, "reservations"):
+        raise TypeError(f"{what!r} is no ledger, no run and no started run")
     ledger = cast("Ledger", what)
     left = await open_reservations(ledger, tenant=tenant)
     lines = [
