@@ -255,6 +255,7 @@ def _reserved(
         key=request.idempotency_key,
         request=key.said,
         since=_since(grant.accounts),
+        act=(request.action.kind, request.action.name),
     )
     book.save(grant.accounts, now_ms)
     book.store.add(reservation)

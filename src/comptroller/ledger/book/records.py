@@ -43,6 +43,8 @@ class Reservation:
     """What the commit said besides its amount (metrics, metadata), as JSON."""
     since: tuple[int, ...] = ()
     """The period of each of `held` that it belongs to; empty: the first one of each."""
+    act: tuple[str, str] | None = None
+    """Kind and name of its action where `request` need not be read for them."""
 
     @property
     def reservation_id(self) -> str:
@@ -87,6 +89,7 @@ class Reservation:
             now_ms,
             settlement,
             self.since,
+            self.act,
         )
 
 

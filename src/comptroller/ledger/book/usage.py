@@ -206,6 +206,7 @@ def of_reservation(reservation: Reservation, asked: Asked) -> Spending | None:
         reservation.charged or 0,
         reservation.estimate if reservation.active else 0,
         asked,
+        reservation.act,
     )
 
 
@@ -218,10 +219,11 @@ def of_call(
     charged: int,
     held: int,
     asked: Asked,
+    act: tuple[str, str] | None = None,
 ) -> Spending:
     """What a reservation comes to that is committed or held, from these of its members."""
     said = from_json(settlement) if settlement else {}
-    key = _key(path, unit, created_ms, request, asked)
+    key = _key(path, unit, created_ms, request, asked, act)
     return Spending(*key, 1, charged, held, *_settled(said, charged))
 
 
@@ -251,17 +253,25 @@ def of_denials(denied: Denied, count: int, requested: int, asked: Asked) -> Spen
 _Key = tuple[str, Unit, str, str, str, int]
 
 
-def _key(path: str, unit: Unit, at_ms: int, request: str, asked: Asked) -> _Key:
-    """The members of `Spending` that tell calls apart; `request` is JSON."""
+def _key(
+    path: str,
+    unit: Unit,
+    at_ms: int,
+    request: str,
+    asked: Asked,
+    act: tuple[str, str] | None = None,
+) -> _Key:
+    """The members of `Spending` that tell calls apart; `request` is JSON, `act` its action."""
     kind = name = run = ""
-    acts = asked.wants("tool") or asked.wants("model")
-    if acts or asked.wants("run"):
+    acts, by_run = asked.wants("tool") or asked.wants("model"), asked.wants("run")
+    if by_run or (acts and act is None):
         said = from_json(request)
-        if acts:
-            kind, name = said["action"]["kind"], said["action"]["name"]
-        if asked.wants("run"):
+        act = said["action"]["kind"], said["action"]["name"]
+        if by_run:
             given = (said.get("metadata") or {}).get("run")
             run = given if isinstance(given, str) else ""
+    if acts and act is not None:
+        kind, name = act
     quarter_ms = at_ms // QUARTER_MS * QUARTER_MS if asked.wants("day") else 0
     return path, unit, kind, name, run, quarter_ms
 

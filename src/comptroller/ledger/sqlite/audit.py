@@ -77,7 +77,7 @@ class Audit:
         spent = [of_reservation(one, EVERYTHING) for one in settled if not one.active]
         spent += [of_event(one, EVERYTHING) for one in events if one.charged]
         for one in filter(None, spent):
-            key = (one.quarter_ms, one.path, one.unit.value, one.kind, one.name)
+            key = (one.quarter_ms, one.path, one.unit._value_, one.kind, one.name)
             counted = sums.setdefault(key, [0, 0, 0, 0, 0])
             counted[0] += one.calls
             counted[1] += one.charged

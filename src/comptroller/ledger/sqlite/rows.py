@@ -1,4 +1,7 @@
-"""Records as rows of tables, and back. Balances in a remembered answer are thin: whole numbers."""
+"""Records as rows of tables, and back. Balances in a remembered answer are thin: whole numbers.
+
+What is done for every call reads an enum's `_value_`: `value` finds it through a descriptor.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -105,15 +108,15 @@ def of_reservation(reservation: Reservation) -> Row:
         reservation.tenant,
         reservation.path,
         _of_held(reservation.path, reservation.held),
-        reservation.unit.value,
+        reservation.unit._value_,
         reservation.estimate,
-        reservation.policy.value,
+        reservation.policy._value_,
         reservation.created_ms,
         reservation.expires_ms,
         reservation.ends_ms,
         reservation.key,
         reservation.request,
-        reservation.status.value,
+        reservation.status._value_,
         reservation.charged,
         reservation.finalized_ms,
         reservation.settlement,
@@ -133,7 +136,7 @@ def to_held(path: str, held: int) -> tuple[str, ...]:
 
 
 def _of_since(since: tuple[int, ...]) -> str | None:
-    return ",".join(map(str, since)) or None
+    return ",".join(map(str, since)) if since else None
 
 
 def to_since(text: str | None) -> tuple[int, ...]:
@@ -144,7 +147,7 @@ def to_since(text: str | None) -> tuple[int, ...]:
 def of_changed(reservation: Reservation) -> Row:
     """`CHANGED`'s columns."""
     return (
-        reservation.status.value,
+        reservation.status._value_,
         reservation.expires_ms,
         reservation.ends_ms,
         reservation.charged,
@@ -164,7 +167,7 @@ def of_event(event: Event) -> Row:
         event.request,
         event.path,
         _of_held(event.path, event.held),
-        event.unit.value,
+        event.unit._value_,
         _of_since(event.since),
     )
 
