@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 UNINTERRUPTED: list[Callable[..., Any]] = []
-"""To be protected once trio is there: `comptroller.host` does it."""
+"""To be protected once trio is there, by `comptroller.trio_loop`."""
 
 
 def uninterrupted(function: Function) -> Function:

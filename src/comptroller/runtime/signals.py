@@ -17,6 +17,9 @@ import anyio
 from .hub import Hub
 
 _TERMINATED = "interrupted by SIGTERM"
+_TOGETHER = 30.0
+"""Seconds that a supervisor which has settled waits for others to do so."""
+
 _OF_LOOPS = ("asyncio.runners", "trio._core._ki")
 """The modules of the handlers by which loops hear SIGINT. Without one, as in a notebook's kernel,
 each Ctrl-C is raised on the spot, and the second does not wait anyway."""
@@ -50,12 +53,12 @@ class Signals:
         """All is settled. Raises SystemExit if that is what was asked for.
 
         The last supervisor raises it, for asyncio ends its loop on the spot then; the others wait
-        for the cancellation that it brings.
+        for the cancellation that it brings: not for ever, as one may stand in another, shielded.
         """
         _HANDLERS.discard(self)
         if self.terminated:
             if _HANDLERS.terminating():
-                await anyio.sleep_forever()
+                await anyio.sleep(_TOGETHER)
             raise SystemExit(128 + signal.SIGTERM)
 
     def terminate(self) -> bool:
