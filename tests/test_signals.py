@@ -31,10 +31,10 @@ both = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 
 @contextlib.contextmanager
-def script(ledger, backend):
-    """It runs, and each of its runs waits for a model."""
+def script(ledger, backend, *computing):
+    """It runs, and each of its runs waits for a model, or the first one computes."""
     child = Python(
-        [sys.executable, SCRIPT, ledger, backend],
+        [sys.executable, SCRIPT, ledger, backend, *computing],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -42,7 +42,7 @@ def script(ledger, backend):
     )
     with child:
         try:
-            for _ in range(RUNS):
+            for _ in range(1 if computing else RUNS):
                 assert child.stdout.readline() == "asked\n"
             yield child
         finally:
@@ -90,6 +90,20 @@ def test_a_second_one_ends_it_at_once_and_nothing_is_lost_but_the_wait(tmp_path,
     recovered = json.loads(done("recover", "--json", "--ledger", ledger))
     assert len(recovered) == RUNS
     assert rows(ledger) == [("COMMITTED", ESTIMATE.amount)] * RUNS
+
+
+@both
+def test_a_second_ctrl_c_ends_a_program_that_only_computes(tmp_path, backend):
+    ledger = str(tmp_path / "ledger.db")
+    with script(ledger, backend, "computing") as child:
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.readline() == "pressed\n"
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=60)
+    assert child.returncode == -signal.SIGINT
+    recovered = json.loads(done("recover", "--json", "--ledger", ledger))
+    assert recovered  # the one that computed, and those that were granted before it
+    assert rows(ledger) == [("COMMITTED", ESTIMATE.amount)] * len(recovered)
 
 
 def run(main, backend="asyncio"):

@@ -8,6 +8,7 @@ and a handler of the program itself is never replaced.
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -20,6 +21,9 @@ _TERMINATED = "interrupted by SIGTERM"
 _TOGETHER = 30.0
 """Seconds that a supervisor which has settled waits for others to do so."""
 
+STUCK = 1.0
+"""Seconds in which a loop turns; a key that bounces is not two."""
+
 _OF_LOOPS = ("asyncio.runners", "trio._core._ki")
 """The modules of the handlers by which loops hear SIGINT. Without one, as in a notebook's kernel,
 each Ctrl-C is raised on the spot, and the second does not wait anyway."""
@@ -30,7 +34,8 @@ class Signals:
 
     The first SIGTERM cancels its runs and its body. When they are settled the process ends as it
     was asked to: by a SystemExit, so that what stands around the supervisor is left, too. A second
-    SIGTERM ends the process at once, and so does a second Ctrl-C while the supervisor is left.
+    SIGTERM ends the process at once. So does a second Ctrl-C while the supervisor is left, or where
+    the loop has not turned since the first one: some tool computes, and lets nothing else happen.
 
     Attributes:
         body: the scope of the body.
@@ -64,11 +69,15 @@ class Signals:
     def terminate(self) -> bool:
         """In a signal handler: whether there is still a loop to cancel anything in."""
         self.terminated = True
-        return self._hub.home.soon(self._stop)
+        return self.soon(self._stop)
 
     def alive(self) -> bool:
         """Whether its loop is still there. It is not where an error has ended the loop itself."""
-        return self._hub.home.soon(bool)
+        return self.soon(bool)
+
+    def soon(self, then: Callable[[], object]) -> bool:
+        """Call `then` in its loop; whether that is still there."""
+        return self._hub.home.soon(then)
 
     def _stop(self) -> None:
         self._hub.stop_all(_TERMINATED)
@@ -81,13 +90,14 @@ class _Handlers:
     def __init__(self) -> None:
         self._open: list[Signals] = []
         self._before: dict[int, Any] = {}
-        self._interrupted = False
+        self._interrupted: float | None = None  # when, the last time
+        self._turned = False  # since then, a loop has
 
     def add(self, one: Signals) -> None:
         for other in [other for other in self._open if not other.alive()]:
             self.discard(other)
         if not self._open:
-            self._interrupted = False
+            self._interrupted = None
             self._hear(signal.SIGTERM, self._terminate, lambda now: now is signal.SIG_DFL)
             self._hear(signal.SIGINT, self._interrupt, _of_a_loop)
         self._open.append(one)
@@ -126,13 +136,25 @@ class _Handlers:
             os.kill(os.getpid(), number)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        """The loop's, unless it is the second one and somebody is being left."""
-        if self._interrupted and any(one.leaving and one.alive() for one in self._open):
+        """The loop's, unless somebody insists."""
+        before, now = self._interrupted, time.monotonic()
+        if before is not None and (self._settling() or self._stuck(now - before)):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        self._interrupted = True
+        self._interrupted, self._turned = now, False
+        for one in self._open:
+            one.soon(self._turn)
         self._before[number](number, frame)
+
+    def _settling(self) -> bool:
+        return any(one.leaving and one.alive() for one in self._open)
+
+    def _stuck(self, seconds: float) -> bool:
+        return not self._turned and seconds >= STUCK
+
+    def _turn(self) -> None:
+        self._turned = True
 
 
 def _of_a_loop(handler: Any) -> bool:
