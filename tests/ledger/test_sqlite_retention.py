@@ -140,6 +140,20 @@ async def test_a_pass_goes_in_small_steps(ledger, path, clock, monkeypatch):
     assert (await balance_of(ledger, "tenant:acme"))["spent"] == 140
 
 
+async def test_what_two_processes_have_looked_at_is_added_up_once(ledger, path, clock):
+    for number in range(3):
+        await settled(ledger, f"k{number}")
+        await ledger.record(event(f"e{number}", 2))
+    clock.advance(31 * DAY_MS)
+    passes = [Retention(timedelta(days=30)) for _ in range(2)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        while due := [found for one in passes if (found := one.look(connection, clock()))]:
+            for one in due:
+                one.forget(connection)
+    assert (await ledger.verify()).differences == ()
+    assert count(path, "reservations") == count(path, "events") == 1
+
+
 async def test_a_clock_that_was_set_back_costs_nothing_but_time(ledger, path, clock):
     """Rows are then not quite in the order of their age: what is missed goes with a later pass."""
     await settled(ledger, "first")
