@@ -2,10 +2,12 @@
 
 import json
 import re
+from contextlib import suppress
 
 import anyio
 import pytest
 
+from comptroller.cli import uvicorn_server
 from comptroller.cli.uvicorn_server import MOST_HEAD
 from comptroller.ledger.memory import open_memory
 from comptroller.ledger.server import asgi, serve_ledger
@@ -69,6 +71,30 @@ async def test_a_head_without_end_is_refused(pieces):
         assert (status, body["error"]) == (400, "INVALID_REQUEST")
         assert str(MOST_HEAD) in body["message"]
         assert (await said_to(url, HEAD, b"\r\n"))[0] == 200
+
+
+@on_asyncio
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n",
+        HEAD.replace(b"GET", b"POST") + b"Content-Length: 10\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /hea",
+    ],
+)
+async def test_who_falls_silent_does_not_keep_the_connection(monkeypatch, piece):
+    monkeypatch.setattr(uvicorn_server, "_LONGEST", 0.05)
+    async with open_memory() as ledger, listening(serve_ledger(ledger, KEYS)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        async with await anyio.connect_tcp(host, int(port)) as line:
+            if piece:
+                await line.send(piece)
+            answer = b""
+            with anyio.fail_after(30), suppress(anyio.EndOfStream):
+                while True:
+                    answer += await line.receive()
+    assert b"the request did not end within 0.05 seconds" in answer
 
 
 @on_asyncio
