@@ -21,17 +21,20 @@ _KEEP_ALIVE = 30  # seconds
 _LONGEST = 2 * PATIENCE
 """Seconds for a whole request, and for the first one to begin. For a body that has begun the
 application has less patience, and says so itself."""
-_IN_A_BODY = float("-inf")
+MOST_WAITING = 256
+"""Requests of one connection that wait for the answers of those before them."""
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. A head that does not end is refused before it fills the memory.
+    """One connection. What does not end is refused before it fills the memory: a head, what follows
+    a body, more and more requests before the first ones are answered.
 
     A request that does not end at all is refused in time: whoever falls silent, or sends a byte now
     and then, would keep the connection for ever, and there are only so many.
     """
 
-    _head: float = 0
+    _read = 0
+    """Bytes since a head began, or since the last piece of a body."""
     _whole = False
     _late: asyncio.TimerHandle | None = None
 
@@ -47,10 +50,12 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. The parser keeps what belongs to a head that has not ended."""
-        self._head += len(data)
+        self._read += len(data)
         super().data_received(data)
-        if self._head > MOST_HEAD and not self.transport.is_closing():
+        if self._read > MOST_HEAD and not self.transport.is_closing():
             self.send_400_response(f"the head has more than {MOST_HEAD} bytes")
+        if len(self.pipeline) > MOST_WAITING:
+            self.transport.close()
         if self._whole:
             self._wait_no_more()
         elif self._late is None:
@@ -70,18 +75,23 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        self._head, self._whole = 0, False
+        self._read, self._whole = 0, False
         super().on_message_begin()
 
     def on_message_complete(self) -> None:
         """The request has ended."""
-        self._whole = True
+        self._read, self._whole = 0, True
         super().on_message_complete()
 
     def on_headers_complete(self) -> None:
         """It has ended."""
-        self._head = _IN_A_BODY
+        self._read = 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of it came."""
+        self._read = 0
+        super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP is told so in the protocol's own form."""
