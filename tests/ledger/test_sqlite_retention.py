@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 
-from comptroller.errors import LedgerRefused
+from comptroller.errors import ComptrollerError, LedgerRefused
 from comptroller.ledger.book.journal import Origin, asked_by
 from comptroller.ledger.opening import open_ledger
-from comptroller.ledger.sqlite import open_sqlite, retention
+from comptroller.ledger.sqlite import files, open_sqlite, retention, schema
 from comptroller.ledger.sqlite.retention import Retention
+from comptroller.ledger.sqlite.upkeep import Upkeep
 from ledger.asking import (
     amount,
     asking,
@@ -183,6 +184,22 @@ async def test_an_open_ledger_forgets_by_itself_while_its_callers_go_on(path, cl
                     break
         assert (await ledger.verify()).differences == ()
     assert not [one for one in threading.enumerate() if "upkeep" in one.name]
+
+
+async def test_nothing_goes_from_a_file_that_a_newer_version_has_taken_over(path, clock):
+    """What it makes of a row is not known here."""
+    async with open_sqlite(path, now=clock) as ledger:
+        await ledger.set_budget("tenant:acme", amount(100))
+        for number in range(3):
+            await settled(ledger, f"k{number}")
+    clock.advance(31 * DAY_MS)
+    upkeep = Upkeep(path, Retention(timedelta(days=30)), clock)
+    upkeep._opened = files.identity(path)
+    with closing(sqlite3.connect(path)) as newer:
+        newer.execute(f"PRAGMA user_version = {schema.newest() + 1}")
+    with pytest.raises(ComptrollerError, match="by another comptroller"):
+        upkeep._work()
+    assert count(path, "reservations") == 3
 
 
 async def test_how_long_is_a_setting(path, clock):
