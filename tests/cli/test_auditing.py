@@ -154,6 +154,31 @@ class TestVerify:
             }
         ]
 
+    @pytest.mark.parametrize("value", [0.5, "much", b"0"])
+    def test_what_is_no_amount_is_shown_as_it_stands_there(self, spent, value):
+        with closing(sqlite3.connect(spent / "ledger.db")) as other:
+            change = "UPDATE accounts SET reserved = ? WHERE scope = 'tenant:globex'"
+            other.execute(change, (value,))
+            other.commit()
+        shown = call("verify", *LEDGER)
+        assert shown.exit_code == 1
+        assert repr(value) in shown.stdout
+        assert "1 balance differs" in shown.stdout
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "UPDATE accounts SET unit = 'EUR'",
+            "UPDATE reservations SET since = 'x'",
+            "UPDATE accounts SET alerts = '['",
+        ],
+    )
+    def test_what_cannot_be_read_names_its_file(self, spent, change):
+        with closing(sqlite3.connect(spent / "ledger.db")) as other:
+            other.execute(change)
+            other.commit()
+        assert refused("verify", *LEDGER).startswith("ledger.db cannot be used")
+
 
 class TestTermsOfABudget:
     def test_a_budget_of_a_zone(self, desk):

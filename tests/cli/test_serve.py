@@ -247,6 +247,7 @@ class TestBadInput:
             (("--synchronous", "SOMETIMES"), "write NORMAL or FULL"),
             (("--default-budget", "5"), "--default-budget: '5': of what?"),
             (("--max-body", "0"), "comptroller serve --help"),
+            (("--grace", "inf"), "comptroller serve --help"),
             (("--admin-key-env", "NO_NAME"), "export NO_NAME="),
             (("--access-log", "no/such/file"), "its directory is not there"),
             (("--key-for", "acme"), "comptroller key create"),

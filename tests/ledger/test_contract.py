@@ -531,6 +531,34 @@ async def test_a_number_that_is_none_to_json_is_a_bad_request_and_changes_nothin
     assert (shown.spent.amount, shown.reserved.amount) == (4, 0)
 
 
+@pytest.mark.parametrize("text", ["\ud800", "\udfff-x", "x\udc80"])
+@pytest.mark.parametrize("wrap", [lambda one: {"run": one}, lambda one: {one: [1, {one: (one,)}]}])
+async def test_half_a_character_is_a_bad_request_and_disturbs_nobody(embedded, text, wrap):
+    await embedded.set_budget("tenant:acme", amount(100))
+    said = wrap(text)
+    one = await granted(embedded, "k", 10)
+    for refused in (
+        granted(embedded, "l", 10, metadata=said),
+        granted(embedded, "denied", 1000, metadata=said),
+        embedded.commit(one.reservation_id, committing("c", 4, metadata=said)),
+        embedded.commit(one.reservation_id, committing("c", 4, metrics=CyclesMetrics(custom=said))),
+    ):
+        with pytest.raises(LedgerRefused, match="surrogate") as caught:
+            await refused
+        assert (caught.value.status, caught.value.error_code) == (400, "INVALID_REQUEST")
+    await embedded.commit(one.reservation_id, committing("c", 4, metadata=wrap("\U0001d11e")))
+    [shown] = await embedded.budgets()
+    assert (shown.spent.amount, shown.reserved.amount) == (4, 0)
+    assert (await embedded.verify()).differences == ()
+
+
+async def test_a_number_of_too_many_digits_is_a_bad_request(embedded):
+    await embedded.set_budget("tenant:acme", amount(100))
+    with pytest.raises(LedgerRefused, match="digits") as caught:
+        await granted(embedded, "k", 10, metadata={"number": 10**5000})
+    assert caught.value.error_code == "INVALID_REQUEST"
+
+
 async def test_what_was_committed_is_found_on_the_reservation(ledger):
     await ledger.set_budget("tenant:acme", amount(100))
     one = await granted(ledger, "k", 10, metadata={"run": "r"})

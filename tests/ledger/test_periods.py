@@ -129,6 +129,21 @@ async def test_a_debt_of_the_day_before_is_paid_out_of_the_new_day_whenever_it_i
     await whole(embedded)
 
 
+async def test_a_debt_of_a_day_long_over_is_paid_out_of_today(embedded, clock):
+    """Not of yesterday, which is over too, and which nobody has asked anything of since."""
+    await embedded.set_budget(SCOPE, amount(100), overdraft_limit=50, per="day")
+    one = await embedded.reserve(asking("k", 10, ttl_ms=DAY, overage_policy=OVERDRAFT))
+    await embedded.extend(one.reservation_id, extending("x", DAY))
+    await embedded.record(event("e1", 90))
+    clock.advance(2 * MINUTE)
+    await embedded.record(event("e2", 1))
+    clock.advance(DAY)
+    await embedded.commit(one.reservation_id, committing("c", 50))
+    assert (await balance_of(embedded, SCOPE))["spent"] == 40
+    found = await whole(embedded)
+    assert found.periods == 2
+
+
 async def test_a_subject_may_have_budgets_of_different_periods(embedded, clock):
     await embedded.set_budget(SCOPE, amount(1000), per="month")
     await embedded.set_budget(f"{SCOPE}/app:shop", amount(500))
@@ -200,6 +215,21 @@ async def test_a_clock_that_is_set_back_over_midnight_confuses_nothing(embedded,
     await embedded.record(event("e2", 5))
     found = await whole(embedded)
     assert found.periods == 2
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+async def test_a_budget_set_while_the_clock_is_back_begins_no_day_again(embedded, clock, zone):
+    await embedded.set_budget(SCOPE, amount(100), per="day")
+    clock.advance(2 * MINUTE)
+    one = await embedded.reserve(asking("k", 10, ttl_ms=DAY))
+    await embedded.record(event("e1", 30))
+    clock.now -= 60 * MINUTE
+    await embedded.set_budget(SCOPE, amount(100), per="day", zone=zone)
+    clock.advance(60 * MINUTE)
+    await embedded.record(event("e2", 1))
+    await embedded.commit(one.reservation_id, committing("c", 5))
+    assert (await balance_of(embedded, SCOPE))["spent"] == 36
+    await whole(embedded)
 
 
 async def test_ledgers_on_one_file_that_pass_midnight_together_begin_one_day(tmp_path, clock):

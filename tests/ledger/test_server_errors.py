@@ -455,6 +455,15 @@ class TestTheOperator:
         asked["operation"] = "DEBIT"
         assert told(await operator.post(where, json=asked)) == (409, "IDEMPOTENCY_MISMATCH")
 
+    async def test_a_key_in_the_head_that_the_body_does_not_have_is_refused(self, operator):
+        """It would be taken for one that protects from moving money twice."""
+        where, head = "/v1/admin/budgets/fund?scope=tenant:acme", {"X-Idempotency-Key": "f"}
+        asked = {"operation": "CREDIT", "amount": amount(1)}
+        refused = await operator.post(where, json=asked, headers=head)
+        assert told(refused) == (400, "INVALID_REQUEST")
+        asked["idempotency_key"] = "f"
+        assert (await operator.post(where, json=asked, headers=head)).is_success
+
     async def test_a_tenants_key_opens_no_budget(self, ledger, client):
         for headers in ({}, {"X-Admin-API-Key": "a guess"}):
             answer = await client.get("/v1/admin/budgets", headers=headers)

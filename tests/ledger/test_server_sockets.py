@@ -2,11 +2,13 @@
 
 import json
 import re
+from contextlib import suppress
 
 import anyio
 import pytest
 
-from comptroller.cli.uvicorn_server import MOST_HEAD
+from comptroller.cli import uvicorn_server
+from comptroller.cli.uvicorn_server import MOST_HEAD, MOST_WAITING
 from comptroller.ledger.memory import open_memory
 from comptroller.ledger.server import asgi, serve_ledger
 from ledger.asking_http import KEYS
@@ -16,6 +18,10 @@ pytestmark = pytest.mark.anyio
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 
 HEAD = b"GET /v1/balances?tenant=acme HTTP/1.1\r\nHost: x\r\nX-Cycles-API-Key: key-of-acme\r\n"
+CHUNKED = (
+    b"POST /v1/decide HTTP/1.1\r\nHost: x\r\nX-Cycles-API-Key: key-of-acme\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
 
 
 async def said_to(url, *pieces):
@@ -61,6 +67,9 @@ async def test_what_is_no_http_is_told_so_in_the_protocols_form(request_):
         [HEAD + b"X-Long: ", *[b"x" * 4_096] * (MOST_HEAD // 4_096 + 2)],
         [b"GET /", *[b"x" * 4_096] * (MOST_HEAD // 4_096 + 2)],
         [HEAD, *[b"X-Many: " + b"x" * 4_000 + b"\r\n"] * (MOST_HEAD // 4_000 + 2)],
+        [CHUNKED + b"0\r\n", *[b"X-Many: " + b"x" * 4_000 + b"\r\n"] * (MOST_HEAD // 4_000 + 2)],
+        [CHUNKED + b"1\r\n{\r\n0\r\nX-Long: ", *[b"x" * 4_096] * (MOST_HEAD // 4_096 + 2)],
+        [CHUNKED + b"1;", *[b"x" * 4_096] * (MOST_HEAD // 4_096 + 2)],
     ],
 )
 async def test_a_head_without_end_is_refused(pieces):
@@ -69,6 +78,30 @@ async def test_a_head_without_end_is_refused(pieces):
         assert (status, body["error"]) == (400, "INVALID_REQUEST")
         assert str(MOST_HEAD) in body["message"]
         assert (await said_to(url, HEAD, b"\r\n"))[0] == 200
+
+
+@on_asyncio
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n",
+        HEAD.replace(b"GET", b"POST") + b"Content-Length: 10\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /hea",
+    ],
+)
+async def test_who_falls_silent_does_not_keep_the_connection(monkeypatch, piece):
+    monkeypatch.setattr(uvicorn_server, "_LONGEST", 0.05)
+    async with open_memory() as ledger, listening(serve_ledger(ledger, KEYS)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        async with await anyio.connect_tcp(host, int(port)) as line:
+            if piece:
+                await line.send(piece)
+            answer = b""
+            with anyio.fail_after(30), suppress(anyio.EndOfStream):
+                while True:
+                    answer += await line.receive()
+    assert b"the request did not end within 0.05 seconds" in answer
 
 
 @on_asyncio
@@ -88,6 +121,22 @@ async def test_one_connection_carries_many_requests_however_long_their_bodies():
                 while not answer.endswith(b"}"):
                     answer += await line.receive()
                 assert b"the body: Invalid JSON" in answer
+
+
+@on_asyncio
+@pytest.mark.parametrize(("count", "all_of_them"), [(64, True), (20 * MOST_WAITING, False)])
+async def test_requests_that_nobody_waits_for_do_not_fill_the_memory(count, all_of_them):
+    async with open_memory() as ledger, listening(serve_ledger(ledger, KEYS)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        async with await anyio.connect_tcp(host, int(port)) as line:
+            asked = (HEAD + b"\r\n") * (count - 1) + HEAD + b"Connection: close\r\n\r\n"
+            answered = 0
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                await line.send(asked)
+                while True:
+                    answered += (await line.receive()).count(b"HTTP/1.1 200")
+        assert (answered == count) is all_of_them
+        assert (await said_to(url, HEAD, b"\r\n"))[0] == 200
 
 
 @pytest.mark.virtual_time

@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 
-from comptroller.errors import LedgerRefused
+from comptroller.errors import ComptrollerError, LedgerRefused
 from comptroller.ledger.book.journal import Origin, asked_by
 from comptroller.ledger.opening import open_ledger
-from comptroller.ledger.sqlite import open_sqlite, retention
+from comptroller.ledger.sqlite import files, open_sqlite, retention, schema
 from comptroller.ledger.sqlite.retention import Retention
+from comptroller.ledger.sqlite.upkeep import Upkeep
 from ledger.asking import (
     amount,
     asking,
@@ -140,6 +141,20 @@ async def test_a_pass_goes_in_small_steps(ledger, path, clock, monkeypatch):
     assert (await balance_of(ledger, "tenant:acme"))["spent"] == 140
 
 
+async def test_what_two_processes_have_looked_at_is_added_up_once(ledger, path, clock):
+    for number in range(3):
+        await settled(ledger, f"k{number}")
+        await ledger.record(event(f"e{number}", 2))
+    clock.advance(31 * DAY_MS)
+    passes = [Retention(timedelta(days=30)) for _ in range(2)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        while due := [found for one in passes if (found := one.look(connection, clock()))]:
+            for one in due:
+                one.forget(connection)
+    assert (await ledger.verify()).differences == ()
+    assert count(path, "reservations") == count(path, "events") == 1
+
+
 async def test_a_clock_that_was_set_back_costs_nothing_but_time(ledger, path, clock):
     """Rows are then not quite in the order of their age: what is missed goes with a later pass."""
     await settled(ledger, "first")
@@ -169,6 +184,22 @@ async def test_an_open_ledger_forgets_by_itself_while_its_callers_go_on(path, cl
                     break
         assert (await ledger.verify()).differences == ()
     assert not [one for one in threading.enumerate() if "upkeep" in one.name]
+
+
+async def test_nothing_goes_from_a_file_that_a_newer_version_has_taken_over(path, clock):
+    """What it makes of a row is not known here."""
+    async with open_sqlite(path, now=clock) as ledger:
+        await ledger.set_budget("tenant:acme", amount(100))
+        for number in range(3):
+            await settled(ledger, f"k{number}")
+    clock.advance(31 * DAY_MS)
+    upkeep = Upkeep(path, Retention(timedelta(days=30)), clock)
+    upkeep._opened = files.identity(path)
+    with closing(sqlite3.connect(path)) as newer:
+        newer.execute(f"PRAGMA user_version = {schema.newest() + 1}")
+    with pytest.raises(ComptrollerError, match="by another comptroller"):
+        upkeep._work()
+    assert count(path, "reservations") == 3
 
 
 async def test_how_long_is_a_setting(path, clock):

@@ -1,12 +1,14 @@
 """Reports: what calls came to, by whom and for what. Every ledger adds up the same."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
+import anyio
 import pytest
 from runcycles import Action, CyclesMetrics, EventCreateRequest, Subject, Unit
 
-from comptroller.errors import BudgetExceeded
-from comptroller.money import tokens
+from comptroller.errors import BudgetExceeded, ComptrollerError
+from comptroller.money import MOST, tokens
 from ledger.asking import amount, asking, committing, event, releasing
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +54,22 @@ async def busy(embedded, clock):
     await embedded.release(gone.reservation_id, releasing("i"))
     await embedded.record(event("j", 3, agent="triage"))
     return embedded
+
+
+async def together(ask, requests):
+    """Ask all of them at once: what each was answered, or the error."""
+    outcomes = [None] * len(requests)
+
+    async def one(number, request):
+        try:
+            outcomes[number] = await ask(request)
+        except ComptrollerError as error:
+            outcomes[number] = error
+
+    async with anyio.create_task_group() as tasks:
+        for number, request in enumerate(requests):
+            tasks.start_soon(one, number, request)
+    return outcomes
 
 
 def lines(usage, *names):
@@ -166,6 +184,50 @@ async def test_a_time_has_a_zone(embedded):
     for naive in (datetime(2025, 6, 15), "yesterday"):  # noqa: DTZ001
         with pytest.raises(ValueError, match=r"since=.*datetime\.now\(UTC\)"):
             await embedded.usage(since=naive)
+
+
+async def test_who_asks_for_all_there_is_disturbs_nobody(embedded, clock):
+    """However often, and whatever is asked for besides: the sums of it are still whole numbers."""
+    await embedded.set_budget("tenant:acme", amount(10))
+    await embedded.set_budget("tenant:globex", amount(10))
+    for day in range(2):
+        asked = [asking(f"{day}-{number}", MOST) for number in range(3)]
+        asked.append(asking(f"{day}-other", 1, tenant="globex"))
+        outcomes = await together(embedded.reserve, asked)
+        assert [type(one) for one in outcomes[:3]] == [BudgetExceeded] * 3
+        assert outcomes[3].reservation_id
+        with pytest.raises(BudgetExceeded):
+            await embedded.reserve(asking(f"{day}-again", MOST))
+        clock.advance(DAY)
+    [line] = await embedded.usage(tenant="acme")
+    assert (line.denied, type(line.refused)) == (8, int)
+    assert line.refused >= 2 * MOST
+    days = await embedded.usage(by="day", tenant="acme")
+    assert [(line.denied, type(line.refused)) for line in days] == [(4, int)] * 2
+
+
+async def test_who_tells_of_more_tokens_than_there_are_disturbs_nobody(embedded, clock):
+    await embedded.set_budget("tenant:acme", amount(10))
+    await embedded.set_budget("tenant:globex", amount(10))
+    for day in range(2):
+        for count in (MOST, MOST, 2**70):
+            made = await embedded.reserve(asking(f"{day}-{clock()}", 1, agent="a"))
+            metrics = CyclesMetrics(tokens_input=count, tokens_output=1)
+            done = committing("c", 1, metrics=metrics)
+            other = asking(f"other-{clock()}", 1, tenant="globex")
+            outcomes = await together(
+                lambda ask: ask(),
+                [
+                    partial(embedded.commit, made.reservation_id, done),
+                    partial(embedded.reserve, other),
+                ],
+            )
+            assert outcomes[0].charged.amount == outcomes[1].reserved.amount == 1
+            clock.advance(1)
+        clock.advance(DAY)
+    [line, _] = await embedded.usage()
+    assert (line.charged, line.tokens_output) == (6, 6)
+    assert line.tokens_input >= 2 * MOST
 
 
 async def test_reports_last(reopened, clock):

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import anyio.abc
 import attrs
+from runcycles import Unit
 
 from comptroller import console
 from comptroller.ledger.book.journal import Entry
@@ -108,10 +109,15 @@ def _differences(differences: Sequence[Difference]) -> Any:
             one.scope,
             f"from {_time(one.since_ms)}" if one.since_ms else "the first",
             one.balance,
-            formatted(one.unit, one.found),
-            formatted(one.unit, one.expected),
+            _number(one.unit, one.found),
+            _number(one.unit, one.expected),
         )
     return table
+
+
+def _number(unit: Unit, found: Any) -> str:
+    """A balance; what another hand made of it is shown as it stands there."""
+    return formatted(unit, found) if isinstance(found, int) else repr(found)
 
 
 def _show(entry: Entry, order: Order) -> None:

@@ -42,7 +42,8 @@ def serve(
         str | None, typer.Option(metavar="FILE", help="A line of JSON a request; '-': stderr.")
     ] = None,
     grace: Annotated[
-        float, typer.Option(min=0, help="Seconds that a stop waits for what is in flight.")
+        float,
+        typer.Option(min=0, max=86_400, help="Seconds that a stop waits for what is in flight."),
     ] = 10,
     synchronous: Annotated[
         str, typer.Option(metavar="NORMAL|FULL", help="FULL survives a power cut, too.")

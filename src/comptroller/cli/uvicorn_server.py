@@ -1,5 +1,6 @@
 """uvicorn, as a ledger is served: no signals of its own, bounded heads, the protocol's errors."""
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,36 +11,87 @@ from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from comptroller.ledger.server import Application
+from comptroller.ledger.server.asgi import PATIENCE
 
 from .listening import Tls
 
 MOST_HEAD = 2**16
 """Bytes of a request's head: its target and headers."""
 _KEEP_ALIVE = 30  # seconds
-_IN_A_BODY = float("-inf")
+_LONGEST = 2 * PATIENCE
+"""Seconds for a whole request, and for the first one to begin. For a body that has begun the
+application has less patience, and says so itself."""
+MOST_WAITING = 256
+"""Requests of one connection that wait for the answers of those before them."""
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. A head that does not end is refused before it fills the memory."""
+    """One connection. What does not end is refused before it fills the memory: a head, what follows
+    a body, more and more requests before the first ones are answered.
 
-    _head: float = 0
+    A request that does not end at all is refused in time: whoever falls silent, or sends a byte now
+    and then, would keep the connection for ever, and there are only so many.
+    """
+
+    _read = 0
+    """Bytes since a head began, or since the last piece of a body."""
+    _whole = False
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Somebody is there: a request is expected."""
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is."""
+        self._wait_no_more()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. The parser keeps what belongs to a head that has not ended."""
-        self._head += len(data)
+        self._read += len(data)
         super().data_received(data)
-        if self._head > MOST_HEAD and not self.transport.is_closing():
+        if self._read > MOST_HEAD and not self.transport.is_closing():
             self.send_400_response(f"the head has more than {MOST_HEAD} bytes")
+        if len(self.pipeline) > MOST_WAITING:
+            self.transport.close()
+        if self._whole:
+            self._wait_no_more()
+        elif self._late is None:
+            self._wait()
+
+    def _wait(self) -> None:
+        self._late = self.loop.call_later(_LONGEST, self._give_up)
+
+    def _wait_no_more(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        if not self.transport.is_closing():
+            self.send_400_response(f"the request did not end within {_LONGEST:g} seconds")
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        self._head = 0
+        self._read, self._whole = 0, False
         super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """The request has ended."""
+        self._read, self._whole = 0, True
+        super().on_message_complete()
 
     def on_headers_complete(self) -> None:
         """It has ended."""
-        self._head = _IN_A_BODY
+        self._read = 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of it came."""
+        self._read = 0
+        super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP is told so in the protocol's own form."""

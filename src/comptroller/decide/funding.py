@@ -25,12 +25,14 @@ class Funding(Enum):
 def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 0) -> Account:
     """The account of a budget that was set; what it has spent, reserved and owes stays.
 
-    So does what it has told: an alert is told once a period, however often the budget is set.
+    So does what it has told: an alert is told once a period, however often the budget is set. A
+    period that began is not begun again, also where a clock was set back before its beginning.
     """
     unit, allocated = terms.allocated.unit, terms.allocated.amount
     known = known or Account(scope, unit, allocated)
     per, zone = terms.per, terms.zone
     told = known.alerts.told if known.alerts else ()
+    present_ms = max(now_ms, known.since_ms)
     return reconciled(
         attrs.evolve(
             known,
@@ -38,7 +40,7 @@ def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 
             overdraft_limit=terms.overdraft_limit,
             caps=terms.caps,
             caps_below=terms.caps_below,
-            renewal=Renewal(per, ends(per, zone, now_ms), allocated, zone) if per else None,
+            renewal=Renewal(per, ends(per, zone, present_ms), allocated, zone) if per else None,
             alerts=Alerts(terms.alerts, told) if terms.alerts or told else None,
         )
     )

@@ -153,7 +153,8 @@ class Book:
         self.store.keep_period(account)
         owed = account.debt - (before.debt if before else 0)
         if owed > 0:
-            self.store.save(present.moved(spent=owed))
+            present = funding.renewed(present, now_ms)
+            self.save((present.moved(spent=owed),), now_ms)
             self.log("carried", present, now_ms, debt=owed)
 
     def _log_set(self, account: Account, now_ms: int, origin: Origin) -> None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from comptroller.errors import refusal
 from comptroller.ledger.book.book import Book
@@ -20,6 +20,7 @@ from comptroller.ledger.book.refusals import invalid
 from comptroller.values import value
 
 _BYTES = 16
+_SURROGATE = r"\ud"
 
 
 @value
@@ -89,9 +90,12 @@ def canonical(request: BaseModel) -> str:
         if not _finite(request.__dict__.get("metadata")) or not _finite(_custom(request)):
             raise invalid("the request cannot be written as JSON: it holds no finite number")
         plain = request.model_dump(mode="json", exclude_none=True)
-    except (PydanticSerializationError, RecursionError) as error:
+        said = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+        if _SURROGATE in said:  # a pair of them is a character, half of one is none
+            to_json(plain)
+    except (PydanticSerializationError, RecursionError, ValueError) as error:
         raise invalid(f"the request cannot be written as JSON: {error}") from None
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return said
 
 
 def _custom(request: BaseModel) -> object:

@@ -219,6 +219,6 @@ def _request(model: type[BaseModel], exchange: Exchange, body: bytes) -> BaseMod
     except wire.MalformedError as error:
         raise invalid(str(error)) from None
     key = exchange.headers.get(b"x-idempotency-key")
-    if key is not None and key != getattr(request, "idempotency_key", "").encode():
+    if key is not None and key != (getattr(request, "idempotency_key", None) or "").encode():
         raise invalid("X-Idempotency-Key is not the body's idempotency_key")
     return request

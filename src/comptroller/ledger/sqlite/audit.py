@@ -6,7 +6,7 @@ row of usage, changed once.
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from runcycles import Unit
@@ -17,6 +17,7 @@ from comptroller.ledger.book.journal import Entry, Origin
 from comptroller.ledger.book.records import Event, Reservation
 from comptroller.ledger.book.usage import EVERYTHING, of_event, of_reservation
 from comptroller.ledger.sqlite import rows
+from comptroller.money import MOST
 
 ENTRY = (
     "at_ms, kind, scope, unit, amount, debt, since_ms, about, who, request_id, trace_id, details"
@@ -24,18 +25,26 @@ ENTRY = (
 _LOG = f"INSERT INTO log ({ENTRY}) VALUES ({rows.marks(ENTRY)})"
 _PERIOD = f"SELECT {rows.ACCOUNT} FROM periods WHERE scope = ? AND unit = ? AND since_ms = ?"
 _KEEP = f"REPLACE INTO periods ({rows.ACCOUNT}) VALUES ({rows.marks(rows.ACCOUNT)})"
-_DENY = (
-    "INSERT INTO denials (quarter_ms, path, unit, code, kind, name, run, count, requested)"
-    " VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE"
-    " SET count = count + excluded.count, requested = requested + excluded.requested"
-)
-_USE = (
-    "INSERT INTO usage (quarter_ms, path, unit, kind, name, calls, charged, abandoned,"
-    " tokens_input, tokens_output) VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET"
-    " calls = calls + excluded.calls, charged = charged + excluded.charged,"
-    " abandoned = abandoned + excluded.abandoned,"
-    " tokens_input = tokens_input + excluded.tokens_input,"
-    " tokens_output = tokens_output + excluded.tokens_output"
+
+
+def _adding(table: str, columns: str, sums: str) -> str:
+    """The statement that adds `sums` to the row of `table` that agrees in `columns`.
+
+    Callers say what they ask for and how many tokens they used, however much: a sum ends at what a
+    column holds.
+    """
+    added = [f"{one} = min({one} + excluded.{one}, {MOST})" for one in sums.split(", ")]
+    return (
+        f"INSERT INTO {table} ({columns}, {sums}) VALUES ({rows.marks(f'{columns}, {sums}')})"
+        f" ON CONFLICT DO UPDATE SET {', '.join(added)}"
+    )
+
+
+_DENY = _adding("denials", "quarter_ms, path, unit, code, kind, name, run", "count, requested")
+_USE = _adding(
+    "usage",
+    "quarter_ms, path, unit, kind, name",
+    "calls, charged, abandoned, tokens_input, tokens_output",
 )
 
 
@@ -85,7 +94,7 @@ class Audit:
             counted[3] += one.tokens_input
             counted[4] += one.tokens_output
         if sums:
-            self._sql.executemany(_USE, [(*key, *counted) for key, counted in sums.items()])
+            self._sql.executemany(_USE, [(*key, *_held(*counted)) for key, counted in sums.items()])
 
     def flush(self) -> None:
         """Write what is buffered into the transaction."""
@@ -97,11 +106,16 @@ class Audit:
                 _DENY,
                 [
                     (one.quarter_ms, one.path, one.unit.value, one.code, one.kind, one.name,
-                     one.run, count, requested)
+                     one.run, *_held(count, requested))
                     for one, (count, requested) in self._denied.items()
                 ],
             )  # fmt: skip
             self._denied = {}
+
+
+def _held(*sums: int) -> Iterator[int]:
+    """What columns hold of them."""
+    return (min(one, MOST) for one in sums)
 
 
 def _of_entry(entry: Entry) -> rows.Row:

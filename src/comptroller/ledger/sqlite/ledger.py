@@ -183,7 +183,7 @@ class SqliteLedger(Embedded):
         try:
             with reading(self._path) as records:
                 return work(records)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, TypeError, ValueError) as error:  # rows that no ledger has written
             raise ComptrollerError(files.explained(self._path, error)) from None
 
     async def _batch(self) -> None:

@@ -106,14 +106,17 @@ class SqliteRecords:
 
     def _added_up(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """What was added up as calls were settled."""
-        sums = "sum(calls), sum(charged), 0, sum(abandoned), 0, 0, sum(tokens_input)"
-        return self._grouped("usage", f"{sums}, sum(tokens_output)", asked)
+        sums = "calls, charged, 0, abandoned, 0, 0, tokens_input, tokens_output"
+        return self._grouped("usage", sums, asked)
 
     def _denied(self, asked: usage.Asked) -> Iterable[usage.Spending]:
-        return self._grouped("denials", "0, 0, 0, 0, sum(count), sum(requested), 0, 0", asked)
+        return self._grouped("denials", "0, 0, 0, 0, count, requested, 0, 0", asked)
 
     def _grouped(self, table: str, sums: str, asked: usage.Asked) -> Iterable[usage.Spending]:
-        """The sums of `table` by what the report tells apart, and by nothing else."""
+        """The sums of `table` by what the report tells apart, and by nothing else.
+
+        Each is made of two, of which neither can be more than SQLite adds up.
+        """
         acts = asked.wants("tool") or asked.wants("model")
         columns = {
             "kind": "kind" if acts else None,
@@ -126,14 +129,17 @@ class SqliteRecords:
         self._sql.create_function(
             "day_of", 1, lambda at_ms: began("day", asked.zone, at_ms), deterministic=True
         )
+        halves = [f"sum({one} >> 32), sum({one} & {2**32 - 1})" for one in sums.split(", ")]
         found = self._sql.execute(
-            f"SELECT path, unit, {', '.join(shown)}, {sums} FROM {table}"
+            f"SELECT path, unit, {', '.join([*shown, *halves])} FROM {table}"
             f" WHERE quarter_ms >= :since AND quarter_ms < :until{_of_tenant(asked)}"
             f" GROUP BY {', '.join(['path', 'unit', *told])}",
             _given(asked),
         )
-        for path, unit, *more in found:
-            yield usage.Spending(path, Unit(unit), *more)
+        for path, unit, kind, name, run, day, *added in found:
+            pairs = zip(added[::2], added[1::2], strict=True)
+            counts = ((high << 32) + low for high, low in pairs)
+            yield usage.Spending(path, Unit(unit), kind, name, run, day, *counts)
 
     def _one_by_one(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """The reservations and events that are kept, each by itself."""

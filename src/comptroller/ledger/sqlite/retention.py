@@ -69,15 +69,19 @@ class Due:
     rows: list[rows.Row]
 
     def forget(self, connection: sqlite3.Connection) -> None:
-        """Remove them, and what leads to them, in one transaction."""
-        numbers = [(row[0],) for row in self.rows]
+        """Remove them, and what leads to them, in one transaction.
+
+        Another process may have done so since they were looked at: what is gone is left alone.
+        """
+        forget = f"DELETE FROM {self.table.name} WHERE id = ?"
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(f"DELETE FROM {self.table.name} WHERE id = ?", numbers)
-        connection.executemany(_FORGET_KEY, [(row[3],) for row in self.rows if row[3] is not None])
+        ours = [row for row in self.rows if connection.execute(forget, row[:1]).rowcount]
+        connection.executemany(_FORGET_KEY, [(row[3],) for row in ours if row[3] is not None])
         if self.table.name == "reservations":  # and its extensions
+            numbers = [row[:1] for row in ours]
             connection.executemany("DELETE FROM answers WHERE reservation = ?", numbers)
         if self.table.archived:
-            connection.executemany(_ARCHIVE, _archived(self.rows))
+            connection.executemany(_ARCHIVE, _archived(ours))
         connection.execute("COMMIT")
 
 

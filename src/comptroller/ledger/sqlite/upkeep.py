@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.sqlite import files
+from comptroller.ledger.sqlite import files, schema
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.turns import Turns
 
@@ -82,6 +82,7 @@ class Upkeep:
         """What is due; how many seconds nothing more is."""
         files.must_still_be(self._path, self._opened)
         with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as connection:
+            schema.must_be_current(self._path, connection)
             if self._checkpoint_wanted:
                 self._checkpoint_wanted = False
                 self._checkpoint(connection)
