@@ -28,6 +28,7 @@ from comptroller.testing import (
     expired,
     lost_answer,
     no_task_left,
+    open_reservations,
 )
 from runtime.bench import DONE, bench, funded, llm, outcomes, reserved, tokens_spent, tool
 
@@ -286,6 +287,28 @@ async def test_cancelling_a_run_that_has_ended_changes_nothing():
         it.run.cancel("late")
         await anyio.to_thread.run_sync(it.run.cancel, "later")
         assert it.run.ended is before
+
+
+# -- names and reasons
+
+
+@pytest.mark.parametrize("text", ["", " ", "\x00", "\ud800", "\U0001f600" * 300, "x" * 1_000])
+async def test_no_name_and_no_reason_keeps_a_call_from_its_ledger(text):
+    """Half of a surrogate pair is text to Python, and to no message."""
+    async with funded() as ledger, bench(ledger) as it:
+        lines = [
+            await it.whole(llm(agent=text)),
+            await it.whole(tool(text)),
+            await it.whole(end=Abandoned(text)),
+            await it.whole(end=NeverBegan(text)),
+        ]
+        assert [line.outcome for line in lines] == [
+            Outcome.COMMITTED,
+            Outcome.COMMITTED,
+            Outcome.ABANDONED,
+            Outcome.RELEASED,
+        ]
+        assert await open_reservations(ledger) == []
 
 
 # -- events

@@ -36,6 +36,13 @@ def fitted(text: str, most: int = MOST) -> str:
     return f"{kept[: most - _HASHED - 1].strip('-')}-{digest}".lstrip("-")
 
 
+def carried(text: str, most: int = 256) -> str:
+    """What a message can carry of a name or reason, whatever it holds: `most` characters, all of
+    which UTF-8 has. Half of a surrogate pair, which it has not, is written out.
+    """
+    return text.encode(errors="backslashreplace").decode()[:most]
+
+
 def checked(what: str, text: str) -> str:
     """`text`, the value somebody gave for `what` ("tenant", "workspace", ...).
 

@@ -7,6 +7,7 @@ from agents.items import TResponseInputItem
 from agents.tool import Tool
 
 from comptroller.decide.estimates import CHARACTERS_PER_TOKEN
+from comptroller.decide.names import carried
 from comptroller.decide.pricing import TokenCount
 
 _LOCAL_CALLS = frozenset(
@@ -111,5 +112,4 @@ def described(error: BaseException) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001 - somebody else's `__str__`
         text = "(it has no text)"
-    line = f"{type(error).__name__}: {text}"
-    return line.encode(errors="backslashreplace").decode()[:_DESCRIBED]
+    return carried(f"{type(error).__name__}: {text}", _DESCRIBED)

@@ -20,7 +20,7 @@ from runcycles import Action, Amount, Subject, Unit
 
 from comptroller.decide.estimates import resolve_estimate
 from comptroller.decide.lifecycle import Outcome
-from comptroller.decide.names import fitted
+from comptroller.decide.names import carried, fitted
 from comptroller.decide.settlement import Abandoned
 from comptroller.errors import CallDenied, ComptrollerError, LimitReached, RunCancelled
 from comptroller.money import amount
@@ -171,7 +171,13 @@ class Run:
                 "toolset": fitted(draft.name) if draft.kind == "tool" else self._subject.toolset,
             }
         )
-        told = {"run": self.id, "call": call_id, "agent": draft.agent, "name": draft.name}
+        told = {
+            "run": self.id,
+            "call": call_id,
+            "agent": draft.agent,
+            "name": draft.name,
+            **metadata,
+        }
         return Call(
             id=call_id,
             key=f"{self.id}/{self._execution}/{call_id}",
@@ -179,10 +185,10 @@ class Run:
             draft=draft,
             tenant=self.tenant,
             subject=subject,
-            action=Action(kind=kind, name=draft.name[:256]),
+            action=Action(kind=kind, name=carried(draft.name)),
             estimate=estimate,
             estimate_source=source,
-            metadata={**told, **metadata},
+            metadata={name: carried(text) for name, text in told.items()},
         )
 
     def _begin(self, actor: Actor) -> None:

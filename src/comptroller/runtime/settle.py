@@ -20,6 +20,7 @@ from runcycles import (
 )
 
 from comptroller.decide.lifecycle import Outcome
+from comptroller.decide.names import carried
 from comptroller.decide.settlement import Commit, Next, after
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger, Outbox, Owed
@@ -139,7 +140,7 @@ class Settlement:
     async def release(self, reason: str) -> Settled:
         """Give everything back. Best effort: where it fails, the lease runs out by itself."""
         request = ReleaseRequest(
-            idempotency_key=self.call.message_key("release"), reason=reason[:REASON_LENGTH]
+            idempotency_key=self.call.message_key("release"), reason=carried(reason, REASON_LENGTH)
         )
         try:
             await self.ledger.release(self.reservation_id or "", request, tenant=self.call.tenant)
@@ -187,7 +188,7 @@ class Settlement:
     def _metadata(self, decision: Commit) -> dict[str, str]:
         told = {**self.call.metadata, "actual_source": decision.source}
         if decision.abandoned is not None:
-            told["abandoned"] = decision.abandoned[:REASON_LENGTH]
+            told["abandoned"] = carried(decision.abandoned, REASON_LENGTH)
         return told
 
     def _lost(self, error: ComptrollerError, then: Next) -> Settled:
