@@ -184,7 +184,7 @@ class SqliteLedger(Embedded):
             with reading(self._path) as records:
                 return work(records)
         except (sqlite3.Error, TypeError, ValueError) as error:  # rows that no ledger has written
-            raise ComptrollerError(files.explained(self._path, error)) from None
+            raise ComptrollerError(files.explained(self._path, error)) from error
 
     async def _batch(self) -> None:
         """Perform requests that wait, those that came first."""
