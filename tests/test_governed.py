@@ -288,14 +288,28 @@ async def test_a_closed_run_is_refused_by_its_own_name():
         ({"limits": 5}, "limits"),
         ({"policy": {}}, "policy"),
         ({"limits": 0}, "limits"),
+        ({"ledger": "memory:"}, "ledger='memory:': give what `async with open_ledger"),
+        ({"ledger": open_ledger("memory:")}, "ledger=.*: give what `async with open_ledger"),
+        ({"agent": "Support"}, "agent='Support': give an agents.Agent"),
+        ({"check": usd(1)}, "agent=None: give an agents.Agent"),
     ],
 )
 def test_a_wrong_argument_fails_where_it_is_written(wrong, message):
     """Before anything is opened, in one line that names it."""
     given = {"tenant": "acme"} | wrong
     with pytest.raises((TypeError, ValueError), match=re.compile(message)) as raised:
-        governed_run(None, given.pop("tenant"), **given)
+        governed_run(given.pop("agent", None), given.pop("tenant"), **given)
     assert "\n" not in str(raised.value)
+
+
+async def test_a_run_of_no_agent_governs_what_is_inside_and_says_what_it_lacks():
+    async with funded() as ledger:
+        async with governed_run(None, "acme", ledger=ledger, policy=policy()) as run:
+            with pytest.raises(TypeError, match="agent=None: give governed_run"):
+                await run("go")
+            with pytest.raises(TypeError, match="agent=None: give governed_run"):
+                run.stream("go")
+        assert run.receipt.calls == ()
 
 
 async def test_the_subject_is_what_was_given():

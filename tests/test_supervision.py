@@ -565,10 +565,23 @@ async def test_a_ledger_of_its_own_from_the_environment(tmp_path, monkeypatch):
         assert await spent(ledger, "acme") == {Unit.TOKENS: 15}
 
 
-@pytest.mark.parametrize("wrong", [0, -1, True])
+@pytest.mark.parametrize("wrong", [0, -1, True, "5", 2.5, None])
 def test_at_least_one_run_must_fit(wrong):
     with pytest.raises(ValueError, match="at least 1 run must fit"):
         open_supervisor(max_concurrency=wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"policy": {}}, "policy={}: give a Policy"),
+        ({"policy": "strict"}, "policy='strict': give a Policy"),
+        ({"ledger": "memory:"}, "ledger='memory:': give what `async with open_ledger"),
+    ],
+)
+def test_a_wrong_argument_of_a_supervisor_is_refused_at_once(wrong, message):
+    with pytest.raises(TypeError, match=message):
+        open_supervisor(**wrong)
 
 
 async def test_a_wrong_argument_of_a_run_is_refused_at_once():
@@ -577,6 +590,8 @@ async def test_a_wrong_argument_of_a_run_is_refused_at_once():
             supervisor.start(ready(), "go", tenant="no spaces")
         with pytest.raises(ValueError, match="workspace"):
             supervisor.run(ready(), "acme", workspace="a/b")
+        with pytest.raises(TypeError, match="agent=None"):
+            supervisor.start(None, "go", tenant="acme")
         assert supervisor.runs == {}
 
 

@@ -20,7 +20,7 @@ from .policy import Limits, Policy
 from .runtime.home import Home, raise_unless_known
 from .runtime.hub import Hub
 from .runtime.run import Run
-from .scope import GovernedRun, RunRequest, status_of
+from .scope import GovernedRun, RunRequest, must_be, status_of
 
 
 @attrs.frozen
@@ -37,8 +37,16 @@ class Ground:
 
 
 def source(ledger: Ledger | None) -> Ledger | DefaultLedger:
-    """The given ledger, else what the environment names: read once for a scope and its runs."""
-    return default_settings() if ledger is None else ledger
+    """The given ledger, else what the environment names: read once for a scope and its runs.
+
+    Raises:
+        TypeError: what was given is no ledger, but perhaps its address.
+    """
+    if ledger is None:
+        return default_settings()
+    if not hasattr(ledger, "reserve"):
+        raise TypeError(f"ledger={ledger!r}: give what `async with open_ledger(...)` gives")
+    return ledger
 
 
 @asynccontextmanager
@@ -85,7 +93,9 @@ class RunScope(AbstractAsyncContextManager[GovernedRun]):
 
     shown = True
 
-    def __init__(self, agent: Agent[Any], terms: RunRequest) -> None:
+    def __init__(self, agent: Agent[Any] | None, terms: RunRequest) -> None:
+        if agent is not None or terms.check is not None:
+            must_be("agent", agent, Agent, "an agents.Agent")
         self.agent, self.terms = agent, terms
         self._run: Run
         self._handle: GovernedRun
@@ -97,7 +107,7 @@ class RunScope(AbstractAsyncContextManager[GovernedRun]):
         Where it is to be checked first, a refusal has ended the run when the body begins.
         """
         handle = self._open(ground)
-        if (expected := self.terms.check) is not None:
+        if (expected := self.terms.check) is not None and self.agent is not None:
             try:
                 await self._run.ask(expected, self.agent.name)
             except BaseException as error:
@@ -132,7 +142,8 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
     """Govern what the SDK runs in this scope: `async with governed_run(agent, "acme") as run`.
 
     Args:
-        agent: what `run(...)` starts. Any other `Runner.run` inside the scope is governed too.
+        agent: what `run(...)` starts. Any other `Runner.run` inside the scope is governed too;
+            None: only they are.
         tenant: who spends.
         ledger: from `open_ledger`; None: the one that the environment names.
         policy: what is reserved, and what happens on a denial.
@@ -143,12 +154,12 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
             where it would not grant it, `run(...)` raises and no token is spent.
 
     Raises:
-        ValueError, TypeError: an argument that cannot stand in a subject; at once.
+        ValueError, TypeError: an argument that makes no sense; at once.
     """
 
     def __init__(
         self,
-        agent: Agent[Any],
+        agent: Agent[Any] | None,
         tenant: str,
         *,
         ledger: Ledger | None = None,

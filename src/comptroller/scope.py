@@ -24,13 +24,19 @@ def _new_id_for_none(given: str | None) -> str:
     return uuid4().hex if given is None else given
 
 
+def must_be(name: str, given: object, kind: type, hint: str) -> None:
+    """Raise `TypeError` where the argument `name` is no `kind`."""
+    if not isinstance(given, kind):
+        raise TypeError(f"{name}={given!r}: give {hint}")
+
+
 @attrs.frozen(kw_only=True)
 class RunRequest:
     """Who spends, and by which rules: the checked arguments of a governed run."""
 
     tenant: str = attrs.field()
-    policy: Policy = attrs.field(validator=attrs.validators.instance_of(Policy))
-    limits: Limits = attrs.field(validator=attrs.validators.instance_of(Limits))
+    policy: Policy
+    limits: Limits
     run_id: str = attrs.field(default=None, converter=_new_id_for_none)
     workspace: str | None = None
     app: str | None = None
@@ -39,6 +45,8 @@ class RunRequest:
     check: Amount | None = None
 
     def __attrs_post_init__(self) -> None:
+        must_be("policy", self.policy, Policy, "a Policy(...)")
+        must_be("limits", self.limits, Limits, "Limits(...)")
         checked("tenant", self.tenant)
         checked_run_id(self.run_id)
         for name in ("workspace", "app", "workflow"):
@@ -46,8 +54,8 @@ class RunRequest:
                 checked(name, given)
         if self.dimensions is not None:
             checked_dimensions(self.dimensions)
-        if self.check is not None and not isinstance(self.check, Amount):
-            raise TypeError(f'check={self.check!r}: give an amount such as usd("0.05")')
+        if self.check is not None:
+            must_be("check", self.check, Amount, 'an amount such as usd("0.05")')
 
     def subject(self) -> Subject:
         """The subject of every call, without its agent and toolset."""
@@ -63,7 +71,7 @@ class RunRequest:
 class GovernedRun:
     """What `async with governed_run(...) as run` gives."""
 
-    def __init__(self, agent: Agent[Any], run: Run, host: Host) -> None:
+    def __init__(self, agent: Agent[Any] | None, run: Run, host: Host) -> None:
         self._agent, self._run, self._host = agent, run, host
         self._status: Status = "running"
 
@@ -99,17 +107,23 @@ class GovernedRun:
             RunCancelled: the run was cancelled.
             Exception: what `Runner.run` raises.
         """
+        agent = self._started()
         self._run.check()
         with governing(self._run):
-            result: RunResult = await self._host.aio(Runner.run)(self._agent, input, **options)
+            result: RunResult = await self._host.aio(Runner.run)(agent, input, **options)
             return result
 
     def stream(self, input: Any, **options: Any) -> "GovernedStream":  # noqa: A002 - the SDK's name
         """Run the agent as a stream, as `Runner.run_streamed(agent, input, **options)`."""
-        stream = GovernedStream(self._agent, self._run, self._host, input, options)
+        stream = GovernedStream(self._started(), self._run, self._host, input, options)
         if not self._host.carries:
             stream.start()
         return stream
+
+    def _started(self) -> Agent[Any]:
+        if self._agent is None:
+            raise TypeError("agent=None: give governed_run(...) the agents.Agent that this starts")
+        return self._agent
 
     def left(self, status: Status) -> None:
         """Its scope has exited."""

@@ -26,7 +26,7 @@ from .runtime.outcomes import Cancelled, Completed, Denied, Failed, RunOutcome, 
 from .runtime.receipts import Receipt
 from .runtime.recovery import OnAbandoned, Recovered, recover
 from .runtime.signals import Signals
-from .scope import GovernedRun, RunRequest
+from .scope import GovernedRun, RunRequest, must_be
 
 log = logging.getLogger("comptroller")
 
@@ -36,7 +36,7 @@ class SupervisedRun(RunScope):
 
     def __init__(
         self,
-        agent: Agent[Any],
+        agent: Agent[Any] | None,
         terms: RunRequest,
         ground: Ground,
         slots: anyio.CapacityLimiter,
@@ -216,7 +216,7 @@ class Supervisor:
 
     def run(
         self,
-        agent: Agent[Any],
+        agent: Agent[Any] | None,
         tenant: str,
         *,
         policy: Policy | None = None,
@@ -262,8 +262,9 @@ class Supervisor:
         """Start a run here and now. `options` are `Runner.run`'s keyword arguments.
 
         Raises:
-            ValueError: the run id is in use, or an argument cannot stand in a subject.
+            ValueError, TypeError: the run id is in use, or an argument makes no sense.
         """
+        must_be("agent", agent, Agent, "an agents.Agent")
         scope = self.run(
             agent, tenant, policy=policy, limits=limits, run_id=run_id, workspace=workspace,
             app=app, workflow=workflow, dimensions=dimensions, check=check,
@@ -305,6 +306,9 @@ class open_supervisor:  # noqa: N801 - used like a function
         max_concurrency: how many runs go on at once; further ones wait.
         recover: settle at the start, by policy, what dead processes of this host have left
             reserved in the ledger. See `Supervisor.recovered`.
+
+    Raises:
+        ValueError, TypeError: an argument that makes no sense; at once.
     """
 
     def __init__(
@@ -315,9 +319,16 @@ class open_supervisor:  # noqa: N801 - used like a function
         max_concurrency: int = 100,
         recover: bool = False,
     ) -> None:
-        if isinstance(max_concurrency, bool) or max_concurrency < 1:
-            raise ValueError(f"max_concurrency={max_concurrency!r}: at least 1 run must fit")
-        self._ledger, self._policy = ledger, policy or Policy()
+        if type(max_concurrency) is not int or max_concurrency < 1:
+            raise ValueError(
+                f"max_concurrency={max_concurrency!r}: an int; at least 1 run must fit"
+            )
+        self._policy = Policy() if policy is None else policy
+        if not callable(self._policy):
+            must_be(
+                "policy", self._policy, Policy, "a Policy(...), or a function from a tenant to one"
+            )
+        self._books = source(ledger)
         self._max_concurrency, self._recover = max_concurrency, recover
         self._frame: Framed[Ground]
         self._hub: Hub
@@ -325,19 +336,18 @@ class open_supervisor:  # noqa: N801 - used like a function
 
     @uninterrupted
     async def __aenter__(self) -> Supervisor:
-        books = source(self._ledger)
-        self._frame = Framed(open_ground(books))
+        self._frame = Framed(open_ground(self._books))
         ground = await self._frame.open()
         self._hub = ground.hub
-        supervisor = Supervisor(ground, books, self._policy, self._max_concurrency)
-        if self._recover:
-            try:
+        try:
+            supervisor = Supervisor(ground, self._books, self._policy, self._max_concurrency)
+            if self._recover:
                 await supervisor.recover()
-            except BaseException:
-                await self._frame.close()
-                raise
-        self._signals = Signals(ground.hub)
-        self._signals.begin()
+            self._signals = Signals(ground.hub)
+            self._signals.begin()
+        except BaseException:
+            await self._frame.close()
+            raise
         return supervisor
 
     @uninterrupted
