@@ -87,12 +87,16 @@ async def verify(ledger: Ledger, as_json: bool) -> int:
         console.write(_differences(found.differences))
         console.write(_verdict(ledger.name, len(found.differences)))
     else:
-        over = f", and {found.periods} periods that are over" if found.periods else ""
+        over = f" and {_many(found.periods, 'past period')}" if found.periods else ""
         console.write(
-            f"{ledger.name}: the balances of {found.accounts} budgets{over} are what the log and"
-            " the reservations come to"
+            f"{ledger.name}: the balances of {_many(found.accounts, 'budget')}{over} are what the"
+            " log and the reservations come to"
         )
     return FAILED if found.differences else DONE
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _verdict(name: str, differences: int) -> str:
