@@ -307,6 +307,13 @@ class TestRefusals:
         assert ADDRESS in str(error)
         assert len(script.requests) == 1
 
+    async def test_whatever_a_server_says_is_repeated_in_one_line_of_some_length(self):
+        said = refused(409, "BUDGET_EXCEEDED" + "\n" * 9, "no\r\nmore " * 100_000)
+        error, _ = await asked(CALLS["reserve"][0], said)
+        assert "reserve: no more no more" in str(error)
+        assert "\n" not in str(error)
+        assert len(str(error)) < 1_000
+
     @pytest.mark.parametrize("details", [None, "text", [], {}, {"scope": 1, "remaining": "2"}])
     async def test_a_denial_without_usable_details_says_what_is_known(self, details):
         error, _ = await asked(

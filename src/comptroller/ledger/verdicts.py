@@ -27,6 +27,8 @@ Answer = TypeVar("Answer", bound=BaseModel)
 OK = 200
 CREATED = 201
 _KEY_REFUSED = (401, 403)
+_MOST_SAID = 500
+"""Characters of what a server says that an error repeats."""
 _BY_STATUS = {
     401: "UNAUTHORIZED",
     403: "FORBIDDEN",
@@ -89,7 +91,7 @@ def check_grant(
     """
     if granted.is_denied():
         denied = BudgetExceeded(
-            f"{ledger}: reserve: denied: {granted.reason_code or 'no reason given'}",
+            f"{ledger}: reserve: denied: {_line(granted.reason_code) or 'no reason given'}",
             status=OK,
             error_code=granted.reason_code,
             retry_after_ms=granted.retry_after_ms,
@@ -128,11 +130,16 @@ def _text(
         scope = "/".join(f"{level}:{value}" for level, value in levels.items())
         return f"no budget for {scope} at {ledger}: ask the operator of that ledger to set one"
     code = f"{answer.status} {error_code}" if error_code else str(answer.status)
-    said = f"{question.verb}: {answer.error_message} ({code})"
+    said = f"{question.verb}: {_line(answer.error_message)} ({_line(code)})"
     if answer.status in _KEY_REFUSED:
         whose = f"tenant {question.tenant!r}" if question.tenant else "a request without a tenant"
         return f"{ledger} refused the API key of {whose}: {said}"
     return f"{ledger}: {said}"
+
+
+def _line(said: str | None) -> str:
+    """What somebody else's server said, as part of a line."""
+    return " ".join((said or "").split())[:_MOST_SAID]
 
 
 def _with_amounts(error: BudgetExceeded, asked: Amount | None) -> BudgetExceeded:
