@@ -10,6 +10,7 @@ import attrs
 from agents import Agent
 from runcycles import Amount
 
+from .checks import must_be, must_offer
 from .host import Framed, Host, kept, open_host
 from .interrupts import uninterrupted
 from .ledger.interface import Ledger
@@ -20,7 +21,7 @@ from .policy import Limits, Policy
 from .runtime.home import Home, raise_unless_known
 from .runtime.hub import Hub
 from .runtime.run import Run
-from .scope import GovernedRun, RunRequest, must_be, status_of
+from .scope import GovernedRun, RunRequest, status_of
 
 
 @attrs.frozen
@@ -44,8 +45,7 @@ def source(ledger: Ledger | None) -> Ledger | DefaultLedger:
     """
     if ledger is None:
         return default_settings()
-    if not hasattr(ledger, "reserve"):
-        raise TypeError(f"ledger={ledger!r}: give what `async with open_ledger(...)` gives")
+    must_offer("ledger", ledger, "reserve", "what `async with open_ledger(...)` gives")
     return ledger
 
 

@@ -1,7 +1,7 @@
 """What a run may spend and what happens when it may not: `Policy`, `Limits`, tool estimates.
 
 All of them are values, checked when they are made: a wrong setting fails where it is written, with
-one line that says what to write. (The validators of attrs would raise tuples of four.)
+one line that says what to write.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ import attrs
 from attrs import field
 from runcycles import Amount, CommitOveragePolicy, Unit
 
+from comptroller.checks import whole
 from comptroller.money import amount
 
 ActualFunction = Callable[[Any, Any], Amount]
@@ -29,14 +30,6 @@ class LlmEstimate(Protocol):
 
     def estimate(self, call: Any, prices: Any, /) -> Amount | None:
         """The amount to reserve, or None where it cannot tell (an unknown price)."""
-
-
-def _whole(what: str, given: object) -> int:
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise TypeError(f"{what}: {given!r} is not a whole number: write an int")
-    if given < 0:
-        raise ValueError(f"{what}: {given!r} is negative: the least is 0")
-    return given
 
 
 def _flag(_: object, attribute: Field, value: Any) -> None:
@@ -61,7 +54,7 @@ def _seconds_long(_: object, attribute: Field, value: Any) -> None:
 
 
 def _lease(_: object, attribute: Field, value: Any) -> None:
-    if not _LEAST_LEASE_MS <= _whole(attribute.name, value) <= _MOST_LEASE_MS:
+    if not _LEAST_LEASE_MS <= whole(attribute.name, value) <= _MOST_LEASE_MS:
         span = f"{_LEAST_LEASE_MS} to {_MOST_LEASE_MS}"
         raise ValueError(f"{attribute.name}: {value!r}: a lease lasts {span} milliseconds")
 
@@ -76,8 +69,8 @@ def _unit_of_tools(what: str, value: object) -> None:
 
 
 def _at_least_one(_: object, attribute: Field, value: Any) -> None:
-    if value is not None and _whole(attribute.name, value) < 1:
-        raise ValueError(f"{attribute.name}: {value!r}: the least is 1; None sets no cap")
+    if value is not None:
+        whole(attribute.name, value, least=1)
 
 
 def _kind(_: object, attribute: Field, value: Any) -> None:
@@ -105,7 +98,7 @@ class ToolEstimateConfig:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.estimate, Amount):
-            _whole("a tool's estimate", self.estimate)
+            whole("a tool's estimate", self.estimate)
         if self.actual is not None and not callable(self.actual):
             raise TypeError(f"actual: {self.actual!r} is no function (arguments, result) -> Amount")
 
@@ -125,7 +118,7 @@ ToolEstimate = int | Amount | ToolEstimateConfig
 def _checked_estimate(name: str, given: object) -> ToolEstimate:
     if isinstance(given, Amount | ToolEstimateConfig):
         return given
-    return _whole(f"tools[{name!r}]", given)
+    return whole(f"tools[{name!r}]", given)
 
 
 def _by_tool(what: str, given: Any) -> dict[str, Any]:
@@ -171,7 +164,7 @@ class ToolEstimateMap:
             name: _filled(_checked_estimate(name, estimate), default_unit)
             for name, estimate in given.items()
         }
-        default = _filled(_whole("default_estimate", default_estimate), default_unit)
+        default = _filled(whole("default_estimate", default_estimate), default_unit)
         self.__attrs_init__(filled, default)
 
     def get(self, tool: str) -> ToolEstimateConfig:
@@ -302,16 +295,16 @@ def _seconds(given: float | timedelta | None) -> float | None:
 
 def _count(_: object, attribute: Field, value: Any) -> None:
     if value is not None:
-        _whole(attribute.name, value)
+        whole(attribute.name, value)
 
 
 def _counts(given: int | Mapping[str, int] | None) -> int | dict[str, int] | None:
     if given is None:
         return None
     if not isinstance(given, Mapping):
-        return _whole("tool_calls", given)
+        return whole("tool_calls", given)
     found = _by_tool("tool_calls", given)
-    return {name: _whole(f"tool_calls[{name!r}]", most) for name, most in found.items()}
+    return {name: whole(f"tool_calls[{name!r}]", most) for name, most in found.items()}
 
 
 def _spend(_: object, attribute: Field, value: Any) -> None:

@@ -10,6 +10,7 @@ from agents.result import RunResult, RunResultStreaming
 from agents.stream_events import StreamEvent
 from runcycles import Amount, Subject
 
+from .checks import must_be
 from .decide.names import checked, checked_dimensions, checked_run_id
 from .errors import CallDenied, RunCancelled
 from .host import Host
@@ -22,12 +23,6 @@ from .runtime.run import Run
 
 def _new_id_for_none(given: str | None) -> str:
     return uuid4().hex if given is None else given
-
-
-def must_be(name: str, given: object, kind: type, hint: str) -> None:
-    """Raise `TypeError` where the argument `name` is no `kind`."""
-    if not isinstance(given, kind):
-        raise TypeError(f"{name}={given!r}: give {hint}")
 
 
 @attrs.frozen(kw_only=True)

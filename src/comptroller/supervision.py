@@ -11,6 +11,7 @@ from agents import Agent
 from agents.result import RunResult
 from runcycles import Amount
 
+from .checks import must_be
 from .errors import ComptrollerError, RunCancelled
 from .governed import Ground, RunScope, filled, open_ground, source
 from .host import Framed
@@ -26,7 +27,7 @@ from .runtime.outcomes import Cancelled, Completed, Denied, Failed, RunOutcome, 
 from .runtime.receipts import Receipt
 from .runtime.recovery import OnAbandoned, Recovered, recover
 from .runtime.signals import Signals
-from .scope import GovernedRun, RunRequest, must_be
+from .scope import GovernedRun, RunRequest
 
 log = logging.getLogger("comptroller")
 

@@ -275,3 +275,22 @@ def test_a_reservation_covers_any_call_that_keeps_to_the_request(characters, max
     )
     cost = actual(Unit.USD_MICROCENTS, call.model, most, PRICES, reserved)
     assert cost.amount.amount <= reserved.amount
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "message"),
+    [
+        (lambda: Fixed(0.05), TypeError, r"amount=0.05: give an amount such as usd\("),
+        (lambda: WorstCase("4096"), TypeError, "max_tokens: '4096' is not a whole number"),
+        (lambda: WorstCase(-1), ValueError, "max_tokens: -1: the least is 0"),
+        (lambda: WorstCase(unit=Unit.RISK_POINTS), ValueError, "unit=RISK_POINTS: write USD_MICRO"),
+        (lambda: Learned(quantile="high"), TypeError, "quantile='high': give a number such as"),
+        (lambda: Learned(quantile=0), ValueError, "quantile=0: more than 0, and at most 1"),
+        (lambda: Learned(seen=0), ValueError, "seen: 0: the least is 1"),
+        (lambda: Learned(keep=2.5), TypeError, "keep: 2.5 is not a whole number"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_a_line_that_says_what_to_write(wrong, kind, message):
+    with pytest.raises(kind, match=message) as raised:
+        wrong()
+    assert "\n" not in str(raised.value)

@@ -142,3 +142,8 @@ async def test_the_decorator_and_the_stream_of_the_cycles_sdk(ledger, anyio_back
         pass
     balances = (await ledger.balances(tenant="acme")).balances
     assert (balances[0].spent.amount, balances[0].reserved.amount) == (10, 0)
+
+
+def test_a_client_wants_a_ledger():
+    with pytest.raises(TypeError, match="ledger='memory:': give what `async with open_ledger"):
+        as_client("memory:")

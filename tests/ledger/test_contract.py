@@ -435,6 +435,23 @@ async def test_an_amount_that_escaped_validation_is_refused(ledger, count):
         assert caught.value.error_code == "INVALID_REQUEST"
 
 
+async def test_how_money_moves_may_be_written_as_a_word(ledger):
+    await ledger.set_budget("tenant:acme", amount(100))
+    shown = await ledger.fund("tenant:acme", amount(30), operation="DEBIT")
+    assert shown.allocated.amount == 70
+    with pytest.raises(ValueError, match="operation='GIVE': write CREDIT, DEBIT, REPAY_DEBT"):
+        await ledger.fund("tenant:acme", amount(30), operation="GIVE")
+
+
+@pytest.mark.parametrize("wrong", [5, b"acme", ["acme"]])
+async def test_a_filter_that_is_no_text_is_refused(embedded, wrong):
+    for asked in (embedded.balances, embedded.reservations, embedded.usage, embedded.events):
+        with pytest.raises(TypeError, match=r"tenant=.*: give a string"):
+            await asked(tenant=wrong)
+    with pytest.raises(TypeError, match=r"agent=.*: give a string"):
+        await embedded.reservations(tenant="acme", agent=wrong)
+
+
 async def test_funding_and_freezing_need_a_budget(ledger):
     with pytest.raises(BudgetNotFound, match="set one with"):
         await ledger.fund("tenant:acme/agent:x", amount(1))

@@ -7,6 +7,7 @@ Laws of this module:
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from math import ceil
 from typing import Any, Final, Literal
 
@@ -14,9 +15,10 @@ import attrs
 from attrs import field, validators
 from runcycles import Amount, Unit
 
+from comptroller.checks import must_be, whole
 from comptroller.decide.pricing import Prices, TokenCount
 from comptroller.money import MOST, amount, tokens, usd
-from comptroller.policy import LlmEstimate
+from comptroller.policy import Field, LlmEstimate
 
 DEFAULT_ESTIMATE: Final = usd("0.005")
 """What an LLM call reserves where nothing was said and the price of its model is not known."""
@@ -54,20 +56,39 @@ class LlmRequest:
         return -(-self.input_characters // CHARACTERS_PER_TOKEN)
 
 
+def _an_amount(_: object, attribute: Field, value: Any) -> None:
+    must_be(attribute.name, value, Amount, 'an amount such as usd("0.05")')
+
+
+def _whole(least: int) -> Callable[[object, Field, Any], None]:
+    def check(_: object, attribute: Field, value: Any) -> None:
+        whole(attribute.name, value, least)
+
+    return check
+
+
+def _share(_: object, attribute: Field, value: Any) -> None:
+    must_be(attribute.name, value, float | int, "a number such as 0.95")
+    if not 0 < value <= 1:
+        raise ValueError(f"{attribute.name}={value!r}: more than 0, and at most 1")
+
+
+def _money_or_tokens(_: object, attribute: Field, value: Unit) -> None:
+    if value not in (Unit.USD_MICROCENTS, Unit.TOKENS):
+        raise ValueError(f"{attribute.name}={value.value}: write USD_MICROCENTS or TOKENS")
+
+
 @attrs.frozen
 class Fixed:
     """Reserves the same amount for every call."""
 
-    amount: Amount = field(validator=validators.instance_of(Amount))
+    amount: Amount = field(validator=_an_amount)
     source = "fixed"
 
     def estimate(self, request: LlmRequest, prices: Prices, /) -> Amount | None:
         """`amount`, whatever the request."""
         del request, prices
         return self.amount
-
-
-_MONEY_OR_TOKENS = (Unit.USD_MICROCENTS, Unit.TOKENS)
 
 
 @attrs.frozen
@@ -81,10 +102,8 @@ class WorstCase:
         unit: USD_MICROCENTS, or TOKENS for a budget of tokens.
     """
 
-    max_tokens: int = field(default=4096, validator=[validators.instance_of(int), validators.ge(0)])
-    unit: Unit = field(
-        default=Unit.USD_MICROCENTS, converter=Unit, validator=validators.in_(_MONEY_OR_TOKENS)
-    )
+    max_tokens: int = field(default=4096, validator=_whole(0))
+    unit: Unit = field(default=Unit.USD_MICROCENTS, converter=Unit, validator=_money_or_tokens)
     source = "worst-case"
 
     def estimate(self, request: LlmRequest, prices: Prices, /) -> Amount | None:
@@ -111,10 +130,10 @@ class Learned:
         keep: how many calls are remembered of each agent and model, the last ones.
     """
 
-    quantile: float = field(default=0.95, validator=[validators.gt(0), validators.le(1)])
+    quantile: float = field(default=0.95, validator=_share)
     fallback: LlmEstimate = field(factory=WorstCase)
-    seen: int = field(default=20, validator=[validators.instance_of(int), validators.ge(1)])
-    keep: int = field(default=200, validator=[validators.instance_of(int), validators.ge(1)])
+    seen: int = field(default=20, validator=_whole(1))
+    keep: int = field(default=200, validator=_whole(1))
     _past: dict[tuple[str, str], deque[Amount]] = field(factory=dict, init=False, repr=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
     source = "learned"

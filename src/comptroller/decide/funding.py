@@ -21,6 +21,10 @@ class Funding(Enum):
     DEBIT = "DEBIT"
     REPAY_DEBT = "REPAY_DEBT"
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"operation={value!r}: write {', '.join(one.name for one in cls)}")
+
 
 def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 0) -> Account:
     """The account of a budget that was set; what it has spent, reserved and owes stays.

@@ -8,6 +8,8 @@ import hashlib
 import re
 from collections.abc import Mapping
 
+from comptroller.checks import must_be
+
 MOST = 128
 """The longest value of a subject field (protocol, Subject)."""
 
@@ -41,6 +43,14 @@ def carried(text: str, most: int = 256) -> str:
     which UTF-8 has. Half of a surrogate pair, which it has not, is written out.
     """
     return text.encode(errors="backslashreplace").decode()[:most]
+
+
+def lowered(name: str, given: str | None) -> str | None:
+    """The value of the filter `name`, as scopes have it. Raise `TypeError` where it is no text."""
+    if not given:
+        return None
+    must_be(name, given, str, "a string")
+    return given.lower()
 
 
 def checked(what: str, text: str) -> str:

@@ -36,6 +36,7 @@ from runcycles import (
 from runcycles.models import BalanceResponse
 
 from comptroller.decide.funding import Funding
+from comptroller.decide.names import lowered
 from comptroller.decide.periods import Period, zone_of
 from comptroller.decide.terms import BudgetTerms, Share
 from comptroller.errors import ComptrollerError
@@ -343,7 +344,7 @@ class Embedded(ABC):
             after=after,
             limit=limit,
             kinds=tuple(kinds),
-            tenant=tenant and tenant.lower(),
+            tenant=lowered("tenant", tenant),
             since_ms=None if since is None else usage.milliseconds("since", since),
             newest=newest,
         )

@@ -38,7 +38,7 @@ def place(query: Any, given: str, *like: type | UnionType) -> tuple[Any, ...]:
         values = tuple(json.loads(found[_DIGEST:]))
         typed = all(_sound(value, kind) for value, kind in zip(values, like, strict=True))
         sound = typed and found[:_DIGEST] == _digest(query)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
         raise no_cursor(given)
@@ -47,7 +47,9 @@ def place(query: Any, given: str, *like: type | UnionType) -> tuple[Any, ...]:
 
 def no_cursor(given: str) -> ComptrollerError:
     """400: it continues nothing, or another query."""
-    return invalid(f"cursor={given[:64]!r}: use the next_cursor of the same query's page before")
+    return invalid(
+        f"cursor={str(given)[:64]!r}: use the next_cursor of the same query's page before"
+    )
 
 
 def _sound(value: Any, like: type | UnionType) -> bool:

@@ -62,6 +62,7 @@ def fund(
         BudgetExceeded: a DEBIT of more than remains.
     """
     path, amount = parse_scope(scope), checked_amount(amount)
+    operation = Funding(operation)
     known = book.store.at(path).get(amount.unit)
     if known is None:
         raise _unknown(book, path, amount.unit)

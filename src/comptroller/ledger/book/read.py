@@ -8,6 +8,7 @@ from runcycles.models import BalanceResponse
 
 from comptroller.decide.admission import Account
 from comptroller.decide.funding import renewed
+from comptroller.decide.names import lowered
 from comptroller.decide.scopes import LEVELS
 from comptroller.ledger.book import answers
 from comptroller.ledger.book.answers import Answer
@@ -40,7 +41,7 @@ def balances(
         raise invalid(f"which balances? give at least one of {', '.join(LEVELS)}")
     found = [
         one
-        for one in _accounts(book, now_ms, tenant.lower() if tenant else None)
+        for one in _accounts(book, now_ms, lowered("tenant", tenant))
         if wanted <= set(one.scope.split("/"))
     ]
     if given := query.get("cursor"):
@@ -69,7 +70,7 @@ def reservations(
     """
     limit = _possible(query.get("limit", DEFAULT_LIMIT))
     bound = {name: value for name, value in query.items() if name not in _NOT_BOUND and value}
-    bound["tenant"] = owner = tenant.lower() if tenant else None
+    bound["tenant"] = owner = lowered("tenant", tenant)
     order, ascending, after = _order(query, bound)
     key = query.get("idempotency_key")
     wanted = Wanted(
@@ -109,7 +110,8 @@ def reservation(
 def _segments(tenant: str | None, query: Any) -> set[str]:
     """What a scope's path must have, such as `agent:triage`."""
     given = {"tenant": tenant, **query}
-    return {f"{level}:{given[level].lower()}" for level in LEVELS if given.get(level)}
+    found = {level: lowered(level, given.get(level)) for level in LEVELS}
+    return {f"{level}:{value}" for level, value in found.items() if value}
 
 
 def _possible(limit: int) -> int:

@@ -17,6 +17,7 @@ import attrs
 from pydantic_core import from_json
 from runcycles import ReservationStatus, Unit
 
+from comptroller.decide.names import lowered
 from comptroller.decide.scopes import LEVELS
 from comptroller.ledger.book.denials import QUARTER_MS, Denied
 from comptroller.ledger.book.records import Event, Reservation
@@ -121,7 +122,7 @@ def asked(
         span["since_ms"] = milliseconds("since", since) // QUARTER_MS * QUARTER_MS
     if until is not None:
         span["until_ms"] = -(-milliseconds("until", until) // QUARTER_MS) * QUARTER_MS
-    return Asked(dimensions(by), tenant=tenant and tenant.lower(), zone=zone, **span)
+    return Asked(dimensions(by), tenant=lowered("tenant", tenant), zone=zone, **span)
 
 
 def dimensions(by: str | Iterable[str]) -> tuple[str, ...]:
