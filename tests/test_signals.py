@@ -30,6 +30,14 @@ either = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=
 both = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 
+@pytest.fixture(autouse=True)
+def in_the_foreground():
+    """A shell lets the jobs in its background ignore Ctrl-C, and their children too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextlib.contextmanager
 def script(ledger, backend, *computing):
     """It runs, and each of its runs waits for a model, or the first one computes."""
@@ -136,11 +144,9 @@ def test_handlers_are_as_they_were_when_the_last_supervisor_is_left(backend):
     assert handlers() == before
 
 
+@pytest.mark.parametrize("own", [lambda *_: None, signal.SIG_IGN], ids=["own", "ignored"])
 @both
-def test_the_programs_own_handlers_stay(backend):
-    def own(number, frame):
-        del number, frame
-
+def test_the_programs_own_handlers_stay(backend, own):
     async def main():
         was = [signal.signal(number, own) for number in SETTLED]
         try:
