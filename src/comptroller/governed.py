@@ -10,7 +10,7 @@ import attrs
 from agents import Agent
 from runcycles import Amount
 
-from .checks import must_be, must_offer
+from .arguments import must_be, must_offer
 from .host import Framed, Host, kept, open_host
 from .interrupts import uninterrupted
 from .ledger.interface import Ledger

@@ -12,7 +12,7 @@ import attrs
 from attrs import field
 from runcycles import Amount, CommitOveragePolicy, Unit
 
-from comptroller.checks import whole
+from comptroller.arguments import one_of, whole
 from comptroller.money import amount
 
 ActualFunction = Callable[[Any, Any], Amount]
@@ -35,14 +35,6 @@ class LlmEstimate(Protocol):
 def _flag(_: object, attribute: Field, value: Any) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"{attribute.name}: {value!r} is neither True nor False")
-
-
-def _word(*words: str) -> Callable[[object, Field, object], None]:
-    def check(_: object, attribute: Field, value: Any) -> None:
-        if value not in words:
-            raise ValueError(f"{attribute.name}: {value!r}: write {' or '.join(map(repr, words))}")
-
-    return check
 
 
 def _seconds_long(_: object, attribute: Field, value: Any) -> None:
@@ -272,11 +264,11 @@ class Policy:
     prices: Any = None
     tools: ToolEstimateMap = field(default=None, converter=_tools)
     on_tool_denied: Literal["stop", "tell_model"] = field(
-        default="stop", validator=_word("stop", "tell_model")
+        default="stop", validator=one_of("stop", "tell_model")
     )
     fail_open: bool = field(default=False, validator=_flag)
     on_abandoned: Literal["charge", "release"] = field(
-        default="charge", validator=_word("charge", "release")
+        default="charge", validator=one_of("charge", "release")
     )
     ttl_ms: int = field(default=60_000, validator=_lease)
     heartbeat_max_age_ms: int | None = field(default=None, validator=_at_least_one)

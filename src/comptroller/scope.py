@@ -10,7 +10,7 @@ from agents.result import RunResult, RunResultStreaming
 from agents.stream_events import StreamEvent
 from runcycles import Amount, Subject
 
-from .checks import must_be
+from .arguments import must_be
 from .decide.names import checked, checked_dimensions, checked_run_id
 from .errors import CallDenied, RunCancelled
 from .host import Host

@@ -11,7 +11,7 @@ from agents import Agent
 from agents.result import RunResult
 from runcycles import Amount
 
-from .checks import must_be
+from .arguments import must_be
 from .errors import ComptrollerError, RunCancelled
 from .governed import Ground, RunScope, filled, open_ground, source
 from .host import Framed

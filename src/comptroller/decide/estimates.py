@@ -7,7 +7,6 @@ Laws of this module:
 
 import threading
 from collections import deque
-from collections.abc import Callable
 from math import ceil
 from typing import Any, Final, Literal
 
@@ -15,7 +14,7 @@ import attrs
 from attrs import field, validators
 from runcycles import Amount, Unit
 
-from comptroller.checks import must_be, whole
+from comptroller.arguments import at_least, must_be
 from comptroller.decide.pricing import Prices, TokenCount
 from comptroller.money import MOST, amount, tokens, usd
 from comptroller.policy import Field, LlmEstimate
@@ -60,13 +59,6 @@ def _an_amount(_: object, attribute: Field, value: Any) -> None:
     must_be(attribute.name, value, Amount, 'an amount such as usd("0.05")')
 
 
-def _whole(least: int) -> Callable[[object, Field, Any], None]:
-    def check(_: object, attribute: Field, value: Any) -> None:
-        whole(attribute.name, value, least)
-
-    return check
-
-
 def _share(_: object, attribute: Field, value: Any) -> None:
     must_be(attribute.name, value, float | int, "a number such as 0.95")
     if not 0 < value <= 1:
@@ -102,7 +94,7 @@ class WorstCase:
         unit: USD_MICROCENTS, or TOKENS for a budget of tokens.
     """
 
-    max_tokens: int = field(default=4096, validator=_whole(0))
+    max_tokens: int = field(default=4096, validator=at_least(0))
     unit: Unit = field(default=Unit.USD_MICROCENTS, converter=Unit, validator=_money_or_tokens)
     source = "worst-case"
 
@@ -132,8 +124,8 @@ class Learned:
 
     quantile: float = field(default=0.95, validator=_share)
     fallback: LlmEstimate = field(factory=WorstCase)
-    seen: int = field(default=20, validator=_whole(1))
-    keep: int = field(default=200, validator=_whole(1))
+    seen: int = field(default=20, validator=at_least(1))
+    keep: int = field(default=200, validator=at_least(1))
     _past: dict[tuple[str, str], deque[Amount]] = field(factory=dict, init=False, repr=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False, repr=False)
     source = "learned"

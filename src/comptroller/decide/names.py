@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from comptroller.checks import must_be
+from comptroller.arguments import must_be
 
 MOST = 128
 """The longest value of a subject field (protocol, Subject)."""

@@ -23,7 +23,7 @@ from runcycles import (
     ReservationExtendRequest,
 )
 
-from comptroller.checks import must_offer
+from comptroller.arguments import must_offer
 from comptroller.decide.scopes import LEVELS
 from comptroller.errors import BudgetExceeded, ComptrollerError, refusal
 from comptroller.ledger import queries, wire

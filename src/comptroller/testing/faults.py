@@ -7,10 +7,13 @@ A `Fault` is a value: `ScriptedLedger` takes them from a script, `FaultyLedger` 
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from random import Random
 
 import attrs
 from attrs import field, validators
+
+from comptroller.arguments import within
 
 _EXECUTION = re.compile(r"/[0-9a-f]{12}(?:-[0-9a-f]+)?(?=/)")
 """The part of a run's keys that is new each time its scope opens (law 7)."""
@@ -134,8 +137,8 @@ class Faults:
     """
 
     seed: int | str
-    rate: float = field(default=0.1, validator=[validators.ge(0), validators.le(1)])
-    slowest: float = field(default=1.0, validator=validators.ge(0))
+    rate: float = field(default=0.1, validator=within(0, 1))
+    slowest: float = field(default=1.0, validator=within(0, inf))
     kinds: Sequence[str] = field(default=tuple(KINDS), validator=validators.min_len(1))
     thrown: Counter[str] = field(factory=Counter, init=False)
     _attempts: Counter[str] = field(factory=Counter, init=False)

@@ -3,8 +3,8 @@
 from collections import defaultdict
 
 import attrs
-from attrs import validators
 
+from comptroller.arguments import at_least
 from comptroller.ledger.interface import Ledger
 
 from .faults import Fault, lost_answer, refused
@@ -24,7 +24,7 @@ class Planned:
     """
 
     verb: str
-    number: int = attrs.field(validator=validators.ge(1))
+    number: int = attrs.field(validator=at_least(1))
     fault: Fault
     always: bool = False
 

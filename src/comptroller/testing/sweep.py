@@ -25,8 +25,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Literal
 
 import attrs
-from attrs import validators
 
+from comptroller.arguments import one_of
 from comptroller.errors import CallDenied, RunCancelled
 from comptroller.ledger.interface import Ledger
 
@@ -93,7 +93,7 @@ class Report:
 @attrs.frozen(kw_only=True)
 class _Sweep:
     program: Program
-    backend: str = attrs.field(validator=validators.in_(("asyncio", "trio")))
+    backend: str = attrs.field(validator=one_of("asyncio", "trio"))
     ledger: OpenLedger | None
     within: float
     lapse: float

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import anyio
 import attrs
 from anyio.lowlevel import current_token
-from attrs import validators
 
+from comptroller.arguments import at_least, one_of
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger
 from comptroller.runtime.hub import Handle
@@ -29,9 +29,9 @@ class Way:
     """How, at which turn, and after how many turns once more, a program is given up."""
 
     how: Literal["scope", "task", "handle"] = attrs.field(
-        validator=validators.in_(("scope", "task", "handle"))
+        validator=one_of("scope", "task", "handle")
     )
-    turn: int = attrs.field(validator=validators.ge(1))
+    turn: int = attrs.field(validator=at_least(1))
     again: int | None = None
 
     def __str__(self) -> str:

@@ -3,7 +3,9 @@
 (The validators of attrs would raise tuples of four.)
 """
 
+from collections.abc import Callable
 from types import UnionType
+from typing import Any
 
 
 def must_be(name: str, given: object, kind: type | UnionType, hint: str) -> None:
@@ -25,3 +27,36 @@ def whole(name: str, given: object, least: int = 0) -> int:
     if given < least:
         raise ValueError(f"{name}: {given!r}: the least is {least}")
     return given
+
+
+Validator = Callable[[object, Any, Any], None]
+"""As attrs calls it: with the instance, the attribute and what was given for it."""
+
+
+def at_least(least: int) -> Validator:
+    """A whole number from `least` on."""
+
+    def check(_: object, attribute: Any, given: object) -> None:
+        whole(attribute.name, given, least)
+
+    return check
+
+
+def within(least: float, most: float) -> Validator:
+    """A number from `least` to `most`."""
+
+    def check(_: object, attribute: Any, given: object) -> None:
+        if not isinstance(given, int | float) or not least <= given <= most:
+            raise ValueError(f"{attribute.name}: {given!r}: a number from {least:g} to {most:g}")
+
+    return check
+
+
+def one_of(*words: str) -> Validator:
+    """One of these."""
+
+    def check(_: object, attribute: Any, given: object) -> None:
+        if given not in words:
+            raise ValueError(f"{attribute.name}: {given!r}: write {' or '.join(map(repr, words))}")
+
+    return check
