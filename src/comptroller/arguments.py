@@ -14,9 +14,9 @@ def must_be(name: str, given: object, kind: type | UnionType, hint: str) -> None
         raise TypeError(f"{name}={given!r}: give {hint}")
 
 
-def must_offer(name: str, given: object, method: str, hint: str) -> None:
-    """Raise `TypeError` where the argument `name` has no such method: give `hint`."""
-    if not callable(getattr(given, method, None)):
+def must_have(name: str, given: object, member: str, hint: str) -> None:
+    """Raise `TypeError` where the argument `name` has no such member: give `hint`."""
+    if not hasattr(given, member):
         raise TypeError(f"{name}={given!r}: give {hint}")
 
 

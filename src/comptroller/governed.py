@@ -10,7 +10,7 @@ import attrs
 from agents import Agent
 from runcycles import Amount
 
-from .arguments import must_be, must_offer
+from .arguments import must_be, must_have
 from .host import Framed, Host, kept, open_host
 from .interrupts import uninterrupted
 from .ledger.interface import Ledger
@@ -45,7 +45,7 @@ def source(ledger: Ledger | None) -> Ledger | DefaultLedger:
     """
     if ledger is None:
         return default_settings()
-    must_offer("ledger", ledger, "reserve", "what `async with open_ledger(...)` gives")
+    must_have("ledger", ledger, "reserve", "what `async with open_ledger(...)` gives")
     return ledger
 
 

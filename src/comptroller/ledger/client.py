@@ -23,7 +23,7 @@ from runcycles import (
     ReservationExtendRequest,
 )
 
-from comptroller.arguments import must_offer
+from comptroller.arguments import must_have
 from comptroller.decide.scopes import LEVELS
 from comptroller.errors import BudgetExceeded, ComptrollerError, refusal
 from comptroller.ledger import queries, wire
@@ -43,7 +43,7 @@ def as_client(ledger: Ledger, *, tenant: str | None = None) -> "LedgerClient":
         tenant: whose client it is: another tenant's budgets and reservations are refused, as with
             a key over HTTP. None: it is trusted with every tenant's.
     """
-    must_offer("ledger", ledger, "reserve", "what `async with open_ledger(...)` gives")
+    must_have("ledger", ledger, "name", "what `async with open_ledger(...)` gives")
     return LedgerClient(ledger, tenant)
 
 
