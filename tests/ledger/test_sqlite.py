@@ -20,7 +20,7 @@ import children
 from children import Python
 from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerUnreachable
 from comptroller.ledger.sqlite import open_sqlite
-from comptroller.ledger.sqlite.turns import Turns
+from comptroller.ledger.sqlite.turns import Turns, begun
 from ledger.asking import amount, asking, balance_of, committing, event, extending, releasing
 
 pytestmark = pytest.mark.anyio
@@ -132,6 +132,24 @@ def another_process_has_the_turn(path):
         turns.close()
 
 
+async def test_who_waits_for_a_transaction_to_end_comes_before_the_one_who_ended_it(tmp_path):
+    path = tmp_path / "ledger.db"
+    with closing(Turns(path)) as first, closing(Turns(path)) as second:
+        with closing(sqlite3.connect(path)) as ours, closing(sqlite3.connect(path)) as theirs:
+            ours.execute("PRAGMA journal_mode = WAL")
+            theirs.execute("PRAGMA busy_timeout = 0")
+            assert first.begin(ours, time.monotonic())
+            assert second.take_now()
+            assert not begun(theirs)
+            ours.execute("COMMIT")
+            assert not first.take_now()
+            assert begun(theirs)
+            second.pass_on()
+            assert first.take_now()
+            ours.execute("PRAGMA busy_timeout = 0")
+            assert not begun(ours)
+
+
 async def test_while_another_process_has_the_turn_the_loop_goes_on(tmp_path):
     path, answered = tmp_path / "ledger.db", anyio.Event()
     async with open_sqlite(path) as ledger:
@@ -147,7 +165,7 @@ async def test_while_another_process_has_the_turn_the_loop_goes_on(tmp_path):
                 for _ in range(100):
                     await anyio.lowlevel.checkpoint()
                 assert not answered.is_set()
-                turns.give_back()
+                turns.pass_on()
                 await answered.wait()
 
 
@@ -195,7 +213,7 @@ async def test_callers_cancelled_while_a_batch_waits_break_nothing(tmp_path):
                     for _ in range(10):
                         await anyio.lowlevel.checkpoint()
                     doomed.cancel_scope.cancel()
-                    turns.give_back()
+                    turns.pass_on()
         assert set(answered) >= {0, 2, 4, 6, 8}
         assert len(answered) <= (await balance_of(ledger, "tenant:acme"))["reserved"] <= 10
 
@@ -216,7 +234,7 @@ async def test_asyncios_own_cancellation_leaves_a_batch_to_those_who_were_not_ca
                 await asyncio.sleep(0)
             doomed.cancel()
             await asyncio.wait([doomed])
-            turns.give_back()
+            turns.pass_on()
             made = [*await asyncio.gather(*others), await ledger.reserve(asking("later", 1))]
         rows = (await ledger.reservations(tenant="acme")).reservations
         assert {one.reservation_id for one in made} <= {row.reservation_id for row in rows}

@@ -51,9 +51,8 @@ class Aside:
         turns = Turns(self._path)
         try:
             with self.explained():
-                if not turns.take(time.monotonic() + _PATIENCE):
+                if not turns.begin(self.sql, time.monotonic() + _PATIENCE):
                     raise ComptrollerError(f"{self._path}: others have held it: try again")
-                self.sql.execute("BEGIN IMMEDIATE")
                 yield self.sql
                 self.sql.execute("COMMIT")
         finally:

@@ -122,7 +122,7 @@ class SqliteLedger(Embedded):
         except BaseException:
             self._turns.close()
             raise
-        self._turns.give_back()
+        self._turns.pass_on()
         self._store = SqliteStore(self._path, self._sql)
         self._book = Book(self._store, self.name, self._settings.default_budget)
         self._upkeep.begin(self._identity)
@@ -207,7 +207,7 @@ class SqliteLedger(Embedded):
         try:
             return self._turns.take_now() and self._performed()
         finally:
-            self._turns.give_back()
+            self._turns.pass_on()
             self._in_use.release()
 
     def _in_turn(self) -> None:
@@ -221,7 +221,7 @@ class SqliteLedger(Embedded):
                     self._performed, deadline, self._given_up
                 )
             finally:
-                self._turns.give_back()
+                self._turns.pass_on()
         if not performed:
             for request in self._taken():
                 request.fail(self._held())
@@ -238,13 +238,14 @@ class SqliteLedger(Embedded):
         return batch
 
     def _performed(self) -> bool:
-        """Perform a batch in one transaction; False where another program has the file locked."""
+        """Perform a batch in one transaction, in our turn; False where another's is under way."""
         batch: list[_Request[Any]] = []
         try:
             files.must_still_be(self._path, self._identity)
             now_ms = self._now()
             if not self._store.begin(now_ms):
                 return False
+            self._turns.pass_on()
             batch = self._taken()
             settle.sweep(self._book, now_ms)
             for request in batch:

@@ -69,12 +69,11 @@ class Due:
     rows: list[rows.Row]
 
     def forget(self, connection: sqlite3.Connection) -> None:
-        """Remove them, and what leads to them, in one transaction.
+        """Remove them, and what leads to them, in the transaction that `connection` is in.
 
         Another process may have done so since they were looked at: what is gone is left alone.
         """
         forget = f"DELETE FROM {self.table.name} WHERE id = ?"
-        connection.execute("BEGIN IMMEDIATE")
         ours = [row for row in self.rows if connection.execute(forget, row[:1]).rowcount]
         connection.executemany(_FORGET_KEY, [(row[3],) for row in ours if row[3] is not None])
         if self.table.name == "reservations":  # and its extensions
@@ -82,7 +81,6 @@ class Due:
             connection.executemany("DELETE FROM answers WHERE reservation = ?", numbers)
         if self.table.archived:
             connection.executemany(_ARCHIVE, _archived(ours))
-        connection.execute("COMMIT")
 
 
 class Retention:

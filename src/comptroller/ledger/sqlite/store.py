@@ -19,6 +19,7 @@ from comptroller.ledger.book.records import Endpoint, Event, Remembered, Reserva
 from comptroller.ledger.sqlite import answers, listing, rows, schema
 from comptroller.ledger.sqlite.answers import Answers
 from comptroller.ledger.sqlite.audit import Audit
+from comptroller.ledger.sqlite.turns import begun
 
 _INSERT_ACCOUNT = f"INSERT INTO accounts ({rows.ACCOUNT}) VALUES ({rows.marks(rows.ACCOUNT)})"
 _UPDATE_ACCOUNT = f"UPDATE accounts SET ({rows.STATE}) = ({rows.marks(rows.STATE)}) WHERE id = ?"
@@ -32,7 +33,6 @@ _UPDATE_RESERVATION = (
 )
 _INSERT_EVENT = f"INSERT INTO events ({rows.EVENT}) VALUES ({rows.marks(rows.EVENT)})"
 _KEPT = 10_000  # scopes, with and without a budget, that are kept in memory
-_PRIMARY = 0xFF  # the part of an extended SQLite error code that names the kind
 _FIRST_END = f"SELECT coalesce(min(ends_ms), {2**63 - 1}) FROM reservations WHERE status = 'ACTIVE'"
 _OVERDUE = (
     f"SELECT {rows.RESERVATION} FROM reservations WHERE status = 'ACTIVE' AND ends_ms < ?"
@@ -70,7 +70,7 @@ class SqliteStore:
         self._audit.forget()
 
     def begin(self, now_ms: int) -> bool:
-        """Begin a batch; False where another program holds the file's write lock.
+        """Begin a batch; False where the transaction of another has not ended.
 
         What another process may have changed is not kept.
 
@@ -80,11 +80,7 @@ class SqliteStore:
         self._now_ms = now_ms
         if self._sql.in_transaction:  # left by an `abandon` that the disk did not allow
             self._sql.execute("ROLLBACK")
-        try:
-            self._sql.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY:
-                raise
+        if not begun(self._sql):
             return False
         (version,) = self._sql.execute("PRAGMA data_version").fetchone()
         if version != self._version or len(self._accounts) > _KEPT:

@@ -1,66 +1,70 @@
-"""Whose turn it is among the processes that share one ledger file.
+"""Whose turn it is to begin a transaction, among the processes that share one ledger file.
 
-SQLite's own lock is taken by whoever asks at the right moment, which starves the others. So a turn
-is taken before a transaction, by advisory locks (flock) on two files beside the ledger: whoever
-waits for the turn holds the place of the next one, and the one whose turn just ended cannot pass.
-The kernel drops the locks of a process that dies, once no fork of it has the files open: so a fork
-closes them at once.
+SQLite's own lock is taken by whoever asks at the right moment, which starves the others. So there
+is one place before it, an advisory lock (flock) on a file beside the ledger: whoever has the turn
+waits there until the transaction of another has ended, begins its own, and passes the turn on. The
+one whose transaction just ended cannot come before those who wait.
+The kernel drops the lock of a process that dies, once no fork of it has the file open: so a fork
+closes it at once.
 """
 
 import fcntl
 import os
+import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from weakref import WeakSet
 
 _PAUSE = 0.0005  # seconds between two tries: about the time a short transaction takes
+_PRIMARY = 0xFF  # the part of an extended SQLite error code that names the kind
 
 
 class Turns:
     """The turns of one opened ledger. Used by one thread at a time.
 
     Raises:
-        OSError: the files cannot be made beside the ledger.
+        OSError: the file cannot be made beside the ledger.
     """
 
     def __init__(self, path: Path) -> None:
-        self._next = _opened(path.with_name(f"{path.name}-next"))
-        try:
-            self._turn = _opened(path.with_name(f"{path.name}-turn"))
-        except OSError:
-            os.close(self._next)
-            raise
+        place = path.with_name(f"{path.name}-next")
+        self._place = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._ours = False
         _open.add(self)
 
     def take_now(self) -> bool:
-        """Take the turn if nobody has it or waits for it."""
-        if not _locked(self._next):
-            return False
+        """Take the turn if nobody has it."""
         try:
-            return _locked(self._turn)
-        finally:
-            fcntl.flock(self._next, fcntl.LOCK_UN)
+            fcntl.flock(self._place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        self._ours = True
+        return True
 
     def take(self, deadline: float, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the turn until `deadline` (`time.monotonic`), or until given up. Blocks."""
-        if not waited(lambda: _locked(self._next), deadline, given_up):
-            return False
-        try:
-            return waited(lambda: _locked(self._turn), deadline, given_up)
-        finally:
-            fcntl.flock(self._next, fcntl.LOCK_UN)
+        return waited(self.take_now, deadline, given_up)
 
-    def give_back(self) -> None:
-        """End the turn."""
-        fcntl.flock(self._turn, fcntl.LOCK_UN)
+    def begin(self, sql: sqlite3.Connection, deadline: float) -> bool:
+        """Begin a transaction when it is our turn; False where that was not by then. Blocks."""
+        try:
+            return self.take(deadline) and waited(partial(begun, sql), deadline)
+        finally:
+            self.pass_on()
+
+    def pass_on(self) -> None:
+        """Leave the turn, if it is ours, to the next one."""
+        if self._ours:
+            self._ours = False
+            fcntl.flock(self._place, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """End of use; a fork's copy has ended when it began."""
         if self in _open:
             _open.discard(self)
-            os.close(self._next)
-            os.close(self._turn)
+            os.close(self._place)
 
 
 _open: WeakSet[Turns] = WeakSet()
@@ -85,13 +89,12 @@ def waited(
     return True
 
 
-def _opened(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-
-
-def _locked(number: int) -> bool:
+def begun(sql: sqlite3.Connection) -> bool:
+    """Begin a transaction that writes; False where another one is under way."""
     try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        sql.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY:
+            raise
         return False
     return True

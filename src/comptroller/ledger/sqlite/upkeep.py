@@ -20,8 +20,8 @@ from pathlib import Path
 
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.sqlite import files, schema
-from comptroller.ledger.sqlite.retention import Retention
-from comptroller.ledger.sqlite.turns import Turns
+from comptroller.ledger.sqlite.retention import Due, Retention
+from comptroller.ledger.sqlite.turns import Turns, begun, waited
 
 _ENOUGH = 2_000
 """Pages written between two checkpoints, about (8 MB)."""
@@ -92,19 +92,25 @@ class Upkeep:
                     self._next_pass = time.monotonic() + _BETWEEN_PASSES
                 elif due.rows:
                     began = time.monotonic()
-                    self._in_turn(partial(due.forget, connection))
+                    self._forget(connection, due)
                     return (time.monotonic() - began) * _SHARE
         return max(0.0, self._next_pass - time.monotonic())
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         _, pages, _ = connection.execute(_CHECKPOINT).fetchone()
         if pages >= _TOO_LONG:
-            self._in_turn(partial(connection.execute, _CHECKPOINT))
+            self._checkpoint_alone(connection)
 
-    def _in_turn(self, work: Callable[[], object]) -> None:
-        turns = Turns(self._path)
-        try:
-            if turns.take(time.monotonic() + _PATIENCE):
-                work()
-        finally:
-            turns.close()
+    def _checkpoint_alone(self, connection: sqlite3.Connection) -> None:
+        """A checkpoint while nobody writes: who keeps the turn lets no transaction begin."""
+        deadline = time.monotonic() + _PATIENCE
+        with closing(Turns(self._path)) as turns:
+            if turns.take(deadline) and waited(partial(begun, connection), deadline):
+                connection.execute("ROLLBACK")  # the last one before us has ended
+                connection.execute(_CHECKPOINT)
+
+    def _forget(self, connection: sqlite3.Connection, due: Due) -> None:
+        with closing(Turns(self._path)) as turns:
+            if turns.begin(connection, time.monotonic() + _PATIENCE):
+                due.forget(connection)
+                connection.execute("COMMIT")
