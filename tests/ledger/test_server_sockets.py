@@ -5,10 +5,11 @@ import re
 from contextlib import suppress
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from comptroller.cli import uvicorn_server
-from comptroller.cli.uvicorn_server import MOST_HEAD, MOST_WAITING
+from comptroller.cli.uvicorn_server import MOST_HEAD, MOST_WAITING, Joined
 from comptroller.ledger.memory import open_memory
 from comptroller.ledger.server import asgi, serve_ledger
 from ledger.asking_http import KEYS
@@ -161,3 +162,59 @@ async def test_a_body_that_does_not_come_is_not_waited_for_for_ever():
     assert anyio.current_time() - began == pytest.approx(asgi.PATIENCE, abs=1)
     assert said[0]["status"] == 400
     assert "did not end" in json.loads(said[1]["body"])["message"]
+
+
+class Recorded:
+    """A transport that remembers what was done with it."""
+
+    def __init__(self):
+        self.done, self.closed = [], False
+
+    def write(self, data):
+        self.done.append(data)
+
+    def close(self):
+        self.done.append("closed")
+        self.closed = True
+
+    def is_closing(self):
+        return self.closed
+
+    def get_extra_info(self, name):
+        return f"the {name}"
+
+
+@on_asyncio
+async def test_what_is_written_in_one_turn_is_sent_together():
+    line = Recorded()
+    joined = Joined(line)
+    joined.write(b"head ")
+    joined.write(b"body")
+    assert line.done == []
+    await anyio.lowlevel.checkpoint()
+    joined.write(b"next")
+    await anyio.lowlevel.checkpoint()
+    await anyio.lowlevel.checkpoint()
+    assert line.done == [b"head body", b"next"]
+    assert joined.get_extra_info("peername") == "the peername"
+
+
+@on_asyncio
+async def test_what_was_written_is_sent_before_the_connection_is_closed():
+    line = Recorded()
+    joined = Joined(line)
+    joined.write(b"the last words")
+    joined.close()
+    await anyio.lowlevel.checkpoint()
+    assert line.done == [b"the last words", "closed"]
+    assert joined.is_closing()
+
+
+@on_asyncio
+async def test_nothing_is_sent_where_nobody_is_left():
+    line = Recorded()
+    joined = Joined(line)
+    joined.write(b"too late")
+    line.closed = True
+    await anyio.lowlevel.checkpoint()
+    assert line.done == []

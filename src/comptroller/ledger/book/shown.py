@@ -17,8 +17,8 @@ _BALANCES = TypeAdapter(list[Balance])
 
 
 def amount(unit: Unit, count: int) -> dict[str, Any]:
-    """An amount."""
-    return {"unit": unit, "amount": count}
+    """An amount. Its unit is named: outside of a model pydantic is slow to write an enum."""
+    return {"unit": unit._value_, "amount": count}
 
 
 def balance(account: Account) -> dict[str, Any]:
