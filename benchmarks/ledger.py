@@ -15,6 +15,7 @@ import gc
 import importlib.util
 import multiprocessing
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -110,17 +111,32 @@ def told(command: list[str]) -> str:
 
 @contextmanager
 def redis_server(directory: Path) -> Iterator[str]:
-    """The address of a Redis server that keeps nothing."""
-    path = directory / "redis.sock"
-    options = {"port": "0", "unixsocket": str(path), "save": "", "appendonly": "no"}
+    """The address of a Redis server that keeps what it has answered as `NORMAL` does."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = {
+        "bind": "127.0.0.1",
+        "port": str(port),
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+    }
     command = ["redis-server", *(word for k, v in options.items() for word in (f"--{k}", v))]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=directory) as server:
         try:
-            while not path.exists() and server.poll() is None:
+            while not listens(port) and server.poll() is None:
                 time.sleep(0.01)
-            yield f"unix:{path}"
+            yield f"redis://127.0.0.1:{port}"
         finally:
             server.terminate()
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 @contextmanager

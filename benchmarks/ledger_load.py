@@ -2,7 +2,7 @@
 
 A pair is one reserve and one commit over three scopes, each under a new idempotency key. The
 address is a ledger's as `open_ledger` takes it, `http://...` a Cycles server's, spoken to over bare
-sockets so that the client costs little (`http://KEY@HOST:PORT`), or `unix:...` a Redis server's.
+sockets so that the client costs little (`http://KEY@HOST:PORT`), or `redis://...` a Redis server's.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ SCOPES = ("tenant:acme", "tenant:acme/app:web", "tenant:acme/app:web/agent:triag
 SUBJECT = {"tenant": "acme", "app": "web", "agent": "triage"}
 ACTION = {"kind": "llm.completion", "name": "openai:gpt-4.1"}
 UNIT = Unit.USD_MICROCENTS
-PLENTY = 2**60
+PLENTY = 10**12
 ESTIMATE, ACTUAL = 10, 7
 WARMING = 0.3
 """Seconds of load before the one that is measured: a process that was just forked copies its memory
@@ -59,6 +59,19 @@ Commit = Callable[[str, str], Awaitable[None]]
 Caller = tuple[Reserve, Commit]
 
 
+def asking(key: str) -> ReservationCreateRequest:
+    return ReservationCreateRequest(
+        idempotency_key=key,
+        subject=Subject(**SUBJECT),
+        action=Action(**ACTION),
+        estimate=Amount(unit=UNIT, amount=ESTIMATE),
+    )
+
+
+def settling(key: str) -> CommitRequest:
+    return CommitRequest(idempotency_key=key, actual=Amount(unit=UNIT, amount=ACTUAL))
+
+
 @asynccontextmanager
 async def embedded(asked: Load) -> AsyncIterator[Callable[[], Any]]:
     """Callers of a ledger in this process."""
@@ -67,17 +80,10 @@ async def embedded(asked: Load) -> AsyncIterator[Callable[[], Any]]:
             await ledger.set_budget(scope, Amount(unit=UNIT, amount=PLENTY))
 
         async def reserve(key: str) -> str:
-            request = ReservationCreateRequest(
-                idempotency_key=key,
-                subject=Subject(**SUBJECT),
-                action=Action(**ACTION),
-                estimate=Amount(unit=UNIT, amount=ESTIMATE),
-            )
-            return (await ledger.reserve(request)).reservation_id
+            return (await ledger.reserve(asking(key))).reservation_id
 
         async def commit(reservation: str, key: str) -> None:
-            request = CommitRequest(idempotency_key=key, actual=Amount(unit=UNIT, amount=ACTUAL))
-            await ledger.commit(reservation, request)
+            await ledger.commit(reservation, settling(key))
 
         async def caller() -> Caller:
             return reserve, commit
@@ -162,15 +168,15 @@ async def redis(asked: Load) -> AsyncIterator[Callable[[], Any]]:
     """Callers that run one Lua script per operation on a Redis server."""
     from redis_script import RedisLedger
 
-    async with RedisLedger(asked.address.removeprefix("unix:"), asked.callers) as ledger:
+    async with RedisLedger(asked.address, asked.callers) as ledger:
         for scope in SCOPES:
             await ledger.set_budget(scope, PLENTY)
 
         async def reserve(key: str) -> str:
-            return await ledger.reserve(key, SCOPES, ESTIMATE)
+            return (await ledger.reserve(asking(key), SCOPES)).reservation_id
 
         async def commit(reservation: str, key: str) -> None:
-            await ledger.commit(reservation, key, SCOPES, ACTUAL)
+            await ledger.commit(reservation, settling(key))
 
         async def caller() -> Caller:
             return reserve, commit
@@ -181,7 +187,7 @@ async def redis(asked: Load) -> AsyncIterator[Callable[[], Any]]:
 def opened(asked: Load) -> AbstractAsyncContextManager[Callable[[], Any]]:
     if asked.address.startswith("http://"):
         return over_http(asked)
-    return redis(asked) if asked.address.startswith("unix:") else embedded(asked)
+    return redis(asked) if asked.address.startswith("redis://") else embedded(asked)
 
 
 def put(asked: Load, pipe: Pipe) -> None:
