@@ -3,6 +3,7 @@
 (The validators of attrs would raise tuples of four.)
 """
 
+import inspect
 from collections.abc import Callable
 from types import UnionType
 from typing import Any
@@ -18,6 +19,15 @@ def must_have(name: str, given: object, member: str, hint: str) -> None:
     """Raise `TypeError` where the argument `name` has no such member: give `hint`."""
     if not hasattr(given, member):
         raise TypeError(f"{name}={given!r}: give {hint}")
+
+
+def must_return_at_once(name: str, given: Callable[..., object], hint: str) -> None:
+    """Raise `TypeError` where the function is an async one, which nobody would await: give `hint`.
+
+    So is an object whose `__call__` is.
+    """
+    if any(map(inspect.iscoroutinefunction, (given, type(given).__call__))):
+        raise TypeError(f"{name}: nobody awaits an async function: give {hint}")
 
 
 def whole(name: str, given: object, least: int = 0) -> int:

@@ -12,11 +12,11 @@ import attrs
 from attrs import field
 from runcycles import Amount, CommitOveragePolicy, Unit
 
-from comptroller.arguments import one_of, whole
+from comptroller.arguments import must_return_at_once, one_of, whole
 from comptroller.money import amount
 
 ActualFunction = Callable[[Any, Any], Amount]
-"""`(arguments, result) -> Amount`: what a tool call really cost."""
+"""`(arguments, result) -> Amount`: what a tool call really cost. No async function."""
 
 Field: TypeAlias = "attrs.Attribute[Any]"
 
@@ -91,8 +91,11 @@ class ToolEstimateConfig:
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.estimate, Amount):
             whole("a tool's estimate", self.estimate)
-        if self.actual is not None and not callable(self.actual):
+        if self.actual is None:
+            return
+        if not callable(self.actual):
             raise TypeError(f"actual: {self.actual!r} is no function (arguments, result) -> Amount")
+        must_return_at_once("actual", self.actual, "a plain function (arguments, result) -> Amount")
 
 
 @attrs.frozen
