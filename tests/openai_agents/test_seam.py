@@ -94,6 +94,34 @@ async def test_a_provider_gives_as_many_models_as_without_us(streamed):
     assert other == alone
 
 
+class ByName(Delegate):
+    """Knows what it is asked by name where the SDK names it, and by place where it does not."""
+
+    async def get_response(self, **asked):
+        return await self.voice.get_response(**asked)
+
+    async def stream_response(self, system, items, settings, hands, schema, others, trace, **named):
+        async for event in self.voice.stream_response(
+            system, items, settings, hands, schema, others, trace, **named
+        ):
+            yield event
+
+
+@asyncio_only
+@both_ways
+async def test_a_model_is_asked_by_place_and_name_as_the_sdk_asks_it(streamed):
+    """Its parameters may have other names, or none but names."""
+
+    def scenario(trace):
+        voice = Voice(trace, "quick", [call("weather")], "Sunny.")
+        agent = trace.agent("Triage agent", "quick", tools=[trace.tool()])
+        return Play(agent, options={"run_config": RunConfig(model=ByName(voice, 0))})
+
+    way = Way(streamed=streamed)
+    alone = await ungoverned(scenario, way)
+    assert (await governed(scenario, way)).outcome.said == alone.said
+
+
 def consulting(trace, voice, **fields):
     """A tool that runs an agent of its own, without a run config."""
     inner = trace.agent("Inner", "inner")

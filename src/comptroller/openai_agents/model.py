@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, nullcontext
 from typing import Any
 
+import attrs
 from agents import Agent, Model, ModelResponse, ModelSettings, RunConfig, UserError
 from agents.models import get_default_model_settings
 from agents.retry import ModelRetryAdvice, ModelRetryAdviceRequest, ModelRetryNormalizedError
@@ -31,6 +32,7 @@ from . import usage
 from .active import admit
 from .compat import get_model
 
+_PLACES = ("system_instructions", "input", "model_settings", "tools")  # of `Model`'s methods
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 _BYPASSES = frozenset({"max_tokens", "max_output_tokens", "max_completion_tokens"})
 
@@ -100,48 +102,27 @@ class Dispatcher(Model):
 
     # -- one attempt
 
-    async def get_response(
-        self,
-        system_instructions: str | None,
-        input: Any,  # noqa: A002 - the SDK's name
-        model_settings: ModelSettings,
-        *args: Any,
-        **kwargs: Any,
-    ) -> ModelResponse:
+    async def get_response(self, *places: Any, **names: Any) -> ModelResponse:
         """One attempt, reserved before and settled after it."""
-        model = self._resolve()
-        tools = kwargs["tools"] if "tools" in kwargs else args[0]
-        settings = self._settings(model_settings)
-        actor, settings = await self._begin(model, system_instructions, input, settings, tools)
+        model, asked = self._resolve(), _Asked(places, names)
+        actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
         try:
-            response = await model.get_response(
-                system_instructions, input, settings, *args, **kwargs
-            )
+            response = await model.get_response(*asked.places, **asked.names)
         except BaseException as error:
             actor.tell(end_of(error, self._run.ended))
             raise
         self._finished(actor, response)
         return response
 
-    async def stream_response(
-        self,
-        system_instructions: str | None,
-        input: Any,  # noqa: A002 - the SDK's name
-        model_settings: ModelSettings,
-        *args: Any,
-        **kwargs: Any,
-    ) -> AsyncIterator[Any]:
+    async def stream_response(self, *places: Any, **names: Any) -> AsyncIterator[Any]:
         """The same, event by event. Usage comes with the terminal event only."""
-        model = self._resolve()
-        tools = kwargs["tools"] if "tools" in kwargs else args[0]
-        settings = self._settings(model_settings)
+        model, asked = self._resolve(), _Asked(places, names)
+        settings = self._settings(asked["model_settings"])
         if settings.include_usage is None:  # Chat Completions would report no tokens at all
             settings = dataclasses.replace(settings, include_usage=True)
-        actor, settings = await self._begin(model, system_instructions, input, settings, tools)
+        actor, asked = await self._begin(model, asked, settings)
         try:
-            stream: Any = model.stream_response(
-                system_instructions, input, settings, *args, **kwargs
-            )
+            stream: Any = model.stream_response(*asked.places, **asked.names)
             async with aclosing(stream) if hasattr(stream, "aclose") else nullcontext():
                 async for event in stream:
                     self._streamed(actor, event)
@@ -167,17 +148,20 @@ class Dispatcher(Model):
         return model
 
     async def _begin(
-        self, model: Model, system: str | None, given: Any, settings: ModelSettings, tools: Any
-    ) -> tuple[Actor, ModelSettings]:
-        """Reserve the attempt. Returns its actor and the settings under the grant's caps."""
+        self, model: Model, asked: "_Asked", settings: ModelSettings
+    ) -> tuple[Actor, "_Asked"]:
+        """Reserve the attempt. Returns its actor, and what is asked under the grant's caps."""
+        tools = asked["tools"]
         self.tools = frozenset(tool.name for tool in tools)
         self._attempt += 1
-        asked_for = self.original.model or self.agent.model
-        name = usage.model_name(model, asked_for if isinstance(asked_for, str) else None)
+        named = self.original.model or self.agent.model
+        name = usage.model_name(model, named if isinstance(named, str) else None)
         request = LlmRequest(
             model=name,
             agent=self.agent.name,
-            input_characters=usage.input_characters(system, given, tools),
+            input_characters=usage.input_characters(
+                asked["system_instructions"], asked["input"], tools
+            ),
             max_tokens=settings.max_tokens,
         )
         actor, grant = await admit(
@@ -192,7 +176,7 @@ class Dispatcher(Model):
             ),
         )
         try:
-            return actor, _capped(settings, grant.caps)
+            return actor, asked.under(_capped(settings, grant.caps))
         except UserError as error:
             actor.tell(NeverBegan(str(error)))
             raise
@@ -207,6 +191,26 @@ class Dispatcher(Model):
         if self.agent.model_settings != own or isinstance(configured, Model):
             return ModelSettings()
         return _defaults_of(configured) if configured else own
+
+
+@attrs.frozen
+class _Asked:
+    """What a model is asked: by place or by name, as the SDK has it, so that it reaches the user's
+    model in the same way. That may know the names only, or call them otherwise.
+    """
+
+    places: tuple[Any, ...]
+    names: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.names[name] if name in self.names else self.places[_PLACES.index(name)]
+
+    def under(self, settings: ModelSettings) -> "_Asked":
+        """The same with other settings."""
+        if "model_settings" in self.names:
+            return attrs.evolve(self, names={**self.names, "model_settings": settings})
+        at = _PLACES.index("model_settings")
+        return attrs.evolve(self, places=(*self.places[:at], settings, *self.places[at + 1 :]))
 
 
 def answered(run: Run, actor: Actor, response: Any) -> None:
