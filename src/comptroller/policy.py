@@ -258,7 +258,8 @@ class Policy:
             as its call runs. A call that outlasts its lease is charged as an event.
         heartbeat_max_extensions: how often it is extended at most; None: as often as needed.
         overage_policy: what the ledger does when an actual exceeds its estimate.
-        dry_run: evaluate, stop nothing, charge nothing; the receipt says `would_deny`.
+        dry_run: evaluate, stop nothing, charge nothing, whether a budget or one of the run's
+            `Limits` says no; the receipt says `would_deny`.
         teardown_timeout: seconds to wait for the SDK's own tear-down when a scope ends.
         settle_timeout: seconds to wait for settlements when a scope ends.
     """
