@@ -1,6 +1,7 @@
 """What the SDK and the user find unchanged: providers, probes, errors, callbacks, lifetimes."""
 
 import asyncio
+import contextvars
 import gc
 import weakref
 from types import SimpleNamespace
@@ -420,3 +421,24 @@ async def test_outside_a_scope_the_sdks_runner_gets_what_it_would_have_got():
     assert [name for name, *_ in heard] == ["run", "run_streamed", "run_sync"]
     assert all(args == (agent, "in") and options["hooks"] is hooks for _, args, options in heard)
     assert runner.default == "the SDK's"
+
+
+@asyncio_only
+@pytest.mark.parametrize(
+    ("carry", "calls"),
+    [(lambda: contextvars.copy_context().run, 1), (lambda: lambda work: work(), 0)],
+    ids=["with the context", "without"],
+)
+async def test_an_executors_thread_is_governed_where_it_is_given_the_context(carry, calls):
+    """Python hands it none: README, "What is not governed"."""
+    trace = Trace()
+    agent = trace.agent("A", "quick", "Done.")
+
+    def work():
+        with own_loop():
+            return Runner.run_sync(agent, "go").final_output
+
+    async with open_books(None) as books:
+        done = asyncio.get_running_loop().run_in_executor(None, carry(), work)
+        assert await done == "Done."
+    assert len(books.lines) == calls
