@@ -301,6 +301,9 @@ class open_supervisor:  # noqa: N801 - used like a function
     settled, SystemExit(143) is raised. A second SIGTERM ends the process at once, and so does a
     second Ctrl-C while they settle.
 
+    It holds a task group, so the task that entered it leaves it: in a notebook, the same cell.
+    `governed_run` (on asyncio) and `supervisor.run` may be left by another one.
+
     Args:
         ledger: from `open_ledger`; None: the one that the environment names.
         policy: of every run, or a function from a tenant to its policy.
