@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import agents
@@ -439,6 +440,22 @@ async def test_an_executors_thread_is_governed_where_it_is_given_the_context(car
             return Runner.run_sync(agent, "go").final_output
 
     async with open_books(None) as books:
-        done = asyncio.get_running_loop().run_in_executor(None, carry(), work)
-        assert await done == "Done."
+        with ThreadPoolExecutor() as executor:
+            assert await asyncio.wrap_future(executor.submit(carry(), work)) == "Done."
     assert len(books.lines) == calls
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
+async def test_under_trio_the_sdks_own_run_is_carried():
+    """Awaited as if it were trio's, it says how."""
+    import trio_asyncio
+
+    trace = Trace()
+    agent = trace.agent("A", "quick", "Done.")
+    async with open_books(agent) as books:
+        with pytest.raises(RuntimeError, match=r"Under trio: await run\(\.\.\.\), or carry it"):
+            await Runner.run(agent, "go")
+        assert books.lines == ()
+        result = await trio_asyncio.aio_as_trio(Runner.run)(agent, "go")
+    assert result.final_output == "Done."
+    assert books.outcomes() == [("A", "committed")]

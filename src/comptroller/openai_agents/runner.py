@@ -120,6 +120,11 @@ class DelegatingRunner:
         self, run: Run, pending: bool, agent: Agent[Any], given: Any, **options: Any
     ) -> RunResult:
         """One governed `Runner.run`. What ended the run is what its callers see."""
+        if asyncio.current_task() is None:  # trio awaits it, as if it were trio code
+            raise RuntimeError(
+                "Runner.run is asyncio code. Under trio: await run(...), or carry it,"
+                " trio_asyncio.aio_as_trio(Runner.run)(agent, ...)"
+            )
         episode = Episode(run, agent, given, options)
         episode.pending = pending  # a synchronous run's loop does not go on after it
         token = EPISODE.set(episode)
