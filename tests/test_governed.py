@@ -284,6 +284,7 @@ async def test_a_closed_run_is_refused_by_its_own_name():
         ({"run_id": ""}, "run_id"),
         ({"run_id": "x" * 300}, "run_id"),
         ({"dimensions": {"k": "v" * 257}}, "dimension"),
+        ({"dimensions": ["customer"]}, "dimensions=\\['customer'\\]: give a mapping"),
         ({"policy": "strict"}, "policy"),
         ({"limits": 5}, "limits"),
         ({"policy": {}}, "policy"),

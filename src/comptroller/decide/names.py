@@ -100,9 +100,10 @@ def checked_dimensions(given: Mapping[str, str]) -> dict[str, str]:
     """`given`, a subject's own dimensions (protocol, Subject).
 
     Raises:
-        TypeError: a key or value that is not a string.
+        TypeError: no mapping, or a key or value that is not a string.
         ValueError: more than 16, or a value longer than 256.
     """
+    must_be("dimensions", given, Mapping, 'a mapping such as {"customer": "42"}')
     if len(given) > _DIMENSIONS_MOST:
         raise ValueError(f"dimensions: {len(given)} given, at most {_DIMENSIONS_MOST} fit")
     for key, value in given.items():
