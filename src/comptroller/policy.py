@@ -214,14 +214,14 @@ def _tools(given: ToolEstimateMap | Mapping[str, ToolEstimate] | None) -> ToolEs
     return given if isinstance(given, ToolEstimateMap) else ToolEstimateMap(given)
 
 
-def _llm_estimate(given: Amount | LlmEstimate | None) -> Amount | LlmEstimate | None:
+def amount_or_strategy(_: object, attribute: Field, given: Any) -> None:
+    """Raise TypeError where what an LLM call is to reserve is neither."""
+    name = attribute.name
     if isinstance(given, type):
-        raise TypeError(f"llm_estimate: {given.__name__} is a class: write {given.__name__}()")
-    if given is None or isinstance(given, Amount) or callable(getattr(given, "estimate", None)):
-        return given
-    raise TypeError(
-        f"llm_estimate: {given!r} is not an amount or a strategy: {_amount_hint(given)}"
-    )
+        raise TypeError(f"{name}: {given.__name__} is a class: write {given.__name__}()")
+    if not isinstance(given, Amount) and not callable(getattr(given, "estimate", None)):
+        hint = _amount_hint(given)
+        raise TypeError(f"{name}: {given!r} is not an amount or a strategy: {hint}")
 
 
 def _amount_hint(given: object) -> str:
@@ -264,7 +264,9 @@ class Policy:
         settle_timeout: seconds to wait for settlements when a scope ends.
     """
 
-    llm_estimate: Amount | LlmEstimate | None = field(default=None, converter=_llm_estimate)
+    llm_estimate: Amount | LlmEstimate | None = field(
+        default=None, validator=attrs.validators.optional(amount_or_strategy)
+    )
     prices: Any = None
     tools: ToolEstimateMap = field(default=None, converter=_tools)
     on_tool_denied: Literal["stop", "tell_model"] = field(
