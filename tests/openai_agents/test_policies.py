@@ -4,6 +4,7 @@ import itertools
 import logging
 
 import pytest
+from agents import ModelSettings
 from runcycles import Amount, Unit
 
 from comptroller import (
@@ -13,6 +14,7 @@ from comptroller import (
     LedgerUnreachable,
     ToolEstimateConfig,
     ToolEstimateMap,
+    WorstCase,
     governed_run,
     risk_points,
     tokens,
@@ -221,6 +223,24 @@ async def test_a_providers_tools_need_no_budget_of_their_own_where_they_cost_not
         ("recorded", budget.unit, 0)
     }
     assert [record for record in caplog.records if record.name.startswith("comptroller")] == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ModelSettings(max_tokens=50_000),
+        ModelSettings(extra_args={"max_completion_tokens": 50_000}),
+        ModelSettings(extra_args={"max_output_tokens": 50_000, "seed": 1}),
+        ModelSettings(extra_body={"max_tokens": 50_000}),
+    ],
+)
+async def test_the_worst_case_has_all_the_output_that_the_settings_allow(settings):
+    """Models that take no `max_tokens` are limited by what goes to them beside it."""
+    agent = Trace().agent("A", "quick", "Done.", model_settings=settings)
+    async with open_books(agent, llm_estimate=WorstCase(unit="TOKENS")) as books:
+        await books.run("go")
+    [line] = books.lines
+    assert 50_000 <= line.reserved.amount < 50_100
 
 
 async def test_dollars_by_default():

@@ -162,7 +162,7 @@ class Dispatcher(Model):
             input_characters=usage.input_characters(
                 asked["system_instructions"], asked["input"], tools
             ),
-            max_tokens=settings.max_tokens,
+            max_tokens=_most_output(settings),
         )
         actor, grant = await admit(
             self._run,
@@ -227,13 +227,24 @@ def _defaults_of(name: str | None) -> ModelSettings:
     return get_default_model_settings(name) if name else get_default_model_settings()
 
 
+def _limits_beside(settings: ModelSettings) -> dict[str, Any]:
+    """The limits on output that go to the provider beside `max_tokens`."""
+    body = settings.extra_body if isinstance(settings.extra_body, dict) else {}
+    sent = {**(settings.extra_args or {}), **body}
+    return {name: sent[name] for name in _BYPASSES & sent.keys()}
+
+
+def _most_output(settings: ModelSettings) -> int | None:
+    """The most output tokens that the settings allow, None where they set no limit."""
+    limits = (settings.max_tokens, *_limits_beside(settings).values())
+    return max((limit for limit in limits if isinstance(limit, int)), default=None)
+
+
 def _capped(settings: ModelSettings, caps: Caps | None) -> ModelSettings:
     """The settings under the ledger's cap on output tokens."""
     if caps is None or caps.max_tokens is None:
         return settings
-    body = settings.extra_body if isinstance(settings.extra_body, dict) else {}
-    beside = sorted(_BYPASSES & {*(settings.extra_args or ()), *body})
-    if beside:
+    if beside := sorted(_limits_beside(settings)):
         raise UserError(
             f"{', '.join(beside)} in extra_args or extra_body would bypass the ledger's cap of"
             f" {caps.max_tokens} output tokens: set ModelSettings.max_tokens instead"
