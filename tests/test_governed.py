@@ -291,6 +291,7 @@ async def test_a_closed_run_is_refused_by_its_own_name():
         ({"limits": 0}, "limits"),
         ({"ledger": "memory:"}, "ledger='memory:': give what `async with open_ledger"),
         ({"ledger": open_ledger("memory:")}, "ledger=.*: give what `async with open_ledger"),
+        ({"tenant": Agent("Support")}, r"tenant=Agent\(name=.Support.{1,80}\.\.\.: give a string$"),
         ({"agent": "Support"}, "agent='Support': give an agents.Agent"),
         ({"check": usd(1)}, "agent=None: give an agents.Agent"),
     ],

@@ -60,8 +60,7 @@ def checked(what: str, text: str) -> str:
         TypeError: not a string.
         ValueError: empty, longer than 128, or with characters that the protocol does not carry.
     """
-    if not isinstance(text, str):
-        raise TypeError(f"{what}={text!r}: give a string")
+    must_be(what, text, str, "a string")
     if fits(text):
         return text
     if not text:
@@ -87,8 +86,7 @@ def checked_run_id(text: str) -> str:
         TypeError: not a string.
         ValueError: empty, longer than 128, or with anything but printable ASCII.
     """
-    if not isinstance(text, str):
-        raise TypeError(f"run_id={text!r}: give a string")
+    must_be("run_id", text, str, "a string")
     if len(text) > RUN_ID_MOST or _PRINTABLE.match(text) is None:
         raise ValueError(
             f"run_id={text!r}: use 1 to {RUN_ID_MOST} printable ASCII characters, no spaces"
