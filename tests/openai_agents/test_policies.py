@@ -32,7 +32,7 @@ from comptroller.testing import (
 from openai_agents.books import open_books
 from openai_agents.scenarios.tools import tools_that_the_provider_ran
 from openai_agents.stage import PRICES, Way, open_ledgers, policy_for
-from openai_agents.voices import Trace, call
+from openai_agents.voices import Trace, Voice, call
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -241,6 +241,24 @@ async def test_the_worst_case_has_all_the_output_that_the_settings_allow(setting
         await books.run("go")
     [line] = books.lines
     assert 50_000 <= line.reserved.amount < 50_100
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"auto_previous_response_id": True}, {"conversation_id": "conv_1"}],
+    ids=["sent anew", "the last response", "a conversation"],
+)
+async def test_what_a_provider_keeps_of_a_conversation_is_read_again(options):
+    """It is not sent, and is paid: an estimate counts what the turn before has read and said."""
+    trace = Trace()
+    voice = Voice(trace, "quick", [call("weather")], "Sunny.", size=100)
+    agent = trace.agent("A", voice, tools=[trace.tool()])
+    async with open_books(agent, llm_estimate=WorstCase(0, unit="TOKENS")) as books:
+        await books.run("go", **options)
+    first, _, second = books.lines
+    grown = second.reserved.amount - first.reserved.amount
+    assert first.reserved.amount < 1_000
+    assert grown > 10_000 if options else grown < 1_000
 
 
 async def test_dollars_by_default():

@@ -33,7 +33,8 @@ class LlmRequest:
     Attributes:
         model: `provider:model`, as in action names.
         agent: the agent's name.
-        input_characters: length of everything that is sent: instructions, items, tool schemas.
+        input_characters: length of everything that is read: instructions, items, tool schemas, and
+            what the provider has kept of the conversation, as far as it is known.
         max_tokens: the most output tokens the call allows; None: it sets no limit. Below 0 it
             sets none either: some servers take -1 for that.
     """

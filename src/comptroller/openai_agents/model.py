@@ -21,7 +21,8 @@ from agents.models import get_default_model_settings
 from agents.retry import ModelRetryAdvice, ModelRetryAdviceRequest, ModelRetryNormalizedError
 from runcycles import Caps
 
-from comptroller.decide.estimates import LlmRequest
+from comptroller.decide.estimates import CHARACTERS_PER_TOKEN, LlmRequest
+from comptroller.decide.pricing import TokenCount
 from comptroller.decide.settlement import Abandoned, Finished, NeverBegan, failed
 from comptroller.errors import ComptrollerError
 from comptroller.runtime.actor import Actor
@@ -52,6 +53,7 @@ class Dispatcher(Model):
         self.original, self.agent = original, agent
         self.tools: frozenset[str] = frozenset()
         self._attempt = 0
+        self._read_and_said = 0  # tokens of the latest answer, with all that it was the answer to
         self._target: Model | None = None
         self._used: list[Model] = []
 
@@ -139,7 +141,8 @@ class Dispatcher(Model):
             actor.streamed = (actor.streamed or 0) + count
 
     def _finished(self, actor: Actor, response: Any) -> None:
-        answered(self._run, actor, response)
+        if (used := answered(self._run, actor, response)) is not None:
+            self._read_and_said = used.total
 
     def _resolve(self) -> Model:
         model = self.target()
@@ -156,12 +159,12 @@ class Dispatcher(Model):
         self._attempt += 1
         named = self.original.model or self.agent.model
         name = usage.model_name(model, named if isinstance(named, str) else None)
+        kept = self._read_and_said * CHARACTERS_PER_TOKEN if asked.continues else 0
         request = LlmRequest(
             model=name,
             agent=self.agent.name,
-            input_characters=usage.input_characters(
-                asked["system_instructions"], asked["input"], tools
-            ),
+            input_characters=kept
+            + usage.input_characters(asked["system_instructions"], asked["input"], tools),
             max_tokens=_most_output(settings),
         )
         actor, grant = await admit(
@@ -202,6 +205,12 @@ class _Asked:
     places: tuple[Any, ...]
     names: dict[str, Any]
 
+    @property
+    def continues(self) -> bool:
+        """Whether the provider is to read again what it has kept of the conversation."""
+        kept = ("previous_response_id", "conversation_id")
+        return any(self.names.get(name) is not None for name in kept)
+
     def __getitem__(self, name: str) -> Any:
         return self.names[name] if name in self.names else self.places[_PLACES.index(name)]
 
@@ -213,14 +222,19 @@ class _Asked:
         return attrs.evolve(self, places=(*self.places[:at], settings, *self.places[at + 1 :]))
 
 
-def answered(run: Run, actor: Actor, response: Any) -> None:
-    """A model has answered `actor`'s call: its usage is told, and the provider's tools noted."""
-    actor.tell(Finished(usage.token_count(getattr(response, "usage", None))))
+def answered(run: Run, actor: Actor, response: Any) -> TokenCount | None:
+    """A model has answered `actor`'s call: its usage is told, and the provider's tools noted.
+
+    Returns its usage.
+    """
+    used = usage.token_count(getattr(response, "usage", None))
+    actor.tell(Finished(used))
     asked = actor.call.draft
     for tool in usage.hosted_tools(response.output):
         draft = Draft(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
         cost = run.terms.policy.tools.cost(tool).estimate
         run.note("tool.hosted", draft, cost if cost.amount else None)
+    return used
 
 
 def _defaults_of(name: str | None) -> ModelSettings:
