@@ -49,12 +49,21 @@ def _attached(part: Mapping[Any, Any]) -> Iterator[tuple[str, int]]:
     """The characters of an attachment, and its tokens: none or one."""
     match part:
         case {"type": "input_image" | "computer_screenshot"}:
-            detail = part.get("detail") or "auto"
-            yield part.get("image_url") or "", _IMAGE_TOKENS.get(detail, _IMAGE_TOKENS["auto"])
+            yield _text(part.get("image_url")), _image_tokens(part)
+        case {"type": "image_url", "image_url": {"url": str(image)}}:  # as Chat Completions has it
+            yield image, _image_tokens(part["image_url"])
         case {"type": "image_generation_call", "result": str(image)}:
-            yield image, _IMAGE_TOKENS["auto"]
+            yield image, _image_tokens(part)
         case {"type": "input_audio", "input_audio": {"data": str(sound)}}:
             yield sound, -(-len(sound) // _AUDIO_CHARACTERS)
         case {"type": "input_file", "file_data": str(file)}:
             size = len(file) * 3 // 4  # base64
             yield file, min(-(-size // CHARACTERS_PER_TOKEN), _MOST_FILE_TOKENS)
+
+
+def _text(given: object) -> str:
+    return given if isinstance(given, str) else ""
+
+
+def _image_tokens(part: Mapping[Any, Any]) -> int:
+    return _IMAGE_TOKENS.get(_text(part.get("detail")), _IMAGE_TOKENS["auto"])
