@@ -10,6 +10,7 @@ import signal
 import textwrap
 
 import pytest
+from agents import Agent
 from runcycles import Unit
 
 import children
@@ -19,6 +20,7 @@ from comptroller.ledger.embedded import wall_clock
 from comptroller.ledger.memory import MemoryLedger
 from comptroller.money import risk_points, tokens
 from comptroller.testing import (
+    CountingModel,
     StalledLedger,
     VirtualTimeLoop,
     assert_settled,
@@ -430,3 +432,21 @@ def test_an_open_reservation_would_be_seen(runner):
 
     runner.run(main())
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_supervisor_that_another_task_leaves_says_what_to_do(runner):
+    """As the cells of a notebook would: what ran in it is settled before it says so."""
+
+    async def cells():
+        program = await Program().open()
+        scope = open_supervisor(ledger=program.ledger, policy=policy())
+        supervisor = await asyncio.create_task(scope.__aenter__())
+        started = supervisor.start(Agent("A", model=CountingModel()), "go", tenant="acme")
+        with pytest.raises(RuntimeError, match=r"in a notebook: in one cell") as error:
+            await asyncio.create_task(scope.__aexit__(None, None, None))
+        assert "\n" not in str(error.value)
+        assert started.status == "completed"
+        await assert_settled(program.ledger)
+        await nothing_is_left()
+
+    runner.run(cells())

@@ -4,11 +4,13 @@ import copy
 import math
 import pickle
 from datetime import timedelta
+from functools import partial
 
 import attrs
 import pytest
 from runcycles import Amount, CommitOveragePolicy, Unit
 
+from comptroller import cycles
 from comptroller.money import MOST, risk_points, tokens, usd
 from comptroller.policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap
 
@@ -176,6 +178,24 @@ class TestToolEstimates:
     )
     def test_a_wrong_config_is_refused(self, settings, line):
         assert refused(ToolEstimateConfig, **settings).startswith(line)
+
+    @pytest.mark.parametrize("config", [ToolEstimateConfig, cycles.ToolEstimateConfig])
+    def test_an_async_actual_is_refused(self, config):
+        """Nobody would await it: the estimate would be charged for every call."""
+
+        async def actual(arguments, result):
+            return risk_points(1)
+
+        class Meter:
+            async def __call__(self, arguments, result):
+                return risk_points(1)
+
+        for given in (actual, partial(actual, None), Meter(), Meter().__call__):
+            line = refused(config, estimate=1, actual=given)
+            assert line == (
+                "TypeError: actual: nobody awaits an async function: "
+                "give a plain function (arguments, result) -> Amount"
+            )
 
 
 class TestLimits:

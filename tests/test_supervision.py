@@ -571,12 +571,18 @@ def test_at_least_one_run_must_fit(wrong):
         open_supervisor(max_concurrency=wrong)
 
 
+async def later(tenant):
+    return Policy()
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"policy": {}}, "policy={}: give a Policy"),
         ({"policy": "strict"}, "policy='strict': give a Policy"),
         ({"ledger": "memory:"}, "ledger='memory:': give what `async with open_ledger"),
+        ({"policy": later}, "policy: nobody awaits an async function: give a plain function"),
+        ({"policy": Policy(prices={"m": 2.5})}, r"prices\['m'\]: 2.5 is not a price"),
     ],
 )
 def test_a_wrong_argument_of_a_supervisor_is_refused_at_once(wrong, message):
@@ -592,6 +598,8 @@ async def test_a_wrong_argument_of_a_run_is_refused_at_once():
             supervisor.run(ready(), "acme", workspace="a/b")
         with pytest.raises(TypeError, match="agent=None"):
             supervisor.start(None, "go", tenant="acme")
+        with pytest.raises(ValueError, match="no price is known for 'gpt-4i'"):
+            supervisor.start(ready(), "go", tenant="acme", policy=Policy(prices={"m": "gpt-4i"}))
         assert supervisor.runs == {}
 
 

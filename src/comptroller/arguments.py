@@ -3,21 +3,38 @@
 (The validators of attrs would raise tuples of four.)
 """
 
+import inspect
 from collections.abc import Callable
 from types import UnionType
 from typing import Any
+
+_LONGEST = 80  # characters: an agent has hundreds, and the hint comes after them
+
+
+def _shown(given: object) -> str:
+    text = repr(given)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def must_be(name: str, given: object, kind: type | UnionType, hint: str) -> None:
     """Raise `TypeError` where the argument `name` is no `kind`: give `hint`."""
     if not isinstance(given, kind):
-        raise TypeError(f"{name}={given!r}: give {hint}")
+        raise TypeError(f"{name}={_shown(given)}: give {hint}")
 
 
 def must_have(name: str, given: object, member: str, hint: str) -> None:
     """Raise `TypeError` where the argument `name` has no such member: give `hint`."""
     if not hasattr(given, member):
-        raise TypeError(f"{name}={given!r}: give {hint}")
+        raise TypeError(f"{name}={_shown(given)}: give {hint}")
+
+
+def must_return_at_once(name: str, given: Callable[..., object], hint: str) -> None:
+    """Raise `TypeError` where the function is an async one, which nobody would await: give `hint`.
+
+    So is an object whose `__call__` is.
+    """
+    if any(map(inspect.iscoroutinefunction, (given, type(given).__call__))):
+        raise TypeError(f"{name}: nobody awaits an async function: give {hint}")
 
 
 def whole(name: str, given: object, least: int = 0) -> int:

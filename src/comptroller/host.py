@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 import attrs
+from anyio import TaskInfo
 from anyio.lowlevel import current_token
 
 from .errors import ComptrollerError, RunCancelled
@@ -65,14 +66,29 @@ class Framed(Generic[T]):
 
     def __init__(self, scope: AbstractAsyncContextManager[T]) -> None:
         self._scope = scope
+        self._entered: TaskInfo | None = None
 
     async def open(self) -> T:
         """Enter the scope. Raises what entering it raised."""
+        self._entered = anyio.get_current_task()
         return await self._scope.__aenter__()
 
     async def close(self) -> BaseException | None:
-        """Leave it as if nothing had happened. Raises what leaving it raised."""
-        await self._scope.__aexit__(None, None, None)
+        """Leave it as if nothing had happened. Raises what leaving it raised.
+
+        Raises:
+            RuntimeError: another task entered it. It is left all the same, as far as can be.
+        """
+        try:
+            await self._scope.__aexit__(None, None, None)
+        except RuntimeError as error:
+            if anyio.get_current_task() == self._entered:
+                raise
+            raise RuntimeError(
+                "this scope was left by another task than the one that entered it: what ran in it"
+                " is settled, but it holds a task group. Enter and leave it in one task (in a"
+                " notebook: in one cell)"
+            ) from error
         return None
 
 

@@ -12,11 +12,11 @@ import attrs
 from attrs import field
 from runcycles import Amount, CommitOveragePolicy, Unit
 
-from comptroller.arguments import one_of, whole
+from comptroller.arguments import must_return_at_once, one_of, whole
 from comptroller.money import amount
 
 ActualFunction = Callable[[Any, Any], Amount]
-"""`(arguments, result) -> Amount`: what a tool call really cost."""
+"""`(arguments, result) -> Amount`: what a tool call really cost. No async function."""
 
 Field: TypeAlias = "attrs.Attribute[Any]"
 
@@ -91,8 +91,11 @@ class ToolEstimateConfig:
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.estimate, Amount):
             whole("a tool's estimate", self.estimate)
-        if self.actual is not None and not callable(self.actual):
+        if self.actual is None:
+            return
+        if not callable(self.actual):
             raise TypeError(f"actual: {self.actual!r} is no function (arguments, result) -> Amount")
+        must_return_at_once("actual", self.actual, "a plain function (arguments, result) -> Amount")
 
 
 @attrs.frozen
@@ -211,14 +214,14 @@ def _tools(given: ToolEstimateMap | Mapping[str, ToolEstimate] | None) -> ToolEs
     return given if isinstance(given, ToolEstimateMap) else ToolEstimateMap(given)
 
 
-def _llm_estimate(given: Amount | LlmEstimate | None) -> Amount | LlmEstimate | None:
+def amount_or_strategy(_: object, attribute: Field, given: Any) -> None:
+    """Raise TypeError where what an LLM call is to reserve is neither."""
+    name = attribute.name
     if isinstance(given, type):
-        raise TypeError(f"llm_estimate: {given.__name__} is a class: write {given.__name__}()")
-    if given is None or isinstance(given, Amount) or callable(getattr(given, "estimate", None)):
-        return given
-    raise TypeError(
-        f"llm_estimate: {given!r} is not an amount or a strategy: {_amount_hint(given)}"
-    )
+        raise TypeError(f"{name}: {given.__name__} is a class: write {given.__name__}()")
+    if not isinstance(given, Amount) and not callable(getattr(given, "estimate", None)):
+        hint = _amount_hint(given)
+        raise TypeError(f"{name}: {given!r} is not an amount or a strategy: {hint}")
 
 
 def _amount_hint(given: object) -> str:
@@ -255,12 +258,15 @@ class Policy:
             as its call runs. A call that outlasts its lease is charged as an event.
         heartbeat_max_extensions: how often it is extended at most; None: as often as needed.
         overage_policy: what the ledger does when an actual exceeds its estimate.
-        dry_run: evaluate, stop nothing, charge nothing; the receipt says `would_deny`.
+        dry_run: evaluate, stop nothing, charge nothing, whether a budget or one of the run's
+            `Limits` says no; the receipt says `would_deny`.
         teardown_timeout: seconds to wait for the SDK's own tear-down when a scope ends.
         settle_timeout: seconds to wait for settlements when a scope ends.
     """
 
-    llm_estimate: Amount | LlmEstimate | None = field(default=None, converter=_llm_estimate)
+    llm_estimate: Amount | LlmEstimate | None = field(
+        default=None, validator=attrs.validators.optional(amount_or_strategy)
+    )
     prices: Any = None
     tools: ToolEstimateMap = field(default=None, converter=_tools)
     on_tool_denied: Literal["stop", "tell_model"] = field(

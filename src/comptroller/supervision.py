@@ -11,7 +11,8 @@ from agents import Agent
 from agents.result import RunResult
 from runcycles import Amount
 
-from .arguments import must_be
+from .arguments import must_be, must_return_at_once
+from .decide.pricing import price_book
 from .errors import ComptrollerError, RunCancelled
 from .governed import Ground, RunScope, filled, open_ground, source
 from .host import Framed
@@ -241,6 +242,7 @@ class Supervisor:
             dimensions=dimensions,
             check=check,
         )
+        self._hub.book(terms.policy.prices)  # wrong ones are told here, not by a started run
         return SupervisedRun(agent, filled(terms, self._books), self._ground, self._slots)
 
     @uninterrupted
@@ -301,6 +303,9 @@ class open_supervisor:  # noqa: N801 - used like a function
     settled, SystemExit(143) is raised. A second SIGTERM ends the process at once, and so does a
     second Ctrl-C while they settle.
 
+    It holds a task group, so the task that entered it leaves it: in a notebook, the same cell.
+    `governed_run` (on asyncio) and `supervisor.run` may be left by another one.
+
     Args:
         ledger: from `open_ledger`; None: the one that the environment names.
         policy: of every run, or a function from a tenant to its policy.
@@ -325,10 +330,13 @@ class open_supervisor:  # noqa: N801 - used like a function
                 f"max_concurrency={max_concurrency!r}: an int; at least 1 run must fit"
             )
         self._policy = Policy() if policy is None else policy
-        if not callable(self._policy):
+        if callable(self._policy):
+            must_return_at_once("policy", self._policy, "a plain function tenant -> Policy")
+        else:
             must_be(
                 "policy", self._policy, Policy, "a Policy(...), or a function from a tenant to one"
             )
+            price_book(self._policy.prices)
         self._books = source(ledger)
         self._max_concurrency, self._recover = max_concurrency, recover
         self._frame: Framed[Ground]

@@ -26,6 +26,7 @@ UNSEEN = {  # what the page says of it -> the scenarios that show it
         "a_session_that_is_compacted",
         "a_compaction_that_fails",
         "a_compaction_without_usage",
+        "an_encrypted_session_that_is_compacted",
     },
     "before the first callback": {
         "an_input_guardrail_before",

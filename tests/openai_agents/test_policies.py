@@ -4,6 +4,7 @@ import itertools
 import logging
 
 import pytest
+from agents import ModelSettings
 from runcycles import Amount, Unit
 
 from comptroller import (
@@ -13,6 +14,7 @@ from comptroller import (
     LedgerUnreachable,
     ToolEstimateConfig,
     ToolEstimateMap,
+    WorstCase,
     governed_run,
     risk_points,
     tokens,
@@ -30,7 +32,7 @@ from comptroller.testing import (
 from openai_agents.books import open_books
 from openai_agents.scenarios.tools import tools_that_the_provider_ran
 from openai_agents.stage import PRICES, Way, open_ledgers, policy_for
-from openai_agents.voices import Trace, call
+from openai_agents.voices import Trace, Voice, call
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -221,6 +223,42 @@ async def test_a_providers_tools_need_no_budget_of_their_own_where_they_cost_not
         ("recorded", budget.unit, 0)
     }
     assert [record for record in caplog.records if record.name.startswith("comptroller")] == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ModelSettings(max_tokens=50_000),
+        ModelSettings(extra_args={"max_completion_tokens": 50_000}),
+        ModelSettings(extra_args={"max_output_tokens": 50_000, "seed": 1}),
+        ModelSettings(extra_body={"max_tokens": 50_000}),
+    ],
+)
+async def test_the_worst_case_has_all_the_output_that_the_settings_allow(settings):
+    """Models that take no `max_tokens` are limited by what goes to them beside it."""
+    agent = Trace().agent("A", "quick", "Done.", model_settings=settings)
+    async with open_books(agent, llm_estimate=WorstCase(unit="TOKENS")) as books:
+        await books.run("go")
+    [line] = books.lines
+    assert 50_000 <= line.reserved.amount < 50_100
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"auto_previous_response_id": True}, {"conversation_id": "conv_1"}],
+    ids=["sent anew", "the last response", "a conversation"],
+)
+async def test_what_a_provider_keeps_of_a_conversation_is_read_again(options):
+    """It is not sent, and is paid: an estimate counts what the turn before has read and said."""
+    trace = Trace()
+    voice = Voice(trace, "quick", [call("weather")], "Sunny.", size=100)
+    agent = trace.agent("A", voice, tools=[trace.tool()])
+    async with open_books(agent, llm_estimate=WorstCase(0, unit="TOKENS")) as books:
+        await books.run("go", **options)
+    first, _, second = books.lines
+    grown = second.reserved.amount - first.reserved.amount
+    assert first.reserved.amount < 1_000
+    assert grown > 10_000 if options else grown < 1_000
 
 
 async def test_dollars_by_default():

@@ -1,8 +1,10 @@
 """What the SDK and the user find unchanged: providers, probes, errors, callbacks, lifetimes."""
 
 import asyncio
+import contextvars
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import agents
@@ -92,6 +94,34 @@ async def test_a_provider_gives_as_many_models_as_without_us(streamed):
     alone, other = ([model.log for model in given] for given in logs)
     assert alone == [["asked", "cleaned up"], ["asked", "advised", "asked", "cleaned up"]]
     assert other == alone
+
+
+class ByName(Delegate):
+    """Knows what it is asked by name where the SDK names it, and by place where it does not."""
+
+    async def get_response(self, **asked):
+        return await self.voice.get_response(**asked)
+
+    async def stream_response(self, system, items, settings, hands, schema, others, trace, **named):
+        async for event in self.voice.stream_response(
+            system, items, settings, hands, schema, others, trace, **named
+        ):
+            yield event
+
+
+@asyncio_only
+@both_ways
+async def test_a_model_is_asked_by_place_and_name_as_the_sdk_asks_it(streamed):
+    """Its parameters may have other names, or none but names."""
+
+    def scenario(trace):
+        voice = Voice(trace, "quick", [call("weather")], "Sunny.")
+        agent = trace.agent("Triage agent", "quick", tools=[trace.tool()])
+        return Play(agent, options={"run_config": RunConfig(model=ByName(voice, 0))})
+
+    way = Way(streamed=streamed)
+    alone = await ungoverned(scenario, way)
+    assert (await governed(scenario, way)).outcome.said == alone.said
 
 
 def consulting(trace, voice, **fields):
@@ -392,3 +422,40 @@ async def test_outside_a_scope_the_sdks_runner_gets_what_it_would_have_got():
     assert [name for name, *_ in heard] == ["run", "run_streamed", "run_sync"]
     assert all(args == (agent, "in") and options["hooks"] is hooks for _, args, options in heard)
     assert runner.default == "the SDK's"
+
+
+@asyncio_only
+@pytest.mark.parametrize(
+    ("carry", "calls"),
+    [(lambda: contextvars.copy_context().run, 1), (lambda: lambda work: work(), 0)],
+    ids=["with the context", "without"],
+)
+async def test_an_executors_thread_is_governed_where_it_is_given_the_context(carry, calls):
+    """Python hands it none: README, "What is not governed"."""
+    trace = Trace()
+    agent = trace.agent("A", "quick", "Done.")
+
+    def work():
+        with own_loop():
+            return Runner.run_sync(agent, "go").final_output
+
+    async with open_books(None) as books:
+        with ThreadPoolExecutor() as executor:
+            assert await asyncio.wrap_future(executor.submit(carry(), work)) == "Done."
+    assert len(books.lines) == calls
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
+async def test_under_trio_the_sdks_own_run_is_carried():
+    """Awaited as if it were trio's, it says how."""
+    import trio_asyncio
+
+    trace = Trace()
+    agent = trace.agent("A", "quick", "Done.")
+    async with open_books(agent) as books:
+        with pytest.raises(RuntimeError, match=r"Under trio: await run\(\.\.\.\), or carry it"):
+            await Runner.run(agent, "go")
+        assert books.lines == ()
+        result = await trio_asyncio.aio_as_trio(Runner.run)(agent, "go")
+    assert result.final_output == "Done."
+    assert books.outcomes() == [("A", "committed")]

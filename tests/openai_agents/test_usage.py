@@ -95,6 +95,67 @@ def test_an_error_tells_whether_work_may_have_begun(error, facts):
     assert usage.why_failed(error) == facts
 
 
+def tokens_of(*content):
+    """The tokens that an estimate sees in this content beyond those of an empty one."""
+    text = len(str([{"role": "user", "content": [{**part, key: ""} for part, key in content]}]))
+    given = [{"role": "user", "content": [part for part, _ in content]}]
+    return round((usage.input_characters(None, given, []) - text) / 4)
+
+
+def photo(**fields):
+    data = "data:image/jpeg;base64," + "A" * 2**20
+    return {"type": "input_image", "image_url": data, **fields}, "image_url"
+
+
+@pytest.mark.parametrize(
+    ("attached", "least", "most"),
+    [
+        (photo(), 2_500, 5_000),
+        (photo(detail="auto"), 2_500, 5_000),
+        (photo(detail="high"), 2_500, 5_000),
+        (photo(detail="low"), 256, 1_000),
+        (photo(detail="original"), 9_990, 10_010),
+        (photo(detail=None), 2_500, 5_000),
+        (({"type": "input_image", "image_url": "https://example.com/a.png"}, "image_url"),
+         2_500, 5_000),
+        (({"type": "input_image", "file_id": "file-1", "image_url": None}, "image_url"),
+         2_500, 5_000),
+        (({"type": "image_url", "image_url": {"url": "A" * 10**6}}, "image_url"), 2_500, 5_000),
+        (({"type": "image_url", "image_url": {"url": "A" * 10**6, "detail": "low"}}, "image_url"),
+         256, 1_000),
+        (photo(detail=["no", "detail"]), 2_500, 5_000),
+        (({"type": "computer_screenshot", "image_url": "A" * 10**6}, "image_url"), 2_500, 5_000),
+        (({"type": "image_generation_call", "result": "A" * 10**6}, "result"), 2_500, 5_000),
+        (({"type": "input_file", "file_data": "A" * 8_000}, "file_data"), 1_490, 1_510),
+        (({"type": "input_file", "file_data": "A" * 10**7}, "file_data"), 1_000_000, 1_050_010),
+        (({"type": "input_file", "file_id": "file-1", "file_data": None}, "file_data"), 0, 1),
+    ],
+)  # fmt: skip
+def test_what_is_attached_is_not_counted_by_its_base64(attached, least, most):
+    """A model reads an image as a bounded number of tokens, however many bytes it has."""
+    assert least <= tokens_of(attached) <= most
+
+
+def test_ten_seconds_of_sound_are_a_hundred_tokens_at_the_least():
+    """At the lowest rate, 8 kbit/s; a recording at 128 kbit/s counts sixteen times as much."""
+
+    def heard(size):
+        part = {"type": "input_audio", "input_audio": {"data": "A" * size, "format": "mp3"}}
+        silent = {"type": "input_audio", "input_audio": {"data": "", "format": "mp3"}}
+        both = (usage.input_characters(None, [given], []) for given in (part, silent))
+        return (next(both) - next(both)) / 4
+
+    ten_seconds = 10 * 8_000 // 8 * 4 // 3
+    assert 100 <= heard(ten_seconds) <= 102
+    assert heard(16 * ten_seconds) < 1_650
+
+
+def test_an_image_that_a_tool_gave_back_counts_as_one():
+    part, _ = photo()
+    output = {"type": "function_call_output", "call_id": "1", "output": [part]}
+    assert usage.input_characters(None, [output], []) < 5_000 * 4
+
+
 def test_hosted_tools_are_the_calls_that_nobody_here_ran():
     kinds = ["web_search_call", "function_call", "message", "mcp_call", "shell_call",
              "image_generation_call", "reasoning", "computer_call"]  # fmt: skip

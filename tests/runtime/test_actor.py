@@ -309,6 +309,38 @@ async def test_a_price_book_that_fails_costs_the_estimate(caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
+async def test_a_model_without_a_price_is_warned_of_once(caplog, monkeypatch):
+    """By the first call that is charged its estimate for want of one, whatever run it is of."""
+    monkeypatch.setattr("comptroller.runtime.deciding._UNPRICED", set())
+    from comptroller.money import usd
+
+    async with funded() as ledger:
+        await ledger.set_budget("tenant:acme", usd("1"))
+        async with bench(ledger, llm_estimate=usd("0.05")) as it:
+            await it.whole(end=Finished(None))
+            assert caplog.records == []  # nobody knows its tokens: a price would not help
+            assert (await it.whole()).charged == usd("0.05")
+        async with bench(ledger, llm_estimate=usd("0.05")) as it:
+            await it.whole()
+        async with bench(ledger, llm_estimate=usd("0.05"), prices={"gpt": "gpt-4.1"}) as it:
+            assert (await it.whole()).actual_source == "usage"
+    [warning] = caplog.records
+    assert (warning.name, warning.levelname) == ("comptroller", "WARNING")
+    assert warning.getMessage() == (
+        "no price is known for openai:gpt: its calls are charged their estimate. Say what it costs"
+        ' in USD per million tokens, prices={"openai:gpt": Price("2.50", "10")}, or the name it is'
+        " priced as"
+    )
+
+
+@pytest.mark.parametrize("estimate", [tokens(100), risk_points(1)], ids=["tokens", "points"])
+async def test_where_no_price_is_needed_nobody_misses_one(estimate, caplog, monkeypatch):
+    monkeypatch.setattr("comptroller.runtime.deciding._UNPRICED", set())
+    async with funded() as ledger, bench(ledger, llm_estimate=estimate) as it:
+        await it.whole()
+    assert caplog.records == []
+
+
 async def test_a_strategy_that_cannot_learn_changes_no_price(caplog):
     class Slow:
         def estimate(self, request, prices, /):

@@ -168,12 +168,12 @@ async def test_runs_with_the_same_prices_share_a_book():
     mine = {"local": "openai:gpt-4.1"}
     async with funded() as ledger, Home() as home:
         hub = Hub(home, ledger)
-        books = [hub._book(mine) for _ in range(3)]
+        books = [hub.book(mine) for _ in range(3)]
         assert books[0] is books[1] is books[2]
-        assert hub._book(None) is hub._book(None)
-        assert hub._book(mine).price("local", TokenCount(input=10)) is not None
+        assert hub.book(None) is hub.book(None)
+        assert hub.book(mine).price("local", TokenCount(input=10)) is not None
         for _ in range(2 * hub_module.REMEMBERED):
-            hub._book(dict(mine))
+            hub.book(dict(mine))
         assert len(hub._books) <= hub_module.REMEMBERED
 
 

@@ -311,6 +311,39 @@ async def test_no_name_and_no_reason_keeps_a_call_from_its_ledger(text):
         assert await open_reservations(ledger) == []
 
 
+# -- a dry run's limits stop nothing, and stand in the receipt
+
+
+@pytest.mark.parametrize(
+    ("limits", "calls"),
+    [
+        (Limits(llm_calls=1), 2),
+        (Limits(tokens=30), 2),
+        (Limits(spend=tokens(120)), 2),
+        (Limits(tool_calls=1), 3),
+        (Limits(tool_calls={"search": 1}), 3),
+        (Limits(seconds=30), 2),
+    ],
+)
+async def test_a_limit_stops_no_dry_run(limits, calls):
+    """The receipt says which calls it would have denied; what they used goes on counting."""
+    async with funded() as memory:
+        ledger = RecordingLedger(memory)
+        async with bench(ledger, limits=limits, dry_run=True) as it:
+            drafts = [llm(), tool(), tool(), llm()] if limits.tool_calls else [llm(), llm(), llm()]
+            lines = [await it.whole(draft) for draft in drafts[:1]]
+            await anyio.sleep(31)
+            lines += [await it.whole(draft) for draft in drafts[1:]]
+            assert it.run.ended is None
+        would = [line.would_deny for line in lines]
+        assert would[: calls - 1] == [None] * (calls - 1)
+        assert would[calls - 1] == "LIMIT_REACHED"
+        assert lines[calls - 1].reason.startswith("dry run: acme: ")
+        assert {line.outcome for line in lines} == {Outcome.UNRESERVED}
+        assert len(ledger.asked("reserve")) == would.count(None)
+    assert all(line.actual == tokens(30) for line in lines if line.kind == "llm.completion")
+
+
 # -- events
 
 

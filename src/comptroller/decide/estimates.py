@@ -17,7 +17,7 @@ from runcycles import Amount, Unit
 from comptroller.arguments import at_least, must_be
 from comptroller.decide.pricing import Prices, TokenCount
 from comptroller.money import MOST, amount, tokens, usd
-from comptroller.policy import Field, LlmEstimate
+from comptroller.policy import Field, LlmEstimate, amount_or_strategy
 
 DEFAULT_ESTIMATE: Final = usd("0.005")
 """What an LLM call reserves where nothing was said and the price of its model is not known."""
@@ -33,7 +33,8 @@ class LlmRequest:
     Attributes:
         model: `provider:model`, as in action names.
         agent: the agent's name.
-        input_characters: length of everything that is sent: instructions, items, tool schemas.
+        input_characters: length of everything that is read: instructions, items, tool schemas, and
+            what the provider has kept of the conversation, as far as it is known.
         max_tokens: the most output tokens the call allows; None: it sets no limit. Below 0 it
             sets none either: some servers take -1 for that.
     """
@@ -65,9 +66,11 @@ def _share(_: object, attribute: Field, value: Any) -> None:
         raise ValueError(f"{attribute.name}={value!r}: more than 0, and at most 1")
 
 
-def _money_or_tokens(_: object, attribute: Field, value: Unit) -> None:
-    if value not in (Unit.USD_MICROCENTS, Unit.TOKENS):
-        raise ValueError(f"{attribute.name}={value.value}: write USD_MICROCENTS or TOKENS")
+def _money_or_tokens(given: Unit | str) -> Unit:
+    if given not in (Unit.USD_MICROCENTS, Unit.TOKENS):
+        shown = given.value if isinstance(given, Unit) else repr(given)
+        raise ValueError(f"unit={shown}: write USD_MICROCENTS or TOKENS")
+    return Unit(given)
 
 
 @attrs.frozen
@@ -95,7 +98,7 @@ class WorstCase:
     """
 
     max_tokens: int = field(default=4096, validator=at_least(0))
-    unit: Unit = field(default=Unit.USD_MICROCENTS, converter=Unit, validator=_money_or_tokens)
+    unit: Unit = field(default=Unit.USD_MICROCENTS, converter=_money_or_tokens)
     source = "worst-case"
 
     def estimate(self, request: LlmRequest, prices: Prices, /) -> Amount | None:
@@ -106,6 +109,10 @@ class WorstCase:
         if self.unit is Unit.TOKENS:
             return tokens(min(most.total, MOST))
         return prices.price(request.model, most)
+
+
+def _strategy(given: Amount | LlmEstimate) -> LlmEstimate:
+    return Fixed(given) if isinstance(given, Amount) else given
 
 
 @attrs.define(eq=False)
@@ -123,7 +130,9 @@ class Learned:
     """
 
     quantile: float = field(default=0.95, validator=_share)
-    fallback: LlmEstimate = field(factory=WorstCase)
+    fallback: LlmEstimate = field(
+        factory=WorstCase, converter=_strategy, validator=amount_or_strategy
+    )
     seen: int = field(default=20, validator=at_least(1))
     keep: int = field(default=200, validator=at_least(1))
     _past: dict[tuple[str, str], deque[Amount]] = field(factory=dict, init=False, repr=False)

@@ -60,8 +60,7 @@ def checked(what: str, text: str) -> str:
         TypeError: not a string.
         ValueError: empty, longer than 128, or with characters that the protocol does not carry.
     """
-    if not isinstance(text, str):
-        raise TypeError(f"{what}={text!r}: give a string")
+    must_be(what, text, str, "a string")
     if fits(text):
         return text
     if not text:
@@ -87,8 +86,7 @@ def checked_run_id(text: str) -> str:
         TypeError: not a string.
         ValueError: empty, longer than 128, or with anything but printable ASCII.
     """
-    if not isinstance(text, str):
-        raise TypeError(f"run_id={text!r}: give a string")
+    must_be("run_id", text, str, "a string")
     if len(text) > RUN_ID_MOST or _PRINTABLE.match(text) is None:
         raise ValueError(
             f"run_id={text!r}: use 1 to {RUN_ID_MOST} printable ASCII characters, no spaces"
@@ -100,9 +98,10 @@ def checked_dimensions(given: Mapping[str, str]) -> dict[str, str]:
     """`given`, a subject's own dimensions (protocol, Subject).
 
     Raises:
-        TypeError: a key or value that is not a string.
+        TypeError: no mapping, or a key or value that is not a string.
         ValueError: more than 16, or a value longer than 256.
     """
+    must_be("dimensions", given, Mapping, 'a mapping such as {"customer": "42"}')
     if len(given) > _DIMENSIONS_MOST:
         raise ValueError(f"dimensions: {len(given)} given, at most {_DIMENSIONS_MOST} fit")
     for key, value in given.items():

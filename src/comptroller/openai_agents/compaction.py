@@ -1,9 +1,10 @@
 """Session compaction calls the OpenAI client directly: neither a hook nor a model sees it.
 
-So the session is seen through a view: the same state (one `__dict__`), another `client`. The
-user's session is not changed (law 8).
+So the session is seen through a view: the same state (one `__dict__`), another `client`; and one
+that wraps it through a view that shows that view. The user's sessions are not changed (law 8).
 """
 
+from functools import partial
 from typing import Any
 
 from agents.memory import OpenAIResponsesCompactionSession
@@ -19,16 +20,29 @@ from .model import end_of
 
 
 def governed_session(run: Run, episode: str, agent: str, session: Any) -> Any:
-    """A view of a compacting session, any other session as it is."""
-    if not isinstance(session, OpenAIResponsesCompactionSession):
+    """A view of a session that compacts, or wraps one that does; any other session as it is.
+
+    What a session wraps is its `underlying_session`, as the SDK's own sessions call it.
+    """
+    governed = partial(governed_session, run, episode, agent)
+
+    if isinstance(session, OpenAIResponsesCompactionSession):
+        client = property(lambda _: _Client(session.client, run, episode, agent))
+        return _view(session, client=client)
+
+    wrapped = getattr(session, "__dict__", {}).get("underlying_session")
+    if wrapped is None or governed(wrapped) is wrapped:
         return session
+    underlying = property(
+        lambda _: governed(session.underlying_session),
+        lambda _, given: setattr(session, "underlying_session", given),
+    )
+    return _view(session, underlying_session=underlying)
 
-    class View(type(session)):  # type: ignore[misc]
-        @property
-        def client(self) -> Any:
-            return _Client(super().client, run, episode, agent)
 
-    view = object.__new__(View)
+def _view(session: Any, **seen: property) -> Any:
+    """The session with the same state, but for what is `seen` in another way."""
+    view: Any = object.__new__(type("View", (type(session),), seen))
     view.__dict__ = session.__dict__
     return view
 

@@ -15,12 +15,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, nullcontext
 from typing import Any
 
+import attrs
 from agents import Agent, Model, ModelResponse, ModelSettings, RunConfig, UserError
 from agents.models import get_default_model_settings
 from agents.retry import ModelRetryAdvice, ModelRetryAdviceRequest, ModelRetryNormalizedError
 from runcycles import Caps
 
-from comptroller.decide.estimates import LlmRequest
+from comptroller.decide.estimates import CHARACTERS_PER_TOKEN, LlmRequest
+from comptroller.decide.pricing import TokenCount
 from comptroller.decide.settlement import Abandoned, Finished, NeverBegan, failed
 from comptroller.errors import ComptrollerError
 from comptroller.runtime.actor import Actor
@@ -31,6 +33,7 @@ from . import usage
 from .active import admit
 from .compat import get_model
 
+_PLACES = ("system_instructions", "input", "model_settings", "tools")  # of `Model`'s methods
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 _BYPASSES = frozenset({"max_tokens", "max_output_tokens", "max_completion_tokens"})
 
@@ -50,6 +53,7 @@ class Dispatcher(Model):
         self.original, self.agent = original, agent
         self.tools: frozenset[str] = frozenset()
         self._attempt = 0
+        self._read_and_said = 0  # tokens of the latest answer, with all that it was the answer to
         self._target: Model | None = None
         self._used: list[Model] = []
 
@@ -100,48 +104,27 @@ class Dispatcher(Model):
 
     # -- one attempt
 
-    async def get_response(
-        self,
-        system_instructions: str | None,
-        input: Any,  # noqa: A002 - the SDK's name
-        model_settings: ModelSettings,
-        *args: Any,
-        **kwargs: Any,
-    ) -> ModelResponse:
+    async def get_response(self, *places: Any, **names: Any) -> ModelResponse:
         """One attempt, reserved before and settled after it."""
-        model = self._resolve()
-        tools = kwargs["tools"] if "tools" in kwargs else args[0]
-        settings = self._settings(model_settings)
-        actor, settings = await self._begin(model, system_instructions, input, settings, tools)
+        model, asked = self._resolve(), _Asked(places, names)
+        actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
         try:
-            response = await model.get_response(
-                system_instructions, input, settings, *args, **kwargs
-            )
+            response = await model.get_response(*asked.places, **asked.names)
         except BaseException as error:
             actor.tell(end_of(error, self._run.ended))
             raise
         self._finished(actor, response)
         return response
 
-    async def stream_response(
-        self,
-        system_instructions: str | None,
-        input: Any,  # noqa: A002 - the SDK's name
-        model_settings: ModelSettings,
-        *args: Any,
-        **kwargs: Any,
-    ) -> AsyncIterator[Any]:
+    async def stream_response(self, *places: Any, **names: Any) -> AsyncIterator[Any]:
         """The same, event by event. Usage comes with the terminal event only."""
-        model = self._resolve()
-        tools = kwargs["tools"] if "tools" in kwargs else args[0]
-        settings = self._settings(model_settings)
+        model, asked = self._resolve(), _Asked(places, names)
+        settings = self._settings(asked["model_settings"])
         if settings.include_usage is None:  # Chat Completions would report no tokens at all
             settings = dataclasses.replace(settings, include_usage=True)
-        actor, settings = await self._begin(model, system_instructions, input, settings, tools)
+        actor, asked = await self._begin(model, asked, settings)
         try:
-            stream: Any = model.stream_response(
-                system_instructions, input, settings, *args, **kwargs
-            )
+            stream: Any = model.stream_response(*asked.places, **asked.names)
             async with aclosing(stream) if hasattr(stream, "aclose") else nullcontext():
                 async for event in stream:
                     self._streamed(actor, event)
@@ -158,7 +141,8 @@ class Dispatcher(Model):
             actor.streamed = (actor.streamed or 0) + count
 
     def _finished(self, actor: Actor, response: Any) -> None:
-        answered(self._run, actor, response)
+        if (used := answered(self._run, actor, response)) is not None:
+            self._read_and_said = used.total
 
     def _resolve(self) -> Model:
         model = self.target()
@@ -167,18 +151,21 @@ class Dispatcher(Model):
         return model
 
     async def _begin(
-        self, model: Model, system: str | None, given: Any, settings: ModelSettings, tools: Any
-    ) -> tuple[Actor, ModelSettings]:
-        """Reserve the attempt. Returns its actor and the settings under the grant's caps."""
+        self, model: Model, asked: "_Asked", settings: ModelSettings
+    ) -> tuple[Actor, "_Asked"]:
+        """Reserve the attempt. Returns its actor, and what is asked under the grant's caps."""
+        tools = asked["tools"]
         self.tools = frozenset(tool.name for tool in tools)
         self._attempt += 1
-        asked_for = self.original.model or self.agent.model
-        name = usage.model_name(model, asked_for if isinstance(asked_for, str) else None)
+        named = self.original.model or self.agent.model
+        name = usage.model_name(model, named if isinstance(named, str) else None)
+        kept = self._read_and_said * CHARACTERS_PER_TOKEN if asked.continues else 0
         request = LlmRequest(
             model=name,
             agent=self.agent.name,
-            input_characters=usage.input_characters(system, given, tools),
-            max_tokens=settings.max_tokens,
+            input_characters=kept
+            + usage.input_characters(asked["system_instructions"], asked["input"], tools),
+            max_tokens=_most_output(settings),
         )
         actor, grant = await admit(
             self._run,
@@ -192,7 +179,7 @@ class Dispatcher(Model):
             ),
         )
         try:
-            return actor, _capped(settings, grant.caps)
+            return actor, asked.under(_capped(settings, grant.caps))
         except UserError as error:
             actor.tell(NeverBegan(str(error)))
             raise
@@ -209,27 +196,69 @@ class Dispatcher(Model):
         return _defaults_of(configured) if configured else own
 
 
-def answered(run: Run, actor: Actor, response: Any) -> None:
-    """A model has answered `actor`'s call: its usage is told, and the provider's tools noted."""
-    actor.tell(Finished(usage.token_count(getattr(response, "usage", None))))
+@attrs.frozen
+class _Asked:
+    """What a model is asked: by place or by name, as the SDK has it, so that it reaches the user's
+    model in the same way. That may know the names only, or call them otherwise.
+    """
+
+    places: tuple[Any, ...]
+    names: dict[str, Any]
+
+    @property
+    def continues(self) -> bool:
+        """Whether the provider is to read again what it has kept of the conversation."""
+        kept = ("previous_response_id", "conversation_id")
+        return any(self.names.get(name) is not None for name in kept)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.names[name] if name in self.names else self.places[_PLACES.index(name)]
+
+    def under(self, settings: ModelSettings) -> "_Asked":
+        """The same with other settings."""
+        if "model_settings" in self.names:
+            return attrs.evolve(self, names={**self.names, "model_settings": settings})
+        at = _PLACES.index("model_settings")
+        return attrs.evolve(self, places=(*self.places[:at], settings, *self.places[at + 1 :]))
+
+
+def answered(run: Run, actor: Actor, response: Any) -> TokenCount | None:
+    """A model has answered `actor`'s call: its usage is told, and the provider's tools noted.
+
+    Returns its usage.
+    """
+    used = usage.token_count(getattr(response, "usage", None))
+    actor.tell(Finished(used))
     asked = actor.call.draft
     for tool in usage.hosted_tools(response.output):
         draft = Draft(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
         cost = run.terms.policy.tools.cost(tool).estimate
         run.note("tool.hosted", draft, cost if cost.amount else None)
+    return used
 
 
 def _defaults_of(name: str | None) -> ModelSettings:
     return get_default_model_settings(name) if name else get_default_model_settings()
 
 
+def _limits_beside(settings: ModelSettings) -> dict[str, Any]:
+    """The limits on output that go to the provider beside `max_tokens`."""
+    body = settings.extra_body if isinstance(settings.extra_body, dict) else {}
+    sent = {**(settings.extra_args or {}), **body}
+    return {name: sent[name] for name in _BYPASSES & sent.keys()}
+
+
+def _most_output(settings: ModelSettings) -> int | None:
+    """The most output tokens that the settings allow, None where they set no limit."""
+    limits = (settings.max_tokens, *_limits_beside(settings).values())
+    return max((limit for limit in limits if isinstance(limit, int)), default=None)
+
+
 def _capped(settings: ModelSettings, caps: Caps | None) -> ModelSettings:
     """The settings under the ledger's cap on output tokens."""
     if caps is None or caps.max_tokens is None:
         return settings
-    body = settings.extra_body if isinstance(settings.extra_body, dict) else {}
-    beside = sorted(_BYPASSES & {*(settings.extra_args or ()), *body})
-    if beside:
+    if beside := sorted(_limits_beside(settings)):
         raise UserError(
             f"{', '.join(beside)} in extra_args or extra_body would bypass the ledger's cap of"
             f" {caps.max_tokens} output tokens: set ModelSettings.max_tokens instead"

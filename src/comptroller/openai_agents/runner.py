@@ -120,6 +120,12 @@ class DelegatingRunner:
         self, run: Run, pending: bool, agent: Agent[Any], given: Any, **options: Any
     ) -> RunResult:
         """One governed `Runner.run`. What ended the run is what its callers see."""
+        run.terms.home.check_process()  # a fork has no loop, either
+        if not _in_a_task():
+            raise RuntimeError(
+                "Runner.run is asyncio code. Under trio: await run(...), or carry it,"
+                " trio_asyncio.aio_as_trio(Runner.run)(agent, ...)"
+            )
         episode = Episode(run, agent, given, options)
         episode.pending = pending  # a synchronous run's loop does not go on after it
         token = EPISODE.set(episode)
@@ -144,6 +150,14 @@ class DelegatingRunner:
             episode.close(why, clean=clean)
             if episode.provider is not None:
                 await close_owned_provider(episode.provider)
+
+
+def _in_a_task() -> bool:
+    """Whether asyncio runs this; trio code that awaits it would hear of unknown yield messages."""
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:  # no loop
+        return False
 
 
 def _follow(episode: Episode, result: RunResultStreaming) -> None:

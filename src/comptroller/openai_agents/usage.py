@@ -10,6 +10,8 @@ from comptroller.decide.estimates import CHARACTERS_PER_TOKEN
 from comptroller.decide.names import carried
 from comptroller.decide.pricing import TokenCount
 
+from . import attachments
+
 _LOCAL_CALLS = frozenset(
     {
         "function_call",
@@ -62,8 +64,8 @@ def model_name(model: Model, asked_for: str | None) -> str:
 def input_characters(
     system: str | None, given: str | list[TResponseInputItem], tools: list[Tool]
 ) -> int:
-    """Roughly what is sent: instructions, items, and the schemas of the tools."""
-    items = len(given) if isinstance(given, str) else sum(len(str(item)) for item in given)
+    """Roughly what is sent: instructions, items with what is attached, the schemas of the tools."""
+    items = len(given) if isinstance(given, str) else sum(map(attachments.characters, given))
     schemas = sum(
         len(tool.name)
         + len(getattr(tool, "description", None) or "")

@@ -31,6 +31,7 @@ from comptroller.decide.settlement import (
     Release,
 )
 from comptroller.errors import (
+    CallDenied,
     ComptrollerError,
     LedgerMisbehaved,
     RunCancelled,
@@ -123,6 +124,10 @@ class Actor(Owner):
         """Answer without asking the ledger, and note it."""
         self._move(Event.REFUSED)
         self._refused(refusal)
+
+    def overlook(self, refusal: CallDenied) -> None:
+        """A dry run: note the refusal, and begin all the same."""
+        self._reserving.overlooked = refusal
 
     def turn_away(self, refusal: BaseException) -> None:
         """Answer without a trace: the run had ended before this call."""

@@ -2,11 +2,25 @@
 
 import logging
 
-from comptroller.decide.settlement import Abandoned, Commit, End, Release, Spent, settlement
+from runcycles import Unit
+
+from comptroller.decide.settlement import (
+    Abandoned,
+    Commit,
+    End,
+    Finished,
+    Release,
+    Spent,
+    settlement,
+)
 
 from .call import Call, Terms
 
 log = logging.getLogger("comptroller")
+
+_UNPRICED: set[str] = set()
+"""The models that this process has warned of."""
+_MOST_WARNINGS = 1_000
 
 
 def decided(call: Call, terms: Terms, end: End, streamed: int | None) -> Commit | Release:
@@ -22,11 +36,36 @@ def decided(call: Call, terms: Terms, end: End, streamed: int | None) -> Commit 
     except Exception:  # the user's price book: the call ran and must be charged
         log.exception("call %s: its price is not to be had, its estimate is charged", call.key)
         return Commit(call.estimate, "estimate", end.reason if isinstance(end, Abandoned) else None)
+    if _lacks_price(end, decision):
+        _warn_of(call.draft.name)
     try:
         _teach(call, terms, decision)
     except Exception:  # the user's strategy, which loses a lesson and changes no price
         log.exception("call %s: its strategy could not learn from it", call.key)
     return decision
+
+
+def _lacks_price(end: End, decision: Commit | Release) -> bool:
+    """Whether tokens were reported, and an estimate in dollars is charged all the same."""
+    return (
+        isinstance(end, Finished)
+        and end.usage is not None
+        and isinstance(decision, Commit)
+        and decision.source == "estimate"
+        and decision.actual.unit == Unit.USD_MICROCENTS
+    )
+
+
+def _warn_of(model: str) -> None:
+    """Once for each model, however many runs call it."""
+    if model in _UNPRICED or len(_UNPRICED) == _MOST_WARNINGS:
+        return
+    _UNPRICED.add(model)
+    log.warning(
+        "no price is known for %s: its calls are charged their estimate. Say what it costs in USD"
+        ' per million tokens, prices={"%s": Price("2.50", "10")}, or the name it is priced as',
+        model, model,
+    )  # fmt: skip
 
 
 def _teach(call: Call, terms: Terms, decision: Commit | Release) -> None:

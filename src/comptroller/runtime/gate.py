@@ -15,6 +15,7 @@ class Gate:
 
     Attributes:
         not_before: the end of a cool-down that the ledger imposed, on anyio's clock.
+        over: that the run's time is over, where that does not end it (a dry run).
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -23,11 +24,12 @@ class Gate:
         self._caps: Caps | None = None
         self._steps_left: int | None = None
         self.not_before = 0.0
+        self.over: Breach | None = None
 
     def breach(self, call: Call) -> Breach | None:
         """Why this call may not even be asked for, or None."""
         draft = call.draft
-        return breach(
+        return self.over or breach(
             draft.kind, draft.name, call.estimate, self._tally, self._limits,
             self._caps, self._steps_left,
         )  # fmt: skip

@@ -126,7 +126,7 @@ class Hub:
             home=self.home,
             ledger=self.ledger,
             policy=policy,
-            prices=self._book(policy.prices),
+            prices=self.book(policy.prices),
             settling=self._settling,
             outbox=self._outbox,
             as_seen=self._as_seen,
@@ -138,8 +138,12 @@ class Hub:
         self._live[run.id] = run
         run.begin()
 
-    def _book(self, given: Any) -> Prices:
-        """One book for all runs with the same `prices`: a model's first look-up is dear."""
+    def book(self, given: Any) -> Prices:
+        """One book for all runs with the same `prices`: a model's first look-up is dear.
+
+        Raises:
+            TypeError, ValueError: it is no price book, or has an alias without a price.
+        """
         if given is None:
             return _BUNDLED
         if len(self._books) >= REMEMBERED:

@@ -6,7 +6,7 @@ import anyio
 import attrs
 from runcycles import ReservationCreateRequest
 
-from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerMisbehaved
+from comptroller.errors import BudgetExceeded, CallDenied, ComptrollerError, LedgerMisbehaved
 
 from .call import Call, Grant, Terms
 from .denials import waiver
@@ -25,6 +25,7 @@ class Reserving:
     Attributes:
         lease: the lease that the grant came with.
         scopes: the scopes in which the grant holds budget, in lower case.
+        overlooked: under `dry_run`, the limit of the run that the call has reached.
         would_deny: under `dry_run`, the reason code of the denial that is not enforced.
     """
 
@@ -34,6 +35,7 @@ class Reserving:
     beaten: Callable[[], None]
     lease: HeldLease = attrs.field(init=False)
     scopes: frozenset[str] = frozenset()
+    overlooked: CallDenied | None = None
     would_deny: str | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -41,17 +43,24 @@ class Reserving:
 
     async def grant(self) -> Grant:
         """The grant. Raises the refusal (a `ComptrollerError`)."""
+        if self.overlooked is not None:
+            return self._waived(self.overlooked)
         if self.call.estimate.amount == 0:
             return Grant(waived="nothing to reserve")
         try:
             return await self._ask_at_most_twice()
         except ComptrollerError as refusal:
-            waived = waiver(refusal, self.terms.policy)
-            if waived is None:
-                raise
-            if self.terms.policy.dry_run:
-                self.would_deny = getattr(refusal, "error_code", None) or type(refusal).__name__
-            return Grant(waived=waived)
+            return self._waived(refusal)
+
+    def _waived(self, refusal: ComptrollerError) -> Grant:
+        """Policy lets it begin all the same. Raises the refusal where it does not."""
+        waived = waiver(refusal, self.terms.policy)
+        if waived is None:
+            raise refusal
+        if self.terms.policy.dry_run:
+            code = getattr(refusal, "error_code", None) or getattr(refusal, "reason_code", None)
+            self.would_deny = code or type(refusal).__name__
+        return Grant(waived=waived)
 
     async def _ask_at_most_twice(self) -> Grant:
         """A denial may be due to settlements on their way only: those are waited for, once."""

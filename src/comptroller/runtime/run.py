@@ -20,6 +20,7 @@ from runcycles import Action, Amount, Subject, Unit
 
 from comptroller.decide.estimates import resolve_estimate
 from comptroller.decide.lifecycle import Outcome
+from comptroller.decide.limits import Breach
 from comptroller.decide.names import carried, fitted
 from comptroller.decide.settlement import Abandoned
 from comptroller.errors import CallDenied, ComptrollerError, LimitReached, RunCancelled
@@ -197,8 +198,11 @@ class Run:
             actor.turn_away(self.ended)
             return
         if (reached := self._gate.breach(call)) is not None:
-            actor.refuse(from_breach(reached, call))
-            return
+            refusal = from_breach(reached, call)
+            if not self.terms.policy.dry_run:
+                actor.refuse(refusal)
+                return
+            actor.overlook(refusal)
         if call.draft.kind == "llm":
             self._llm_unit = Unit(call.estimate.unit)
         self._gate.began(call)
@@ -293,10 +297,12 @@ class Run:
             return
         with anyio.CancelScope() as self._deadline:
             await anyio.sleep(seconds)
-            self._stop(LimitReached(
-                f"{self.tenant}: the run's limit of {seconds:g} seconds is over",
-                run_id=self.id, reason_code="LIMIT_REACHED",
-            ))  # fmt: skip
+            over = f"the run's limit of {seconds:g} seconds is over"
+            if self.terms.policy.dry_run:
+                self._gate.over = Breach(over)
+                return
+            self._stop(LimitReached(f"{self.tenant}: {over}", run_id=self.id,
+                                    reason_code="LIMIT_REACHED"))  # fmt: skip
 
     def lose(self, why: str) -> None:
         """Its loop is gone, or its home never opened: whatever comes is turned away."""

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 from agents import SQLiteSession
+from agents.extensions.memory import EncryptedSession
 from agents.memory import OpenAIResponsesCompactionSession
 from openai.types.responses import ResponseUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
@@ -59,13 +60,14 @@ class Client:
         ))  # fmt: skip
 
 
-def compacting(trace, client, **fields):
-    """Two runs of one session, which is compacted after each."""
+def compacting(trace, client, inside=lambda session: session, **fields):
+    """Two runs of one session, which is compacted after each; `inside` another one, perhaps."""
     store = SQLiteSession("s")
     session = OpenAIResponsesCompactionSession(
         "s", store, client=client, should_trigger_compaction=lambda context: True,
         compaction_mode="input",
     )  # fmt: skip
+    given = inside(session)
     agent = trace.agent("Triage agent", "quick", "One.", [call("weather")], "Two.",
                         tools=[trace.tool()])  # fmt: skip
 
@@ -74,10 +76,11 @@ def compacting(trace, client, **fields):
             return [await stage.run("go"), await stage.run("go on")]
         finally:
             assert session.client is client
+            assert given is session or given.underlying_session is session
             assert trace.compacted
             store.close()
 
-    return Play(agent, script, options={"session": session}, **fields)
+    return Play(agent, script, options={"session": given}, **fields)
 
 
 @scenario(nested=False)
@@ -93,3 +96,12 @@ def a_compaction_without_usage(trace):
 @scenario(nested=False)
 def a_compaction_that_fails(trace):
     return compacting(trace, Client(trace, ValueError("no compaction today")))
+
+
+def encrypted(session):
+    return EncryptedSession("s", session, encryption_key="k" * 32)
+
+
+@scenario(nested=False)
+def an_encrypted_session_that_is_compacted(trace):
+    return compacting(trace, Client(trace), inside=encrypted)
