@@ -76,6 +76,9 @@ async def admit(run: Run, draft: Draft) -> tuple[Actor, Grant]:
         raise
     if isinstance(granted, BaseException):
         raise granted
+    if run.ended is not None:  # while the grant was on its way to this task
+        actor.tell(NeverBegan(str(run.ended)))
+        raise run.ended
     return actor, granted
 
 

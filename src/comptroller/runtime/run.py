@@ -21,7 +21,7 @@ from runcycles import Action, Amount, Subject, Unit
 from comptroller.decide.estimates import resolve_estimate
 from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.names import carried, fitted
-from comptroller.decide.settlement import Abandoned
+from comptroller.decide.settlement import Abandoned, NeverBegan
 from comptroller.errors import CallDenied, ComptrollerError, LimitReached, RunCancelled
 from comptroller.money import amount
 from comptroller.policy import Limits
@@ -100,7 +100,7 @@ class Run:
             RunCancelled: the run's scope is gone.
         """
         call = self._identify(draft)
-        actor = Actor(call, self.terms, lambda given: self._answered(call, given, answer),
+        actor = Actor(call, self.terms, lambda given: answer(self._answered(actor, given)),
                       self._reported)  # fmt: skip
         self._send(self._begin, actor)
         return actor
@@ -129,9 +129,14 @@ class Run:
         return f"{parent}.{number}" if parent else str(number)
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """End the run: `run(...)` raises `RunCancelled(reason)`. From any task, loop or thread."""
-        with suppress(HomeClosed):  # it has ended
-            self.terms.home.call(self._stop, RunCancelled(reason))
+        """End the run: `run(...)` raises `RunCancelled(reason)`. From any task, loop or thread.
+
+        No call begins from now on; what goes on is interrupted from home.
+        """
+        if self.ended is None:
+            self.ended = RunCancelled(reason)
+            with suppress(HomeClosed):  # nothing goes on any more
+                self.terms.home.call(self._interrupt)
 
     def check(self) -> None:
         """Raise what ended the run, if anything did."""
@@ -225,14 +230,19 @@ class Run:
             self._live.discard(owner)
             self._change.notify()
 
-    def _answered(self, call: Call, given: Answer, answer: Callable[[Answer], None]) -> None:
+    def _answered(self, actor: Actor, given: Answer) -> Answer:
+        """What the caller is told. A grant that comes after the run's end lets nothing begin."""
+        call = actor.call
         if isinstance(given, Grant):
             self._gate.granted(call, given)
+            if self.ended is not None:
+                actor.tell(NeverBegan(str(self.ended)))
+                return self.ended
         elif isinstance(given, ComptrollerError) and not isinstance(given, RunCancelled):
             given = self.terms.as_seen(explained(given, call, self.receipt))
             if not (call.draft.tells_model and isinstance(given, CallDenied)):
                 self._stop(given, but=call.draft.episode)
-        answer(given)
+        return given
 
     def _reported(self, line: CallReceipt) -> None:
         if not line.in_flight and line.id in self._in_flight:
@@ -281,9 +291,11 @@ class Run:
 
     def _stop(self, why: ComptrollerError, but: str | None = None) -> None:
         """No further call begins. `but`: the episode in which `why` is raised anyway."""
-        if self.ended is not None:
-            return
-        self.ended = why
+        if self.ended is None:
+            self.ended = why
+            self._interrupt(but)
+
+    def _interrupt(self, but: str | None = None) -> None:
         for episode in tuple(self._episodes):
             if episode.id != but:
                 episode.stop()
