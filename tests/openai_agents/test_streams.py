@@ -1,10 +1,11 @@
 """Streams: what is charged of a cut one, and that ours has the interface of the SDK's."""
 
 import asyncio
+from types import SimpleNamespace
 
 import anyio
 import pytest
-from agents import ModelSettings, Runner
+from agents import ModelBehaviorError, ModelSettings, Runner
 from agents.result import RunResultStreaming
 
 from comptroller import RunCancelled, tokens
@@ -42,6 +43,10 @@ async def pieces(stream, count):
             if len(seen) == count:
                 break
     return seen
+
+
+async def drained(stream):
+    return [event async for event in stream]
 
 
 def checked(books, trace, reason):
@@ -230,6 +235,86 @@ async def test_a_stream_that_ends_without_its_last_event_is_charged_its_estimate
                 pass
     [line] = books.lines
     assert (line.charged, line.actual_source) == (tokens(40_000), "estimate")
+
+
+ODD = {
+    "nothing": None,
+    "a number": 7,
+    "an object": object(),
+    "an empty dict": {},
+    "a delta that is no text": SimpleNamespace(type="response.output_text.delta", delta=[1]),
+    "an end without a response": SimpleNamespace(type="response.completed", response=None),
+    "an end without a field for it": SimpleNamespace(type="response.completed"),
+    "a type that is no text": SimpleNamespace(type=7, response=7),
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+async def test_an_event_of_any_shape_passes_and_the_stream_is_settled_by_what_is_known(odd):
+    """Models of other providers send what the SDK does not look at."""
+    trace = Trace()
+    agent = trace.agent("Teller", "quick", "One.")
+    inner = agent.model.stream_response
+
+    async def strange(*args, **kwargs):
+        yield odd
+        async for event in inner(*args, **kwargs):
+            yield event
+
+    agent.model.stream_response = strange
+    async with open_books(agent) as books:
+        stream = books.run.stream("go")
+        seen = await drained(stream)
+    assert odd in [event.data for event in seen if event.type == "raw_response_event"]
+    assert stream.final_output == "One."
+    [line] = books.lines
+    assert (line.outcome, line.charged, line.actual_source) == ("committed", tokens(122), "usage")
+
+
+@pytest.mark.parametrize(
+    ("response", "charged"),
+    [
+        (None, tokens(40_000)),
+        ({}, tokens(40_000)),
+        ({"usage": {"input_tokens": 3, "output_tokens": 4}}, tokens(7)),
+        ({"usage": 3, "output": 4}, tokens(40_000)),
+    ],
+)
+async def test_an_end_of_any_shape_gets_the_sdks_own_error_and_is_settled(response, charged):
+    trace = Trace()
+    agent = trace.agent("Teller", "quick", "One.")
+
+    async def strange(*_args, **_kwargs):
+        yield {"type": "response.output_text.delta", "delta": "One."}
+        yield {"type": "response.completed", "response": response}
+
+    agent.model.stream_response = strange
+    async with open_books(agent) as books:
+        with pytest.raises(ModelBehaviorError, match="did not produce a final response"):
+            await drained(books.run.stream("go"))
+    [line] = books.lines
+    assert (line.outcome, line.charged) == ("committed", charged)
+
+
+@pytest.mark.parametrize("answer", [None, "text", SimpleNamespace(output=None)])
+async def test_an_answer_that_is_none_gets_the_error_that_it_gets_without_us(answer):
+    """It was billed, for all that is known."""
+    trace = Trace()
+    agent = trace.agent("Teller", "quick", "One.")
+
+    async def strange(*_args, **_kwargs):
+        return answer
+
+    agent.model.get_response = strange
+    async with open_host() as host:
+        with pytest.raises(Exception, match=r".") as alone:
+            await host.aio(Runner.run)(agent, "go")
+    async with open_books(agent) as books:
+        with pytest.raises(type(alone.value)) as governed:
+            await books.run("go")
+    assert str(governed.value) == str(alone.value)
+    [line] = books.lines
+    assert (line.outcome, line.charged) == ("committed", tokens(40_000))
 
 
 async def test_abandoned_streams_never_cost_more_than_was_reserved():

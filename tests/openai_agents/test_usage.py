@@ -37,6 +37,11 @@ FULL = TokenCount(input=100, cached=30, cache_write=4, output=20, reasoning=2)
          TokenCount(input=5)),
         (SimpleNamespace(input_tokens=-5, output_tokens=3), TokenCount(output=3)),
         (SimpleNamespace(input_tokens="5", output_tokens=3.5), None),
+        ({"input_tokens": 100, "output_tokens": 20,
+          "input_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 4},
+          "output_tokens_details": {"reasoning_tokens": 2}}, FULL),
+        ({}, None),
+        ("nonsense", None),
         (Usage(), None),
         (Usage(requests=1), None),
         (None, None),
@@ -101,6 +106,11 @@ def test_hosted_tools_are_the_calls_that_nobody_here_ran():
     items = [SimpleNamespace(type=kind) for kind in kinds] + [{"type": "code_interpreter_call"}]
     assert usage.hosted_tools(items) == ["web_search", "mcp", "image_generation",
                                          "code_interpreter"]  # fmt: skip
+
+
+@pytest.mark.parametrize("output", [None, "file_search_call", 7, [], [None, "x", {}, object()]])
+def test_an_output_of_another_shape_holds_no_hosted_tools(output):
+    assert usage.hosted_tools(output) == []
 
 
 class Unprintable(Exception):

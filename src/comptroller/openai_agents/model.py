@@ -120,7 +120,7 @@ class Dispatcher(Model):
         except BaseException as error:
             actor.tell(end_of(error, self._run.ended))
             raise
-        self._finished(actor, response)
+        answered(self._run, actor, response)
         return response
 
     async def stream_response(
@@ -152,13 +152,11 @@ class Dispatcher(Model):
         actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
 
     def _streamed(self, actor: Actor, event: Any) -> None:
-        if event.type in _TERMINAL:
-            self._finished(actor, event.response)
+        response = usage.told(event, "response")
+        if usage.told(event, "type") in _TERMINAL and response is not None:
+            answered(self._run, actor, response)
         elif count := usage.streamed_tokens(event):
             actor.streamed = (actor.streamed or 0) + count
-
-    def _finished(self, actor: Actor, response: Any) -> None:
-        answered(self._run, actor, response)
 
     def _resolve(self) -> Model:
         model = self.target()
@@ -211,9 +209,9 @@ class Dispatcher(Model):
 
 def answered(run: Run, actor: Actor, response: Any) -> None:
     """A model has answered `actor`'s call: its usage is told, and the provider's tools noted."""
-    actor.tell(Finished(usage.token_count(getattr(response, "usage", None))))
+    actor.tell(Finished(usage.token_count(usage.told(response, "usage"))))
     asked = actor.call.draft
-    for tool in usage.hosted_tools(response.output):
+    for tool in usage.hosted_tools(usage.told(response, "output")):
         draft = Draft(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
         cost = run.terms.policy.tools.cost(tool).estimate
         run.note("tool.hosted", draft, cost if cost.amount else None)
