@@ -7,8 +7,10 @@ import anyio
 import pytest
 from agents import ModelBehaviorError, ModelSettings, Runner
 from agents.result import RunResultStreaming
+from openai.types.responses import ResponseFunctionWebSearch
+from openai.types.responses.response_function_web_search import ActionSearch
 
-from comptroller import RunCancelled, tokens
+from comptroller import RunCancelled, risk_points, tokens
 from comptroller.host import open_host
 from openai_agents.books import open_books
 from openai_agents.voices import Trace, Turn, assistant_message, call
@@ -315,6 +317,79 @@ async def test_an_answer_that_is_none_gets_the_error_that_it_gets_without_us(ans
     assert str(governed.value) == str(alone.value)
     [line] = books.lines
     assert (line.outcome, line.charged) == ("committed", tokens(40_000))
+
+
+# -- what the provider did in a stream
+
+
+SEARCH = ResponseFunctionWebSearch(
+    id="w", type="web_search_call", status="completed",
+    action=ActionSearch(type="search", query="weather"),
+)  # fmt: skip
+
+
+def searching(trace, *, cut=None, listed=True):
+    """An agent whose provider searches the web, then tells. `listed`: the end says so, too."""
+    agent = telling(trace)
+    inner = agent.model.stream_response
+
+    async def searched(*args, **kwargs):
+        for stage, item in (
+            ("added", SEARCH), ("done", SEARCH), ("done", {"type": "file_search_call"}),
+            ("added", {"type": "code_interpreter_call"}),
+        ):  # fmt: skip
+            yield SimpleNamespace(type=f"response.output_item.{stage}", item=item)
+        async for event in inner(*args, **kwargs):
+            if event.type == "response.completed" and listed:
+                event.response.output.append(SEARCH)
+            elif event.type == "response.completed":
+                event.response.output.clear()
+            yield event
+            if cut is not None and event.type == "response.output_text.delta":
+                await cut()
+
+    agent.model.stream_response = searched
+    return agent
+
+
+def hosted(books):
+    return [(line.name, line.outcome, line.charged) for line in books.lines
+            if line.kind == "tool.hosted"]  # fmt: skip
+
+
+DID = [(name, "recorded", risk_points(2)) for name in ("web_search", "file_search")]
+
+
+@pytest.mark.parametrize("policy", ["charge", "release"])
+@pytest.mark.parametrize("how", ["cancelled", "left", "broken"])
+async def test_what_the_provider_did_in_a_stream_that_was_cut_is_recorded(how, policy):
+    """As far as it was seen done: whatever becomes of the answer, that ran (law 3)."""
+    trace = Trace()
+
+    async def cut():
+        if how == "broken":
+            raise ConnectionResetError("cut off")
+        if how == "cancelled":
+            books.run.cancel("enough")
+        await asyncio.sleep(1)
+
+    agent = searching(trace, cut=cut)
+    async with open_books(agent, on_abandoned=policy) as books:
+        if how == "left":
+            await pieces(books.run.stream("go"), 1)
+        else:
+            with pytest.raises((RunCancelled, ConnectionResetError)):
+                await drained(books.run.stream("go"))
+    assert hosted(books) == DID
+
+
+@pytest.mark.parametrize("listed", [True, False])
+async def test_what_the_provider_did_is_recorded_once_wherever_the_stream_says_so(listed):
+    """Some providers leave their response's output empty, and send each item when it is done."""
+    trace = Trace()
+    async with open_books(searching(trace, listed=listed)) as books:
+        await drained(books.run.stream("go"))
+    assert hosted(books) == (DID[:1] if listed else DID)
 
 
 async def test_abandoned_streams_never_cost_more_than_was_reserved():

@@ -397,8 +397,10 @@ async def test_an_event_after_the_end_is_logged_and_not_sent(caplog):
         async with bench(ledger) as it:
             await it.close()
             it.run.note("tool.hosted", hosted(), tokens(40))
+        await anyio.to_thread.run_sync(it.run.note, "agent.handoff", hosted(), tokens(40))
         assert ledger.requests == []
-        assert "came after its end" in caplog.text
+        assert "tool.hosted came after its end" in caplog.text
+        assert "agent.handoff came after its end" in caplog.text
 
 
 async def test_a_dry_run_records_no_events():

@@ -11,7 +11,7 @@ its result, its exception, its cancellation and a closed generator are all seen 
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, nullcontext
 from typing import Any
 
@@ -32,6 +32,7 @@ from .active import admit
 from .compat import get_model
 
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+_ITEM_DONE = "response.output_item.done"
 _BYPASSES = frozenset({"max_tokens", "max_output_tokens", "max_completion_tokens"})
 
 
@@ -138,23 +139,29 @@ class Dispatcher(Model):
         if settings.include_usage is None:  # Chat Completions would report no tokens at all
             settings = dataclasses.replace(settings, include_usage=True)
         actor, settings = await self._begin(model, system_instructions, input, settings, tools)
+        items: list[Any] = []  # of its output, those seen whole so far
         try:
             stream: Any = model.stream_response(
                 system_instructions, input, settings, *args, **kwargs
             )
             async with aclosing(stream) if hasattr(stream, "aclose") else nullcontext():
                 async for event in stream:
-                    self._streamed(actor, event)
+                    self._streamed(actor, event, items)
                     yield event
         except BaseException as error:
             actor.tell(end_of(error, self._run.ended))
             raise
+        finally:
+            noted(self._run, actor, items)
         actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
 
-    def _streamed(self, actor: Actor, event: Any) -> None:
-        response = usage.told(event, "response")
-        if usage.told(event, "type") in _TERMINAL and response is not None:
-            answered(self._run, actor, response)
+    def _streamed(self, actor: Actor, event: Any, items: list[Any]) -> None:
+        kind, response = usage.told(event, "type"), usage.told(event, "response")
+        if kind in _TERMINAL and response is not None:
+            answered(self._run, actor, response, items)
+            items.clear()
+        elif kind == _ITEM_DONE:
+            items.append(usage.told(event, "item"))
         elif count := usage.streamed_tokens(event):
             actor.streamed = (actor.streamed or 0) + count
 
@@ -207,11 +214,19 @@ class Dispatcher(Model):
         return _defaults_of(configured) if configured else own
 
 
-def answered(run: Run, actor: Actor, response: Any) -> None:
-    """A model has answered `actor`'s call: its usage is told, and the provider's tools noted."""
+def answered(run: Run, actor: Actor, response: Any, seen: Sequence[Any] = ()) -> None:
+    """A model has answered `actor`'s call: its usage is told, and the provider's tools noted.
+
+    `seen`: the output of its stream, which some providers leave out of the response.
+    """
     actor.tell(Finished(usage.token_count(usage.told(response, "usage"))))
+    noted(run, actor, usage.told(response, "output") or seen)
+
+
+def noted(run: Run, actor: Actor, output: Any) -> None:
+    """The tools that the provider has run in `actor`'s call are recorded, whatever became of it."""
     asked = actor.call.draft
-    for tool in usage.hosted_tools(usage.told(response, "output")):
+    for tool in usage.hosted_tools(output):
         draft = Draft(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
         cost = run.terms.policy.tools.cost(tool).estimate
         run.note("tool.hosted", draft, cost if cost.amount else None)

@@ -106,12 +106,19 @@ class Run:
         return actor
 
     def note(self, kind: str, draft: Draft, cost: Amount | None, **metadata: str) -> None:
-        """Record an event. `cost` None: nothing, in the unit of the run's LLM calls."""
+        """Record an event. `cost` None: nothing, in the unit of the run's LLM calls.
+
+        It has happened already: one that comes after the run's end is told in the log only.
+        """
         if self.terms.policy.dry_run:
             return
         estimate = amount(self._llm_unit, 0) if cost is None else cost
         call = self._call(draft, kind, estimate, "estimate", metadata)
-        self._send(self._note, Recorder(call, self.terms, self._reported))
+        recorder = Recorder(call, self.terms, self._reported)
+        try:
+            self.terms.home.call(self._note, recorder)
+        except HomeClosed:
+            self._missed(recorder)
 
     def enter(self, episode: Episode) -> None:
         """An episode begins. Raises what ended the run, where it has ended."""
@@ -213,11 +220,14 @@ class Run:
 
     def _note(self, recorder: Recorder) -> None:
         if self.closed:
-            log.warning("run %s: %s came after its end", self.id, recorder.line.kind)
+            self._missed(recorder)
         else:
             self._gate.happened(recorder.call)
             self._book.put(recorder.line)
             self._start(recorder)
+
+    def _missed(self, recorder: Recorder) -> None:
+        log.warning("run %s: %s came after its end", self.id, recorder.line.kind)
 
     def _start(self, owner: Owner) -> None:
         self._live.add(owner)
