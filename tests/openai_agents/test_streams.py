@@ -319,6 +319,23 @@ async def test_an_answer_that_is_none_gets_the_error_that_it_gets_without_us(ans
     assert (line.outcome, line.charged) == ("committed", tokens(40_000))
 
 
+async def test_a_tool_that_raised_says_why_in_a_stream_as_elsewhere():
+    async def broken() -> str:
+        raise ValueError("out of order")
+
+    reasons = []
+    for streamed in (False, True):
+        trace = Trace()
+        tool = trace.tool(broken, failure_error_function=None)
+        agent = trace.agent("Teller", "quick", [call("weather")], tools=[tool])
+        async with open_books(agent) as books:
+            with pytest.raises(Exception, match="out of order"):
+                await (drained(books.run.stream("go")) if streamed else books.run("go"))
+        reasons += [line.reason for line in books.lines if line.kind == "tool.invoke"]
+    assert "out of order" in reasons[0]
+    assert reasons[0] == reasons[1]
+
+
 # -- what the provider did in a stream
 
 

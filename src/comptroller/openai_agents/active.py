@@ -72,7 +72,7 @@ async def admit(run: Run, draft: Draft) -> tuple[Actor, Grant]:
     try:
         granted = await answered
     except asyncio.CancelledError:
-        actor.tell(NeverBegan("given up before it was granted"))
+        actor.tell(NeverBegan(str(run.ended or "given up before it was granted")))
         raise
     if isinstance(granted, BaseException):
         raise granted

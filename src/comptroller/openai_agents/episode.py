@@ -99,6 +99,8 @@ class Episode:
         `Runner.run` by 0.7 s): the episode is over when they are.
         """
         self._closed, self._cut = True, self.run.ended
+        if not clean:
+            why = str(self._cut or why)
         hooks = self._hooks
         tasks = set() if clean or not self.pending else sdk_tasks(EPISODE, self)
         left: set[object] = set(tasks)

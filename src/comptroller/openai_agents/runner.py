@@ -154,8 +154,9 @@ def _follow(episode: Episode, result: RunResultStreaming) -> None:
     episode.stops_by(result.cancel)
 
     def over(task: "asyncio.Task[Any]") -> None:
-        clean = not task.cancelled() and task.exception() is None
-        episode.close("the stream ended", clean=clean)
+        error = None if task.cancelled() else task.exception()
+        why = "the stream ended" if error is None else described(error)
+        episode.close(why, clean=error is None and not task.cancelled())
 
     task.add_done_callback(over)
     _watch(result, episode.check)

@@ -358,7 +358,7 @@ class Run:
             episode.stop()
         waits = [await outlast(self._change, lambda: not self._episodes, policy.teardown_timeout)]
         for owner in tuple(self._live):
-            owner.tell(Abandoned(why))
+            owner.tell(Abandoned(str(self.ended)))
         waits += [await outlast(self._change, lambda: not self._live, policy.settle_timeout)]
         for owner in tuple(self._live):
             owner.abort()
