@@ -1,6 +1,7 @@
 """Streams: what is charged of a cut one, and that ours has the interface of the SDK's."""
 
 import asyncio
+from contextlib import aclosing
 from types import SimpleNamespace
 
 import anyio
@@ -131,6 +132,42 @@ async def test_a_streams_end_is_its_end():
         assert [event async for event in stream]
         assert [event async for event in stream] == []
         assert (await books.run("go on")).final_output == "Two."
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_stream_is_closed_as_the_sdks_own(cancelled):
+    """It waits for the run's end, and has no more; cancelled first, that end is now."""
+    trace = Trace()
+    async with open_books(telling(trace)) as books:
+        async with aclosing(books.run.stream("go").stream_events()) as stream:
+            await pieces(stream, 2)
+            if cancelled:
+                stream.cancel()
+        assert stream.is_complete
+        assert not any(line.in_flight for line in books.lines)
+        assert await drained(stream) == []
+    if cancelled:
+        checked(books, trace, "cancelled in flight")
+    else:
+        [line] = books.lines
+        assert (line.outcome, line.charged) == ("committed", tokens(122))
+
+
+async def test_a_stream_that_is_closed_before_it_is_read():
+    trace = Trace()
+    async with open_books(telling(trace)) as books:
+        await books.run.stream("go").aclose()
+
+
+async def test_closing_a_stream_whose_run_was_cancelled():
+    trace = Trace()
+    async with open_books(telling(trace)) as books:
+        async with aclosing(books.run.stream("go")) as stream:
+            await pieces(stream, 2)
+            books.run.cancel("enough")
+        with pytest.raises(RunCancelled, match="enough"):
+            await drained(stream)
+    checked(books, trace, "enough")
 
 
 # -- the SDK's own function
