@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 from comptroller.decide.settlement import NeverBegan
+from comptroller.errors import again
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Answer, Draft, Grant
 from comptroller.runtime.run import Run
@@ -78,7 +79,7 @@ async def admit(run: Run, draft: Draft) -> tuple[Actor, Grant]:
         raise granted
     if run.ended is not None:  # while the grant was on its way to this task
         actor.tell(NeverBegan(str(run.ended)))
-        raise run.ended
+        raise again(run.ended)
     return actor, granted
 
 

@@ -11,7 +11,7 @@ from agents import Agent
 from agents.lifecycle import RunHooksBase
 from agents.run_state import RunState
 
-from comptroller.errors import ComptrollerError
+from comptroller.errors import ComptrollerError, again
 from comptroller.runtime.run import Run
 
 from .compaction import governed_session
@@ -90,7 +90,7 @@ class Episode:
         """Raise what has cut it off, if anything did before the SDK was done with it."""
         cut = self._cut if self._closed else self.run.ended
         if cut is not None:
-            raise cut
+            raise again(cut)
 
     def close(self, why: str, *, clean: bool) -> None:
         """The SDK handed back control.

@@ -13,6 +13,7 @@ from typing import Any
 from agents import Agent
 from agents.result import RunResult, RunResultStreaming
 
+from comptroller.errors import again
 from comptroller.runtime.run import Run
 
 from .active import governing
@@ -137,7 +138,7 @@ class DelegatingRunner:
         except Exception as error:
             why = described(error)
             if run.ended is not None and error is not run.ended:
-                raise run.ended from (None if timer.expired() else error)
+                raise again(run.ended) from (None if timer.expired() else error)
             raise
         finally:
             EPISODE.reset(token)

@@ -22,7 +22,7 @@ from comptroller.decide.estimates import resolve_estimate
 from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.names import carried, fitted
 from comptroller.decide.settlement import Abandoned, NeverBegan
-from comptroller.errors import CallDenied, ComptrollerError, LimitReached, RunCancelled
+from comptroller.errors import CallDenied, ComptrollerError, LimitReached, RunCancelled, again
 from comptroller.money import amount
 from comptroller.policy import Limits
 
@@ -148,7 +148,7 @@ class Run:
     def check(self) -> None:
         """Raise what ended the run, if anything did."""
         if self.ended is not None:
-            raise self.ended
+            raise again(self.ended)
 
     @property
     def receipt(self) -> Receipt:
@@ -159,7 +159,8 @@ class Run:
         try:
             self.terms.home.call(function, *args)
         except HomeClosed:
-            raise self.ended or RunCancelled(f"run {self.id}: its scope has exited") from None
+            gone = RunCancelled(f"run {self.id}: its scope has exited")
+            raise again(self.ended or gone) from None
 
     # -- calls
 
@@ -206,7 +207,7 @@ class Run:
     def _begin(self, actor: Actor) -> None:
         call = actor.call
         if self.ended is not None:
-            actor.turn_away(self.ended)
+            actor.turn_away(again(self.ended))
             return
         if (reached := self._gate.breach(call)) is not None:
             actor.refuse(from_breach(reached, call))
@@ -247,7 +248,7 @@ class Run:
             self._gate.granted(call, given)
             if self.ended is not None:
                 actor.tell(NeverBegan(str(self.ended)))
-                return self.ended
+                return again(self.ended)
         elif isinstance(given, ComptrollerError) and not isinstance(given, RunCancelled):
             given = self.terms.as_seen(explained(given, call, self.receipt))
             if not (call.draft.tells_model and isinstance(given, CallDenied)):
