@@ -15,11 +15,13 @@ from comptroller.errors import ComptrollerError, again
 from comptroller.runtime.run import Run
 
 from .compaction import governed_session
-from .compat import normalized, sdk_tasks
+from .compat import SdkTasks, normalized
 from .hooks import EpisodeHooks
 from .model import Dispatcher
 
 EPISODE: ContextVar["Episode | None"] = ContextVar("comptroller_episode", default=None)
+
+_SDK_TASKS = SdkTasks(EPISODE)
 
 
 class Episode:
@@ -102,18 +104,15 @@ class Episode:
         if not clean:
             why = str(self._cut or why)
         hooks = self._hooks
-        tasks = set() if clean or not self.pending else sdk_tasks(EPISODE, self)
-        left: set[object] = set(tasks)
 
-        def ended(task: object = None) -> None:
-            left.discard(task)
-            if not left:
-                hooks.close(why, clean=clean)
-                self.run.leave(self)
+        def over() -> None:
+            hooks.close(why, clean=clean)
+            self.run.leave(self)
 
-        for task in tasks:
-            task.add_done_callback(ended)
-        ended()
+        if clean or not self.pending:
+            over()
+        else:
+            _SDK_TASKS.after(self, over)
         # Timers and background tasks carry this context for as long as they like: it must not
         # keep the agent alive, which the hooks, the run config and a stream's `cancel` know.
         self.options.clear()
