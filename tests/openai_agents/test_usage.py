@@ -100,6 +100,21 @@ def test_an_error_tells_whether_work_may_have_begun(error, facts):
     assert usage.why_failed(error) == facts
 
 
+@pytest.mark.parametrize(
+    ("system", "given", "tools", "size"),
+    [
+        (None, "four", [], 4),
+        ("four", "four", [], 8),
+        (1234, ["four", 12345678], [], 16),
+        (None, [], [SimpleNamespace(name="four", description=None, params_json_schema="1234")], 8),
+        (None, [], [SimpleNamespace(name="four", description=12)], 6),
+    ],
+)
+def test_the_size_of_what_is_sent_is_told_whatever_that_is(system, given, tools, size):
+    """Models take what the SDK hands on, such as instructions that are no text."""
+    assert usage.input_characters(system, given, tools) == size
+
+
 def test_hosted_tools_are_the_calls_that_nobody_here_ran():
     kinds = ["web_search_call", "function_call", "message", "mcp_call", "shell_call",
              "image_generation_call", "reasoning", "computer_call"]  # fmt: skip
@@ -118,6 +133,10 @@ class Unprintable(Exception):
 
     def __str__(self) -> str:
         raise RuntimeError("not even that")
+
+
+def test_what_has_no_size_keeps_no_call_from_its_model():
+    assert usage.input_characters("four", [Unprintable(), "four"], []) == 8
 
 
 @pytest.mark.anyio

@@ -69,14 +69,18 @@ def input_characters(
     system: str | None, given: str | list[TResponseInputItem], tools: list[Tool]
 ) -> int:
     """Roughly what is sent: instructions, items, and the schemas of the tools."""
-    items = len(given) if isinstance(given, str) else sum(len(str(item)) for item in given)
-    schemas = sum(
-        len(tool.name)
-        + len(getattr(tool, "description", None) or "")
-        + len(str(getattr(tool, "params_json_schema", "")))
-        for tool in tools
-    )
-    return len(system or "") + items + schemas
+    sent = [system, *([given] if isinstance(given, str) else given)]
+    for tool in tools:
+        sent += (told(tool, name) for name in ("name", "description", "params_json_schema"))
+    return sum(_characters(part) for part in sent)
+
+
+def _characters(part: Any) -> int:
+    """Of whatever is sent: some models take more than texts, and this is a guess anyway."""
+    try:
+        return 0 if part is None else len(str(part))
+    except Exception:  # noqa: BLE001 - somebody else's `__str__`
+        return 0
 
 
 def streamed_tokens(event: Any) -> int:
