@@ -373,6 +373,71 @@ async def test_a_tool_that_raised_says_why_in_a_stream_as_elsewhere():
     assert reasons[0] == reasons[1]
 
 
+class Foreign:
+    """A model's stream that is no generator: closed in its own way, which may fail."""
+
+    def __init__(self, inner, log, cut):
+        self._inner, self._log, self._cut = inner, log, cut
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        event = await anext(self._inner)
+        if self._cut:
+            raise ConnectionResetError("cut off")
+        return event
+
+
+class Closes(Foreign):
+    def close(self):
+        self._log.append("closed")
+
+
+class ClosesBadly(Foreign):
+    async def aclose(self):
+        self._log.append("closed")
+        raise RuntimeError("it was closed before")
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("foreign", [Foreign, Closes, ClosesBadly])
+async def test_a_models_stream_is_closed_as_without_us(foreign, cut):
+    """How that goes hides neither the answer nor an error."""
+    said, logs = [], []
+
+    def cast():
+        trace, log = Trace(), []
+        agent = trace.agent("Teller", "quick", "One.")
+        inner = agent.model.stream_response
+        agent.model.stream_response = lambda *args, **kwargs: foreign(
+            inner(*args, **kwargs), log, cut
+        )
+        logs.append(log)
+        return agent
+
+    async def read(stream):
+        try:
+            await drained(stream.stream_events())
+        except ConnectionResetError as error:
+            said.append(str(error))
+        else:
+            said.append(stream.final_output)
+
+    async def alone():
+        await read(Runner.run_streamed(cast(), "go"))
+
+    async with open_host() as host:
+        await host.aio(alone)()
+    agent = cast()
+    async with open_books(agent) as books:
+        await read(books.run.stream("go"))
+    assert said[0] == said[1]
+    assert logs[0] == logs[1]
+    [line] = books.lines
+    assert line.outcome == ("abandoned" if cut else "committed")
+
+
 # -- what the provider did in a stream
 
 

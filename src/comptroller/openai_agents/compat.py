@@ -14,6 +14,7 @@ from agents.result import RunResultStreaming
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
 from agents.run_config import RunConfig, _coerce_run_config
 from agents.run_internal.model_provider_lifecycle import _close_runner_owned_model_provider
+from agents.run_internal.model_retry import _close_async_iterator_quietly
 from agents.run_internal.turn_preparation import get_model
 
 SDK_CODE = str(Path(agents.__file__).parent)
@@ -23,6 +24,7 @@ __all__ = [
     "SdkTasks",
     "close_owned_provider",
     "close_owned_provider_with",
+    "close_stream",
     "get_default_agent_runner",
     "get_model",
     "normalized",
@@ -44,6 +46,11 @@ async def close_owned_provider(provider: ModelProvider) -> None:
 def close_owned_provider_with(stream: RunResultStreaming, provider: ModelProvider) -> None:
     """The same for a streamed run, when its task has ended."""
     stream._ensure_model_provider_cleanup_on_completion(lambda: close_owned_provider(provider))
+
+
+async def close_stream(stream: Any) -> None:
+    """Close a model's stream as the SDK does: by what it has for that, whatever comes of it."""
+    await _close_async_iterator_quietly(stream)
 
 
 class SdkTasks:

@@ -12,7 +12,7 @@ its result, its exception, its cancellation and a closed generator are all seen 
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing, nullcontext
+from contextlib import AsyncExitStack
 from typing import Any
 
 from agents import Agent, Model, ModelResponse, ModelSettings, RunConfig, UserError
@@ -29,7 +29,7 @@ from comptroller.runtime.run import Run
 
 from . import usage
 from .active import admit
-from .compat import get_model
+from .compat import close_stream, get_model
 
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 _ITEM_DONE = "response.output_item.done"
@@ -144,10 +144,12 @@ class Dispatcher(Model):
             stream: Any = model.stream_response(
                 system_instructions, input, settings, *args, **kwargs
             )
-            async with aclosing(stream) if hasattr(stream, "aclose") else nullcontext():
+            try:
                 async for event in stream:
                     self._streamed(actor, event, items)
                     yield event
+            finally:
+                await close_stream(stream)
         except BaseException as error:
             actor.tell(end_of(error, self._run.ended))
             raise
