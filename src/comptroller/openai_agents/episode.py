@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -79,8 +78,10 @@ class Episode:
                 interrupt()
 
         def from_home() -> None:
-            with suppress(RuntimeError):  # the loop is closed: the episode is over
+            try:
                 loop.call_soon_threadsafe(once)
+            except RuntimeError:  # the loop is closed: the episode is over, whatever it was at
+                self.run.leave(self)
 
         self._interrupt = from_home
         if self.run.ended is not None:
