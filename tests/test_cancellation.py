@@ -75,6 +75,11 @@ def charged_for(run):
     return {unit: total for unit, total in run.receipt.charged.items() if total}
 
 
+def given_up(run):
+    """Why, of all calls that were given up in flight."""
+    return {line.reason for line in run.receipt.calls if line.outcome is Outcome.ABANDONED}
+
+
 async def agrees(ledger, run):
     """The ledger holds nothing, and charged what the receipt says."""
     await assert_settled(ledger)
@@ -219,6 +224,7 @@ async def test_cancelled_by_its_handle(shape, scope, caller):
         assert isinstance(stage.error, RunCancelled)
         assert stage.error.reason == "user closed the tab"
         await agrees(ledger, stage.run)
+        assert given_up(stage.run) == {"user closed the tab"}
         assert stage.run.status == "cancelled"
 
 
@@ -246,6 +252,7 @@ async def test_ended_by_its_limit_of_time(shape, scope):
                 await stage.perform()
             assert raised.value is stage.error
         await agrees(ledger, stage.run)
+        assert given_up(stage.run) == {str(stage.error)}
         assert stage.run.status == "denied"
 
 
@@ -286,7 +293,8 @@ async def test_cancelled_during_its_reserve(scope, streams):
         assert isinstance(stage.error, RunCancelled)
         await agrees(memory, stage.run)
         assert play.agent.model.dispatches == 0
-        assert [line.outcome for line in stage.run.receipt.calls] == [Outcome.RELEASED]
+        [line] = stage.run.receipt.calls
+        assert (line.outcome, line.reason) == (Outcome.RELEASED, "during its reserve")
 
 
 @in_every_scope

@@ -10,7 +10,7 @@ import signal
 import textwrap
 
 import pytest
-from agents import Agent
+from agents import Agent, Runner, function_tool
 from runcycles import Unit
 
 import children
@@ -20,6 +20,7 @@ from comptroller.ledger.embedded import wall_clock
 from comptroller.ledger.memory import MemoryLedger
 from comptroller.money import risk_points, tokens
 from comptroller.testing import (
+    BlockedModel,
     CountingModel,
     StalledLedger,
     VirtualTimeLoop,
@@ -28,7 +29,7 @@ from comptroller.testing import (
     open_reservations,
     spent,
 )
-from plays import SHAPES, plain, policy, streamed, with_tool
+from plays import SHAPES, asking, plain, policy, streamed, with_tool
 
 WHOSE = ["governed", "supervised"]
 
@@ -415,6 +416,36 @@ def test_a_tools_thread_does_not_keep_the_scope(runner):
         assert [line.outcome for line in tools] == [Outcome.ABANDONED]
 
     runner.run(main())
+
+
+def test_a_loop_that_is_closed_under_an_agent_is_not_waited_for(runner):
+    """One of a tool's own, in its thread: nothing goes on there, and nothing can be stopped."""
+    model = BlockedModel()
+    inner = Agent("Inner", model=model)
+
+    @function_tool
+    def work() -> str:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(Runner.run(inner, "go"))
+        loop.run_until_complete(model.started())
+        loop.close()
+        left.append(task)
+        return "left"
+
+    left, agent = [], Agent("Outer", model=asking(1), tools=[work])
+
+    async def main():
+        program = await Program().open()
+        async with governed_run(agent, "acme", ledger=program.ledger, policy=policy()) as run:
+            await run("go")
+            before = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - before < 1
+        await assert_settled(program.ledger)
+        outcomes = [line.outcome for line in run.receipt.calls if line.agent == "Inner"]
+        assert outcomes == [Outcome.ABANDONED]
+
+    runner.run(main())
+    left[0]._log_destroy_pending = False
 
 
 def test_an_open_reservation_would_be_seen(runner):

@@ -1,6 +1,7 @@
 """`open_supervisor`: many runs started, watched, cancelled and left, on both backends."""
 
 import asyncio
+import traceback
 
 import anyio
 import anyio.lowlevel
@@ -123,6 +124,20 @@ async def test_a_started_run_is_cancelled_from_anywhere():
             first.cancel("again")
             await assert_settled(ledger)
         await anyio.to_thread.run_sync(second.cancel, "after its supervisor")
+
+
+async def test_what_a_run_raised_does_not_grow_with_those_who_await_it():
+    """And still says where it came from."""
+    async with funded() as ledger, open_supervisor(ledger=ledger, policy=policy()) as supervisor:
+        started = supervisor.start(agent(FailingModel(KeyError)), "go", tenant="acme")
+        traces = []
+        for _ in range(4):
+            with pytest.raises(KeyError) as caught:
+                await started
+            frames = traceback.extract_tb(caught.value.__traceback__)
+            traces.append([frame.name for frame in frames])
+        assert "get_response" in traces[0]
+        assert traces == [traces[0]] * 4
 
 
 async def test_several_may_await_one_run():

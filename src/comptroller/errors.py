@@ -12,7 +12,7 @@ All of them may cross the SDK, so all are `agents.AgentsException`s: the SDK han
 are, where it wraps any other exception of a hook in a `UserError`.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 from agents import AgentsException
 from runcycles import BudgetExceededError
@@ -26,6 +26,18 @@ class ComptrollerError(AgentsException):
 
     receipt: Any = None
     run_id: str | None = None
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def again(error: E) -> E:
+    """An error that is kept, to be raised: as often as it is, it starts from a clean traceback.
+
+    Else that grew with each, and with it what its frames hold.
+    """
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 class RunCancelled(ComptrollerError):

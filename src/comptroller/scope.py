@@ -1,6 +1,6 @@
 """One governed run as its user holds it: start agents, stream, cancel, read the receipt."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -139,7 +139,7 @@ class GovernedStream:
         self._agent, self._run, self._host = agent, run, host
         self._given, self._options = given, options
         self._result: RunResultStreaming | None = None
-        self._events: AsyncIterator[StreamEvent] | None = None
+        self._events: Any = None
 
     def start(self) -> RunResultStreaming:
         """Start it, in asyncio code."""
@@ -159,7 +159,16 @@ class GovernedStream:
     async def _next(self) -> StreamEvent:
         if self._events is None:
             self._events = self.start().stream_events()
-        return await anext(self._events)
+        event: StreamEvent = await anext(self._events)
+        return event
+
+    async def aclose(self) -> None:
+        """Read no more of it: as the SDK's own, it waits until its run has come to its end.
+
+        `cancel()` before it ends that at once.
+        """
+        if self._events is not None:
+            await self._host.aio(self._events.aclose)()
 
     def stream_events(self) -> "GovernedStream":
         """The events: this object itself."""

@@ -108,6 +108,7 @@ class StartedRun:
         self._change = Change()
         self._run: GovernedRun | None = None
         self._outcome: list[RunOutcome] = []  # at most one
+        self._trace: TracebackType | None = None  # of what it raised
 
     @property
     def id(self) -> str:
@@ -152,7 +153,7 @@ class StartedRun:
         """Wait for its end: the SDK's result, or the error raised."""
         outcome = await self.outcome()
         if not isinstance(outcome, Completed):
-            raise outcome.error
+            raise outcome.error.with_traceback(self._trace)  # not that of the last who asked
         result: RunResult = outcome.result
         return result
 
@@ -168,7 +169,7 @@ class StartedRun:
             async with self._scope as self._run:
                 outcome = Completed(await self._run(given, **options))
         except Exception as error:  # noqa: BLE001 - it is the outcome; `await handle` raises it
-            outcome = outcome_of(error)
+            outcome, self._trace = outcome_of(error), error.__traceback__
         finally:
             self._outcome.append(outcome)
             self._change.notify()

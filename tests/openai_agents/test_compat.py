@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+from functools import partial
 
 import agents
 import pytest
@@ -71,23 +72,42 @@ def test_the_sdk_has_the_parts_that_the_seam_uses():
     )
 
 
+ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+
+
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
-async def test_the_sdks_tasks_of_an_episode_are_found():
-    """By the context they carry; a user's own tasks in the same context are not theirs."""
-    trace, found, users = Trace(), [], []
-    gate = asyncio.Event()
+@ON_ASYNCIO
+async def test_the_sdks_tasks_of_an_episode_are_waited_for():
+    """Found by the context they carry; a user's own tasks in the same context are not theirs."""
+    trace, users, log = Trace(), [], []
+    never = asyncio.Event()
 
     async def look() -> str:
-        users.append(asyncio.ensure_future(gate.wait()))
-        found.extend(compat.sdk_tasks(EPISODE, EPISODE.get()))
-        gate.set()
+        users.append(asyncio.ensure_future(never.wait()))
+        compat.SdkTasks(EPISODE).after(EPISODE.get(), lambda: log.append("over"))
+        await asyncio.sleep(0.01)
+        log.append("worked")
         return "done"
 
     agent = trace.agent("Triage agent", "quick", [call("weather")], "Sunny.",
                         tools=[trace.tool(look)])  # fmt: skip
     async with open_books(agent) as books:
         await books.run("go")
-        await asyncio.gather(*users)
-    assert found
-    assert not set(found) & set(users)
+        assert not users[0].done()
+        users[0].cancel()
+    assert log == ["worked", "over"]
+
+
+@pytest.mark.anyio
+@ON_ASYNCIO
+async def test_episodes_that_end_together_share_one_look_at_the_tasks(monkeypatch):
+    looks, over = [], []
+    real = asyncio.all_tasks
+    monkeypatch.setattr(asyncio, "all_tasks", lambda loop=None: looks.append(loop) or real(loop))
+    tasks = compat.SdkTasks(EPISODE)
+    for turn in (1, 2):
+        for number in range(100):
+            tasks.after(object(), partial(over.append, number))
+        await asyncio.sleep(0)
+        assert over == [*range(100)] * turn
+    assert len(looks) == 2

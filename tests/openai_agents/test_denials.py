@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import traceback
 from functools import partial
 
 import anyio
@@ -21,6 +22,7 @@ from comptroller import (
     LedgerUnreachable,
     LimitReached,
     Limits,
+    RunCancelled,
     risk_points,
     tokens,
 )
@@ -238,6 +240,23 @@ async def test_a_denial_ends_the_whole_run(place, way):
     assert (line.agent, line.id) == ("Expert", denial.call)
     assert denial.scope == "tenant:acme/agent:expert"
     assert "agent Expert" in str(denial)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("end", ["denied", "cancelled"])
+async def test_a_refusal_does_not_grow_however_often_it_is_raised(way, end):
+    """A loop that goes on asking keeps the frames of its last raise, not of all."""
+    trace = Trace()
+    agent = expert(trace)
+    lengths = []
+    async with open_books(agent, POOR if end == "denied" else {}) as books:
+        if end == "cancelled":
+            books.run.cancel("enough")
+        for _ in range(4):
+            with pytest.raises((BudgetExceeded, RunCancelled)) as caught:
+                await way(agent, books.run)
+            lengths.append(len([*traceback.walk_tb(caught.value.__traceback__)]))
+    assert lengths[1:] == [lengths[1]] * 3
 
 
 @pytest.mark.parametrize("way", WAYS)

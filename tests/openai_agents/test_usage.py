@@ -37,6 +37,11 @@ FULL = TokenCount(input=100, cached=30, cache_write=4, output=20, reasoning=2)
          TokenCount(input=5)),
         (SimpleNamespace(input_tokens=-5, output_tokens=3), TokenCount(output=3)),
         (SimpleNamespace(input_tokens="5", output_tokens=3.5), None),
+        ({"input_tokens": 100, "output_tokens": 20,
+          "input_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 4},
+          "output_tokens_details": {"reasoning_tokens": 2}}, FULL),
+        ({}, None),
+        ("nonsense", None),
         (Usage(), None),
         (Usage(requests=1), None),
         (None, None),
@@ -156,6 +161,21 @@ def test_an_image_that_a_tool_gave_back_counts_as_one():
     assert usage.input_characters(None, [output], []) < 5_000 * 4
 
 
+@pytest.mark.parametrize(
+    ("system", "given", "tools", "size"),
+    [
+        (None, "four", [], 4),
+        ("four", "four", [], 8),
+        (1234, ["four", 12345678], [], 16),
+        (None, [], [SimpleNamespace(name="four", description=None, params_json_schema="1234")], 8),
+        (None, [], [SimpleNamespace(name="four", description=12)], 6),
+    ],
+)
+def test_the_size_of_what_is_sent_is_told_whatever_that_is(system, given, tools, size):
+    """Models take what the SDK hands on, such as instructions that are no text."""
+    assert usage.input_characters(system, given, tools) == size
+
+
 def test_hosted_tools_are_the_calls_that_nobody_here_ran():
     kinds = ["web_search_call", "function_call", "message", "mcp_call", "shell_call",
              "image_generation_call", "reasoning", "computer_call"]  # fmt: skip
@@ -164,11 +184,20 @@ def test_hosted_tools_are_the_calls_that_nobody_here_ran():
                                          "code_interpreter"]  # fmt: skip
 
 
+@pytest.mark.parametrize("output", [None, "file_search_call", 7, [], [None, "x", {}, object()]])
+def test_an_output_of_another_shape_holds_no_hosted_tools(output):
+    assert usage.hosted_tools(output) == []
+
+
 class Unprintable(Exception):
     """An error that cannot say what it is."""
 
     def __str__(self) -> str:
         raise RuntimeError("not even that")
+
+
+def test_what_has_no_size_keeps_no_call_from_its_model():
+    assert usage.input_characters("four", [Unprintable(), "four"], []) == 8
 
 
 @pytest.mark.anyio

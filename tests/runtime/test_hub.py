@@ -1,5 +1,8 @@
 """What the runs of a supervisor share: ids, figures, and the end."""
 
+import sys
+from collections import Counter
+from contextlib import contextmanager
 from functools import partial
 
 import anyio
@@ -79,6 +82,49 @@ async def test_runs_are_shown_and_the_latest_are_remembered(monkeypatch):
         assert it.hub.statistics().runs == {"completed": 6, "running": 1}
         with pytest.raises(TypeError):
             it.hub.runs["x"] = handle
+
+
+async def test_the_end_of_a_run_looks_at_no_other():
+    """It takes as many steps among a hundred runs as among a few, while their end is waited for."""
+    async with funded() as ledger, Home() as home:
+        steps = []
+        for others in (3, 100):
+            hub = Hub(home, ledger)
+            runs = [begun(hub, f"one-of-{others}-{number}") for number in range(others)]
+            it, handle = begun(hub, f"other-than-{others}")
+            handle.status = "completed"
+            async with anyio.create_task_group() as group:
+                group.start_soon(hub.all_ended)
+                await anyio.wait_all_tasks_blocked()
+                with counted_steps() as count:
+                    await it.run.close("over")
+                    hub.ended(it.run, "completed")
+                    await anyio.wait_all_tasks_blocked()
+                steps.append(count["ours"])
+                for other, _ in runs:
+                    await other.run.close("over")
+                    hub.ended(other.run, "completed")
+        assert steps[0] == steps[1] > 0
+
+
+@contextmanager
+def counted_steps():
+    """How many lines of the runtime are executed in the block, once for each time."""
+    count = Counter()
+
+    def step(_frame, event, _arg):
+        count["ours"] += event == "line"
+        return step
+
+    def call(frame, _event, _arg):
+        return step if "/comptroller/runtime/" in frame.f_code.co_filename else None
+
+    before = sys.gettrace()
+    sys.settrace(call)
+    try:
+        yield count
+    finally:
+        sys.settrace(before)
 
 
 async def test_statistics_are_of_all_runs_past_and_present():

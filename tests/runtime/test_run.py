@@ -270,6 +270,21 @@ async def test_cancelling_refuses_what_follows_with_the_reason():
         assert it.run.receipt.calls == ()
 
 
+async def test_a_grant_that_comes_after_the_end_lets_nothing_begin():
+    """What never began is released (law 3), whoever still waits for the answer."""
+    async with funded() as memory:
+        ledger = StalledLedger(memory, ["reserve"])
+        async with bench(ledger) as it:
+            asked = it.open(llm())
+            await ledger.reached()
+            it.run.cancel("user closed the tab")
+            ledger.resume()
+            assert await asked.answer() is it.run.ended
+            await it.over(asked)
+        assert (asked.line.outcome, asked.line.reason) == (Outcome.RELEASED, "user closed the tab")
+        assert await tokens_spent(memory) == 0
+
+
 async def test_a_run_is_cancelled_from_a_thread():
     async with funded() as ledger, bench(ledger) as it:
         episode = FakeEpisode(it.run)
@@ -415,8 +430,10 @@ async def test_an_event_after_the_end_is_logged_and_not_sent(caplog):
         async with bench(ledger) as it:
             await it.close()
             it.run.note("tool.hosted", hosted(), tokens(40))
+        await anyio.to_thread.run_sync(it.run.note, "agent.handoff", hosted(), tokens(40))
         assert ledger.requests == []
-        assert "came after its end" in caplog.text
+        assert "tool.hosted came after its end" in caplog.text
+        assert "agent.handoff came after its end" in caplog.text
 
 
 async def test_a_dry_run_records_no_events():

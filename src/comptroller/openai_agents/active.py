@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 from comptroller.decide.settlement import NeverBegan
+from comptroller.errors import again
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Answer, Draft, Grant
 from comptroller.runtime.run import Run
@@ -72,10 +73,13 @@ async def admit(run: Run, draft: Draft) -> tuple[Actor, Grant]:
     try:
         granted = await answered
     except asyncio.CancelledError:
-        actor.tell(NeverBegan("given up before it was granted"))
+        actor.tell(NeverBegan(str(run.ended or "given up before it was granted")))
         raise
     if isinstance(granted, BaseException):
         raise granted
+    if run.ended is not None:  # while the grant was on its way to this task
+        actor.tell(NeverBegan(str(run.ended)))
+        raise again(run.ended)
     return actor, granted
 
 

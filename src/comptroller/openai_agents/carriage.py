@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import attrs
 from agents import RunConfig, RunHooks, TContext
 
-from comptroller.errors import ComptrollerError
+from comptroller.errors import ComptrollerError, again
 from comptroller.runtime.home import raise_unless_known
 from comptroller.runtime.run import Run
 
@@ -83,7 +83,7 @@ class Followed:
         """Raise what refused a call of it: the SDK may have made a text of that for a model."""
         for carriage in self.carriages:
             if carriage.refusal is not None:
-                raise carriage.refusal
+                raise again(carriage.refusal)
 
 
 _FOLLOWED: ContextVar[Followed | None] = ContextVar("comptroller_followed", default=None)

@@ -78,5 +78,5 @@ class _Client:
         except BaseException as error:
             actor.tell(end_of(error, self._run.ended))
             raise
-        actor.tell(Finished(usage.token_count(getattr(answer, "usage", None))))
+        actor.tell(Finished(usage.token_count(usage.told(answer, "usage"))))
         return answer

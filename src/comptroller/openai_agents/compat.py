@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextvars import Context, ContextVar
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import agents
 from agents.models.interface import ModelProvider
@@ -13,18 +14,20 @@ from agents.result import RunResultStreaming
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
 from agents.run_config import RunConfig, _coerce_run_config
 from agents.run_internal.model_provider_lifecycle import _close_runner_owned_model_provider
+from agents.run_internal.model_retry import _close_async_iterator_quietly
 from agents.run_internal.turn_preparation import get_model
 
 SDK_CODE = str(Path(agents.__file__).parent)
 
 __all__ = [
     "AgentRunner",
+    "SdkTasks",
     "close_owned_provider",
     "close_owned_provider_with",
+    "close_stream",
     "get_default_agent_runner",
     "get_model",
     "normalized",
-    "sdk_tasks",
     "set_default_agent_runner",
 ]
 
@@ -45,20 +48,60 @@ def close_owned_provider_with(stream: RunResultStreaming, provider: ModelProvide
     stream._ensure_model_provider_cleanup_on_completion(lambda: close_owned_provider(provider))
 
 
-def sdk_tasks(variable: ContextVar[Any], value: object) -> set["asyncio.Task[Any]"]:
-    """The living tasks that the SDK itself started in a context where `variable` is `value`.
+async def close_stream(stream: Any) -> None:
+    """Close a model's stream as the SDK does: by what it has for that, whatever comes of it."""
+    await _close_async_iterator_quietly(stream)
+
+
+class SdkTasks:
+    """The tasks that the SDK itself started, told apart by what `variable` is in their contexts.
 
     A user's tool may start tasks of its own: those are the user's, and nobody waits for them.
     """
-    here = asyncio.current_task()
-    return {
-        task
-        for task in asyncio.all_tasks()
-        if task is not here
-        and (context := _context(task)) is not None
-        and context.get(variable) is value
-        and _is_sdk_code(task)
-    }
+
+    def __init__(self, variable: ContextVar[Any]) -> None:
+        self._variable = variable
+        self._asked: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, dict[object, Callable[[], object]]
+        ] = WeakKeyDictionary()
+
+    def after(self, value: object, then: Callable[[], object]) -> None:
+        """Call `then` soon, when none of those where the variable is `value` is left.
+
+        To find them takes a look at every task of the loop: all that ask in one turn of it share
+        one, such as a thousand runs that are cancelled together.
+        """
+        loop = asyncio.get_running_loop()
+        asked = self._asked.setdefault(loop, {})
+        if not asked:
+            loop.call_soon(self._look, loop)
+        asked[value] = then
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        asked = self._asked.pop(loop)
+        found: dict[object, set[asyncio.Task[Any]]] = {value: set() for value in asked}
+        for task in asyncio.all_tasks(loop):
+            context = _context(task)
+            value = None if context is None else context.get(self._variable)
+            if value in found and _is_sdk_code(task):
+                found[value].add(task)
+        for value, then in asked.items():
+            _after(found[value], then)
+
+
+def _after(tasks: set["asyncio.Task[Any]"], then: Callable[[], object]) -> None:
+    """Call `then` when all of them are done."""
+    left: set[object] = set(tasks)
+
+    def done(task: object = None) -> None:
+        left.discard(task)
+        if not left:
+            then()
+
+    for task in tasks:
+        task.add_done_callback(done)
+    if not tasks:
+        then()
 
 
 def _context(task: "asyncio.Task[Any]") -> Context | None:

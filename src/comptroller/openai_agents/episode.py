@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -11,15 +10,17 @@ from agents import Agent
 from agents.lifecycle import RunHooksBase
 from agents.run_state import RunState
 
-from comptroller.errors import ComptrollerError
+from comptroller.errors import ComptrollerError, again
 from comptroller.runtime.run import Run
 
 from .compaction import governed_session
-from .compat import normalized, sdk_tasks
+from .compat import SdkTasks, normalized
 from .hooks import EpisodeHooks
 from .model import Dispatcher
 
 EPISODE: ContextVar["Episode | None"] = ContextVar("comptroller_episode", default=None)
+
+_SDK_TASKS = SdkTasks(EPISODE)
 
 
 class Episode:
@@ -77,8 +78,10 @@ class Episode:
                 interrupt()
 
         def from_home() -> None:
-            with suppress(RuntimeError):  # the loop is closed: the episode is over
+            try:
                 loop.call_soon_threadsafe(once)
+            except RuntimeError:  # the loop is closed: the episode is over, whatever it was at
+                self.run.leave(self)
 
         self._interrupt = from_home
         if self.run.ended is not None:
@@ -90,7 +93,7 @@ class Episode:
         """Raise what has cut it off, if anything did before the SDK was done with it."""
         cut = self._cut if self._closed else self.run.ended
         if cut is not None:
-            raise cut
+            raise again(cut)
 
     def close(self, why: str, *, clean: bool) -> None:
         """The SDK handed back control.
@@ -99,19 +102,18 @@ class Episode:
         `Runner.run` by 0.7 s): the episode is over when they are.
         """
         self._closed, self._cut = True, self.run.ended
+        if not clean:
+            why = str(self._cut or why)
         hooks = self._hooks
-        tasks = set() if clean or not self.pending else sdk_tasks(EPISODE, self)
-        left: set[object] = set(tasks)
 
-        def ended(task: object = None) -> None:
-            left.discard(task)
-            if not left:
-                hooks.close(why, clean=clean)
-                self.run.leave(self)
+        def over() -> None:
+            hooks.close(why, clean=clean)
+            self.run.leave(self)
 
-        for task in tasks:
-            task.add_done_callback(ended)
-        ended()
+        if clean or not self.pending:
+            over()
+        else:
+            _SDK_TASKS.after(self, over)
         # Timers and background tasks carry this context for as long as they like: it must not
         # keep the agent alive, which the hooks, the run config and a stream's `cancel` know.
         self.options.clear()

@@ -77,8 +77,10 @@ class CallHooks(RunHooks[Any]):
             actor, _ = await admit(self._run, self._draft(tool.name, agent))
         try:
             await self._hand_on("on_tool_start", context, agent, tool)
+            self._run.check()  # it may have ended since the grant
         except BaseException as error:
-            actor.tell(NeverBegan(f"on_tool_start raised {type(error).__name__}"))
+            why = self._run.ended or f"on_tool_start raised {type(error).__name__}"
+            actor.tell(NeverBegan(str(why)))
             raise
         self._running[key] = actor
 

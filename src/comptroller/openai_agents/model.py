@@ -11,8 +11,8 @@ its result, its exception, its cancellation and a closed generator are all seen 
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, nullcontext
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import attrs
@@ -31,10 +31,11 @@ from comptroller.runtime.run import Run
 
 from . import usage
 from .active import admit
-from .compat import get_model
+from .compat import close_stream, get_model
 
 _PLACES = ("system_instructions", "input", "model_settings", "tools")  # of `Model`'s methods
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+_ITEM_DONE = "response.output_item.done"
 _BYPASSES = frozenset({"max_tokens", "max_output_tokens", "max_completion_tokens"})
 
 
@@ -123,25 +124,34 @@ class Dispatcher(Model):
         if settings.include_usage is None:  # Chat Completions would report no tokens at all
             settings = dataclasses.replace(settings, include_usage=True)
         actor, asked = await self._begin(model, asked, settings)
+        items: list[Any] = []  # of its output, those seen whole so far
         try:
             stream: Any = model.stream_response(*asked.places, **asked.names)
-            async with aclosing(stream) if hasattr(stream, "aclose") else nullcontext():
+            try:
                 async for event in stream:
-                    self._streamed(actor, event)
+                    self._streamed(actor, event, items)
                     yield event
+            finally:
+                await close_stream(stream)
         except BaseException as error:
             actor.tell(end_of(error, self._run.ended))
             raise
+        finally:
+            noted(self._run, actor, items)
         actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
 
-    def _streamed(self, actor: Actor, event: Any) -> None:
-        if event.type in _TERMINAL:
-            self._finished(actor, event.response)
+    def _streamed(self, actor: Actor, event: Any, items: list[Any]) -> None:
+        kind, response = usage.told(event, "type"), usage.told(event, "response")
+        if kind in _TERMINAL and response is not None:
+            self._finished(actor, response, items)
+            items.clear()
+        elif kind == _ITEM_DONE:
+            items.append(usage.told(event, "item"))
         elif count := usage.streamed_tokens(event):
             actor.streamed = (actor.streamed or 0) + count
 
-    def _finished(self, actor: Actor, response: Any) -> None:
-        if (used := answered(self._run, actor, response)) is not None:
+    def _finished(self, actor: Actor, response: Any, seen: Sequence[Any] = ()) -> None:
+        if (used := answered(self._run, actor, response, seen)) is not None:
             self._read_and_said = used.total
 
     def _resolve(self) -> Model:
@@ -222,19 +232,25 @@ class _Asked:
         return attrs.evolve(self, places=(*self.places[:at], settings, *self.places[at + 1 :]))
 
 
-def answered(run: Run, actor: Actor, response: Any) -> TokenCount | None:
+def answered(run: Run, actor: Actor, response: Any, seen: Sequence[Any] = ()) -> TokenCount | None:
     """A model has answered `actor`'s call: its usage is told, and the provider's tools noted.
 
-    Returns its usage.
+    `seen`: the output of its stream, which some providers leave out of the response. Returns the
+    usage.
     """
-    used = usage.token_count(getattr(response, "usage", None))
+    used = usage.token_count(usage.told(response, "usage"))
     actor.tell(Finished(used))
+    noted(run, actor, usage.told(response, "output") or seen)
+    return used
+
+
+def noted(run: Run, actor: Actor, output: Any) -> None:
+    """The tools that the provider has run in `actor`'s call are recorded, whatever became of it."""
     asked = actor.call.draft
-    for tool in usage.hosted_tools(response.output):
+    for tool in usage.hosted_tools(output):
         draft = Draft(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
         cost = run.terms.policy.tools.cost(tool).estimate
         run.note("tool.hosted", draft, cost if cost.amount else None)
-    return used
 
 
 def _defaults_of(name: str | None) -> ModelSettings:

@@ -13,6 +13,7 @@ from typing import Any
 from agents import Agent
 from agents.result import RunResult, RunResultStreaming
 
+from comptroller.errors import again
 from comptroller.runtime.run import Run
 
 from .active import governing
@@ -143,7 +144,7 @@ class DelegatingRunner:
         except Exception as error:
             why = described(error)
             if run.ended is not None and error is not run.ended:
-                raise run.ended from (None if timer.expired() else error)
+                raise again(run.ended) from (None if timer.expired() else error)
             raise
         finally:
             EPISODE.reset(token)
@@ -168,8 +169,9 @@ def _follow(episode: Episode, result: RunResultStreaming) -> None:
     episode.stops_by(result.cancel)
 
     def over(task: "asyncio.Task[Any]") -> None:
-        clean = not task.cancelled() and task.exception() is None
-        episode.close("the stream ended", clean=clean)
+        error = None if task.cancelled() else task.exception()
+        why = "the stream ended" if error is None else described(error)
+        episode.close(why, clean=error is None and not task.cancelled())
 
     task.add_done_callback(over)
     _watch(result, episode.check)

@@ -1,5 +1,6 @@
 """The SDK's values turned into ours: usage to token counts, models to names, errors to facts."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agents import Model
@@ -23,7 +24,13 @@ _LOCAL_CALLS = frozenset(
     }
 )
 _NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+_SENT_OF_A_TOOL = ("name", "description", "params_json_schema")
 _DESCRIBED = 200  # characters; a ledger's metadata has room for 256
+
+
+def told(thing: Any, name: str) -> Any:
+    """A field of what a model gave, be it an object, a dict, or nonsense; None: it has none."""
+    return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
 
 
 def token_count(usage: Any) -> TokenCount | None:
@@ -34,18 +41,18 @@ def token_count(usage: Any) -> TokenCount | None:
     given, made = _int(usage, "input_tokens"), _int(usage, "output_tokens")
     if not given + made:
         return None
-    read = getattr(usage, "input_tokens_details", None)
+    read = told(usage, "input_tokens_details")
     return TokenCount(
         input=given,
         cached=_int(read, "cached_tokens"),
         cache_write=_int(read, "cache_write_tokens"),
         output=made,
-        reasoning=_int(getattr(usage, "output_tokens_details", None), "reasoning_tokens"),
+        reasoning=_int(told(usage, "output_tokens_details"), "reasoning_tokens"),
     )
 
 
 def _int(value: Any, name: str) -> int:
-    found = getattr(value, name, None)
+    found = told(value, name)
     return found if isinstance(found, int) and found > 0 else 0
 
 
@@ -65,31 +72,35 @@ def input_characters(
     system: str | None, given: str | list[TResponseInputItem], tools: list[Tool]
 ) -> int:
     """Roughly what is sent: instructions, items with what is attached, the schemas of the tools."""
-    items = len(given) if isinstance(given, str) else sum(map(attachments.characters, given))
-    schemas = sum(
-        len(tool.name)
-        + len(getattr(tool, "description", None) or "")
-        + len(str(getattr(tool, "params_json_schema", "")))
-        for tool in tools
-    )
-    return len(system or "") + items + schemas
+    items = [given] if isinstance(given, str) else given
+    texts = [system, *(told(tool, name) for tool in tools for name in _SENT_OF_A_TOOL)]
+    return sum(map(_characters, texts)) + sum(_characters(i, attachments.characters) for i in items)
+
+
+def _characters(part: Any, count: Callable[[Any], int] = lambda part: len(str(part))) -> int:
+    """Of whatever is sent: some models take more than texts, and this is a guess anyway."""
+    try:
+        return 0 if part is None else count(part)
+    except Exception:  # noqa: BLE001 - somebody else's `__str__`
+        return 0
 
 
 def streamed_tokens(event: Any) -> int:
     """Output tokens in one stream event: its delta's characters, rounded up."""
-    delta = getattr(event, "delta", None)
-    if not isinstance(delta, str) or not str(event.type).endswith(".delta"):
+    delta = told(event, "delta")
+    if not isinstance(delta, str) or not str(told(event, "type")).endswith(".delta"):
         return 0
     return -(-len(delta) // CHARACTERS_PER_TOKEN)
 
 
-def hosted_tools(output: list[Any]) -> list[str]:
+def hosted_tools(output: Any) -> list[str]:
     """The tools that the provider ran inside the call (`web_search`, `code_interpreter`, ...)."""
-    kinds = (item.get("type") if isinstance(item, dict) else item.type for item in output)
+    items = output if isinstance(output, list | tuple) else ()
+    kinds = [str(told(item, "type")) for item in items]
     return [
-        str(kind).removesuffix("_call")
+        kind.removesuffix("_call")
         for kind in kinds
-        if str(kind).endswith("_call") and kind not in _LOCAL_CALLS
+        if kind.endswith("_call") and kind not in _LOCAL_CALLS
     ]
 
 

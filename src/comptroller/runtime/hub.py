@@ -1,6 +1,6 @@
 """What the runs of one supervisor share: their home, their ledger, and who is running."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
@@ -83,6 +83,7 @@ class Hub:
         self._as_seen = as_seen
         self._settling = settling(ledger)
         self._handles: dict[str, Handle] = {}
+        self._finished: OrderedDict[str, None] = OrderedDict()  # their ids, the first to end first
         self._live: dict[str, Run] = {}
         self._carried: dict[str, Handle] = {}
         self._change = Change()
@@ -115,6 +116,7 @@ class Hub:
         if handle.id in _RUNNING:
             raise ValueError(f"run_id={handle.id!r}: a run with this id is running")
         _RUNNING.add(handle.id)
+        self._finished.pop(handle.id, None)
         self._handles.pop(handle.id, None)  # the latest is the last
         self._handles[handle.id] = handle
         if carried:
@@ -163,9 +165,10 @@ class Hub:
         """A registered run has ended, or never began: its id is free again."""
         _RUNNING.discard(run_id)
         self._past_runs[status] += 1
-        finished = [key for key in self._handles if key not in _RUNNING]
-        for key in finished[: max(0, len(finished) - REMEMBERED)]:
-            del self._handles[key]
+        self._finished[run_id] = None
+        if len(self._finished) > REMEMBERED:
+            oldest, _ = self._finished.popitem(last=False)
+            self._handles.pop(oldest, None)
         self._change.notify()
 
     def put_down(self, handle: Handle) -> None:
@@ -196,7 +199,7 @@ class Hub:
 
     async def all_ended(self) -> None:
         """Wait for every run to end."""
-        await self._change.until(lambda: not self._busy())
+        await self._change.until(self._idle)
 
     def stop_all(self, reason: str) -> None:
         """End every run; none begins any more. At home."""
@@ -214,13 +217,14 @@ class Hub:
         for run in self._live.values():
             self.home.start(self._close, run, reason, name=f"comptroller end of {run.id}")
         bounds = [run.patience for run in self._live.values()]
-        return await outlast(
-            self._change, lambda: not self._busy(), max(bounds, default=CUT_OFF_GRACE)
-        )
+        return await outlast(self._change, self._idle, max(bounds, default=CUT_OFF_GRACE))
 
     async def _close(self, run: Run, reason: str) -> None:
         await run.close(reason)
         self.ended(run, "cancelled")
+
+    def _idle(self) -> bool:
+        return not self._live and not self._carried
 
     def _busy(self) -> list[Handle]:
         """The runs of this hub that wait or run, or whose task has not ended."""

@@ -22,8 +22,8 @@ from comptroller.decide.estimates import resolve_estimate
 from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.limits import Breach
 from comptroller.decide.names import carried, fitted
-from comptroller.decide.settlement import Abandoned
-from comptroller.errors import CallDenied, ComptrollerError, LimitReached, RunCancelled
+from comptroller.decide.settlement import Abandoned, NeverBegan
+from comptroller.errors import CallDenied, ComptrollerError, LimitReached, RunCancelled, again
 from comptroller.money import amount
 from comptroller.policy import Limits
 
@@ -101,18 +101,25 @@ class Run:
             RunCancelled: the run's scope is gone.
         """
         call = self._identify(draft)
-        actor = Actor(call, self.terms, lambda given: self._answered(call, given, answer),
+        actor = Actor(call, self.terms, lambda given: answer(self._answered(actor, given)),
                       self._reported)  # fmt: skip
         self._send(self._begin, actor)
         return actor
 
     def note(self, kind: str, draft: Draft, cost: Amount | None, **metadata: str) -> None:
-        """Record an event. `cost` None: nothing, in the unit of the run's LLM calls."""
+        """Record an event. `cost` None: nothing, in the unit of the run's LLM calls.
+
+        It has happened already: one that comes after the run's end is told in the log only.
+        """
         if self.terms.policy.dry_run:
             return
         estimate = amount(self._llm_unit, 0) if cost is None else cost
         call = self._call(draft, kind, estimate, "estimate", metadata)
-        self._send(self._note, Recorder(call, self.terms, self._reported))
+        recorder = Recorder(call, self.terms, self._reported)
+        try:
+            self.terms.home.call(self._note, recorder)
+        except HomeClosed:
+            self._missed(recorder)
 
     def enter(self, episode: Episode) -> None:
         """An episode begins. Raises what ended the run, where it has ended."""
@@ -130,14 +137,19 @@ class Run:
         return f"{parent}.{number}" if parent else str(number)
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """End the run: `run(...)` raises `RunCancelled(reason)`. From any task, loop or thread."""
-        with suppress(HomeClosed):  # it has ended
-            self.terms.home.call(self._stop, RunCancelled(reason))
+        """End the run: `run(...)` raises `RunCancelled(reason)`. From any task, loop or thread.
+
+        No call begins from now on; what goes on is interrupted from home.
+        """
+        if self.ended is None:
+            self.ended = RunCancelled(reason)
+            with suppress(HomeClosed):  # nothing goes on any more
+                self.terms.home.call(self._interrupt)
 
     def check(self) -> None:
         """Raise what ended the run, if anything did."""
         if self.ended is not None:
-            raise self.ended
+            raise again(self.ended)
 
     @property
     def receipt(self) -> Receipt:
@@ -148,7 +160,8 @@ class Run:
         try:
             self.terms.home.call(function, *args)
         except HomeClosed:
-            raise self.ended or RunCancelled(f"run {self.id}: its scope has exited") from None
+            gone = RunCancelled(f"run {self.id}: its scope has exited")
+            raise again(self.ended or gone) from None
 
     # -- calls
 
@@ -195,7 +208,7 @@ class Run:
     def _begin(self, actor: Actor) -> None:
         call = actor.call
         if self.ended is not None:
-            actor.turn_away(self.ended)
+            actor.turn_away(again(self.ended))
             return
         if (reached := self._gate.breach(call)) is not None:
             refusal = from_breach(reached, call)
@@ -212,11 +225,14 @@ class Run:
 
     def _note(self, recorder: Recorder) -> None:
         if self.closed:
-            log.warning("run %s: %s came after its end", self.id, recorder.line.kind)
+            self._missed(recorder)
         else:
             self._gate.happened(recorder.call)
             self._book.put(recorder.line)
             self._start(recorder)
+
+    def _missed(self, recorder: Recorder) -> None:
+        log.warning("run %s: %s came after its end", self.id, recorder.line.kind)
 
     def _start(self, owner: Owner) -> None:
         self._live.add(owner)
@@ -229,14 +245,19 @@ class Run:
             self._live.discard(owner)
             self._change.notify()
 
-    def _answered(self, call: Call, given: Answer, answer: Callable[[Answer], None]) -> None:
+    def _answered(self, actor: Actor, given: Answer) -> Answer:
+        """What the caller is told. A grant that comes after the run's end lets nothing begin."""
+        call = actor.call
         if isinstance(given, Grant):
             self._gate.granted(call, given)
+            if self.ended is not None:
+                actor.tell(NeverBegan(str(self.ended)))
+                return again(self.ended)
         elif isinstance(given, ComptrollerError) and not isinstance(given, RunCancelled):
             given = self.terms.as_seen(explained(given, call, self.receipt))
             if not (call.draft.tells_model and isinstance(given, CallDenied)):
                 self._stop(given, but=call.draft.episode)
-        answer(given)
+        return given
 
     def _reported(self, line: CallReceipt) -> None:
         if not line.in_flight and line.id in self._in_flight:
@@ -285,9 +306,11 @@ class Run:
 
     def _stop(self, why: ComptrollerError, but: str | None = None) -> None:
         """No further call begins. `but`: the episode in which `why` is raised anyway."""
-        if self.ended is not None:
-            return
-        self.ended = why
+        if self.ended is None:
+            self.ended = why
+            self._interrupt(but)
+
+    def _interrupt(self, but: str | None = None) -> None:
         for episode in tuple(self._episodes):
             if episode.id != but:
                 episode.stop()
@@ -342,7 +365,7 @@ class Run:
             episode.stop()
         waits = [await outlast(self._change, lambda: not self._episodes, policy.teardown_timeout)]
         for owner in tuple(self._live):
-            owner.tell(Abandoned(why))
+            owner.tell(Abandoned(str(self.ended)))
         waits += [await outlast(self._change, lambda: not self._live, policy.settle_timeout)]
         for owner in tuple(self._live):
             owner.abort()
