@@ -314,6 +314,21 @@ class TestRefusals:
         assert "\n" not in str(error)
         assert len(str(error)) < 1_000
 
+    @pytest.mark.parametrize("verb", CALLS)
+    @pytest.mark.parametrize("said", [None, 5, True, ["no"], {"no": 1}, ""])
+    async def test_a_message_or_a_code_that_is_no_text_is_not_repeated(self, verb, said):
+        for body in ({"error": "INVALID_REQUEST", "message": said}, {"error": said}):
+            error, _ = await asked(CALLS[verb][0], httpx.Response(400, json=body))
+            assert isinstance(error, ComptrollerError)
+            assert error.error_code == ("INVALID_REQUEST" if "message" in body else None)
+            assert f"{verb}: " in str(error)
+            assert "(400" in str(error)
+
+    async def test_what_no_terminal_or_log_should_show_is_left_out(self):
+        said = httpx.Response(400, content=b'{"message": "\\u001b[31mno\\ud800 \\u0007more"}')
+        error, _ = await asked(CALLS["commit"][0], said)
+        assert "commit: [31mno more (400)" in str(error)
+
     @pytest.mark.parametrize("details", [None, "text", [], {}, {"scope": 1, "remaining": "2"}])
     async def test_a_denial_without_usable_details_says_what_is_known(self, details):
         error, _ = await asked(
