@@ -226,6 +226,20 @@ class TestSockets:
             with pytest.raises(LedgerMisbehaved, match="307"):
                 await ledger.commit("r", COMMIT)
 
+    async def test_a_cookie_is_neither_kept_nor_sent(self):
+        """It would be sent with the key of whichever tenant comes next."""
+        sets = b"HTTP/1.1 200 OK\r\nConnection: close\r\nSet-Cookie: who=acme; Path=/\r\n"
+        answer = http_answer(COMMITTED).replace(b"HTTP/1.1 200 OK\r\n", sets)
+        requests = []
+        async with raw_server(answer, requests) as address:
+            named = address.replace("127.0.0.1", "localhost")  # aiohttp keeps none of a number's
+            keys = {"acme": "key-of-acme", "globex": "key-of-globex"}
+            async with open_cycles(named, api_key=keys, outbox=False) as ledger:
+                for tenant in ("acme", "acme", "globex"):
+                    await ledger.commit("r", COMMIT, tenant=tenant)
+        assert len(requests) == 3
+        assert not [head for head in requests if b"cookie" in head.lower()]
+
     async def test_a_thousand_calls_at_once_are_all_answered(self, anyio_backend):
         """None is lost to the pool: they wait outside it, and its time-out cannot strike."""
         granted = set()

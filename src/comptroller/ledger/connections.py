@@ -11,6 +11,7 @@ hold under load. `KeyedClient` is the one place where its inside is replaced;
 import asyncio
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Protocol, TypeAlias
 
 import aiohttp
@@ -101,7 +102,7 @@ def pool(address: str, in_flight: int) -> httpx.AsyncBaseTransport:
     )
     through = _proxy(httpx.URL(address))
     if on_asyncio():
-        return AiohttpTransport(limits=limits, proxy=through)
+        return AiohttpPool(limits=limits, proxy=through)
     return httpx.AsyncHTTPTransport(limits=limits, proxy=through)
 
 
@@ -109,6 +110,21 @@ def _proxy(address: httpx.URL) -> httpx.Proxy | None:
     proxies = urllib.request.getproxies()
     url = proxies.get(address.scheme) or proxies.get("all")
     return httpx.Proxy(url) if url and not urllib.request.proxy_bypass(address.host) else None
+
+
+class AiohttpPool(AiohttpTransport):
+    """aiohttp's, without its jar: a cookie that one tenant is given would go out with every key."""
+
+    def get_client(self) -> aiohttp.ClientSession:
+        """The session that holds the connections."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self.limits.max_connections or 0,
+                keepalive_timeout=self.limits.keepalive_expiry,
+                ssl=self.ssl_context,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
 
 
 class QuietHttp(httpx.AsyncClient):
@@ -174,6 +190,7 @@ class Connections:
                 headers={API_KEY: key, DETAILS: "denials"},
                 timeout=self._timeout,
                 transport=self._transport,
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # it keeps none
             )
             config = CyclesConfig(base_url=self.address, api_key=key)
             self._clients[key] = KeyedClient(config, http)
