@@ -404,7 +404,20 @@ class TestRefusals:
     @pytest.mark.parametrize("verb", CALLS)
     @pytest.mark.parametrize(
         ("header", "milliseconds"),
-        [("7", 7000), ("0", 0), ("soon", None), ("-1", None), ("9" * 30, None), (None, None)],
+        [
+            ("7", 7000),
+            ("0", 0),
+            ("soon", None),
+            ("-1", None),
+            ("9" * 30, None),
+            (None, None),
+            ("1000000000", 10**12),
+            ("9" * 5000, None),
+            ("nan", None),
+            ("inf", None),
+            ("1.5", None),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ],
     )
     async def test_a_throttled_request_says_how_long_to_wait(self, verb, header, milliseconds):
         answer = refused(429, "LIMIT_EXCEEDED")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 from runcycles import Action, CommitRequest, EventCreateRequest, Subject
 
@@ -16,6 +17,7 @@ from comptroller.errors import CredentialsMissing, refusal
 from comptroller.ledger.interface import Owed
 from comptroller.ledger.outbox import DiskOutbox, Entry, Shelf, browse
 from comptroller.ledger.outbox.clerk import Clerk
+from comptroller.ledger.outbox.entries import now_ms
 from comptroller.ledger.outbox.sending import LANES
 from comptroller.money import tokens
 
@@ -160,6 +162,32 @@ async def test_a_429_is_honoured_and_written_down(root, first):
         assert entry.not_before_ms > entry.recorded_at_ms
         await until(lambda: not outbox.left)
         assert books.sent[-1][0] - began >= 8.9
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_monstrous_wait_is_cut_and_written_down_so(root, first):
+    """Whoever opens the outbox next does not wait for it anew, either."""
+    books = Books() if first else Books(no(429, "LIMIT_EXCEEDED", 10**18))
+    async with opened(books, root) as outbox:
+        outbox.keep(owed(retry_after_ms=10**18 if first else None))
+        began = anyio.current_time()
+        await anyio.sleep(1)
+        (entry,) = on_disk(root)
+        assert entry.not_before_ms - entry.recorded_at_ms <= 3_700_000
+        await until(lambda: not outbox.left)
+        assert 3_500 < anyio.current_time() - began < 3_700
+
+
+async def test_a_clock_that_is_set_back_parks_no_charge_however_often_all_is_hastened(root):
+    """A ledger that comes back, a drain: each looks at what is due."""
+    shelf = Shelf(root, ADDRESS)
+    shelf.put(attrs.evolve(Entry.of(owed(), ADDRESS), not_before_ms=now_ms() + 10**12))
+    books = Books()
+    async with opened(books, root) as outbox:
+        for _ in range(7):
+            await outbox.drain(0)
+            await anyio.sleep(600)
+        assert books.what == ["commit"]
 
 
 async def test_a_lease_that_is_over_becomes_an_event_that_is_written_down_first(root):

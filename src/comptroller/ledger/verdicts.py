@@ -118,9 +118,16 @@ def _refusal(answer: CyclesResponse, question: Question[Any], ledger: str) -> Co
         asks_for_budget=question.subject is not None,
         details=details if isinstance(details, dict) else None,
         request_id=answer.request_id,
-        retry_after_ms=answer.retry_after_ms_header,
+        retry_after_ms=_retry_after_ms(answer),
     )
     return _with_amounts(error, question.amount) if isinstance(error, BudgetExceeded) else error
+
+
+def _retry_after_ms(answer: CyclesResponse) -> int | None:
+    try:
+        return answer.retry_after_ms_header
+    except ValueError:  # more digits than Python makes a number of
+        return None
 
 
 def _text(

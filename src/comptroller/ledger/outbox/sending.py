@@ -28,7 +28,7 @@ from comptroller.interrupts import uninterrupted
 from comptroller.ledger.interface import Owed
 
 from .clerk import Clerk
-from .entries import Entry, now_ms
+from .entries import Entry
 from .parcels import Parcel, Parcels
 from .shelf import Shelf
 
@@ -84,7 +84,7 @@ class DiskOutbox:
         entry = Entry.of(owed, self._shelf.address)
         parcel = self._parcels.get(owed.key) or self._parcels.add(Parcel(entry))
         if entry.not_before_ms is not None or not parcel.safe:
-            parcel.entry = attrs.evolve(entry, recorded_at_ms=parcel.entry.recorded_at_ms)
+            parcel.becomes(attrs.evolve(entry, recorded_at_ms=parcel.entry.recorded_at_ms))
             try:
                 self._shelf.put(parcel.entry)
             except OSError as error:
@@ -114,7 +114,7 @@ class DiskOutbox:
         for parcel in self._parcels:
             if parcel.due is not None and not parcel.in_hand:
                 parcel.failures = 0
-                self._parcels.put_off(parcel, parcel.allowed())
+                self._parcels.put_off(parcel, parcel.allowed)
 
     async def drain(self, timeout: float) -> int:
         """Send everything now, and wait until it is accepted, at most `timeout` seconds.
@@ -170,7 +170,7 @@ class DiskOutbox:
         for entry in found:
             if entry.key not in self._parcels:  # else its owner is sending it
                 parcel = self._parcels.add(Parcel(entry, safe=True))
-                self._parcels.put_off(parcel, parcel.allowed())
+                self._parcels.put_off(parcel, parcel.allowed)
         self._loaded = True
         self._parcels.changed.notify()
 
@@ -210,11 +210,12 @@ class DiskOutbox:
         elif then is Next.STOP:
             self.rejected(entry.key, str(error))
         elif then is Next.RECORD and entry.commit is not None and entry.event is not None:
-            parcel.entry, due = entry.as_event(), anyio.current_time()
+            parcel.becomes(entry.as_event())
+            due = parcel.allowed
             await self._write(parcel)
         elif then is Next.RETRY:
             if (wait := getattr(error, "retry_after_ms", None)) is not None:
-                parcel.entry = attrs.evolve(entry, not_before_ms=now_ms() + wait)
+                parcel.becomes(entry.put_off(wait))
                 await self._write(parcel)
             due = _later(parcel)
         else:
@@ -250,7 +251,7 @@ def _later(parcel: Parcel, at_least: float = 0.0) -> float:
     """When it is sent again, after one more failure."""
     parcel.failures += 1
     pause = max(at_least, backoff.pause(parcel.failures, random.random()))  # noqa: S311 - it spreads
-    return max(anyio.current_time() + pause, parcel.allowed())
+    return max(anyio.current_time() + pause, parcel.allowed)
 
 
 def _not_on_disk(entry: Entry, error: OSError) -> None:
