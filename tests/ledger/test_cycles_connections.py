@@ -24,7 +24,7 @@ from runcycles import (
 
 import children
 from children import Python
-from comptroller.errors import LedgerMisbehaved, LedgerUnreachable
+from comptroller.errors import ComptrollerError, LedgerMisbehaved, LedgerUnreachable
 from comptroller.ledger.connections import KeyedClient, pool
 from comptroller.ledger.cycles import open_cycles
 from comptroller.money import tokens
@@ -212,6 +212,12 @@ class TestSockets:
         assert caught.value.status == -1
         assert address in str(caught.value)
 
+    async def test_a_reason_in_whatever_encoding_is_no_defect(self):
+        head = b"HTTP/1.1 400 Ung\xfcltig\r\nContent-Length: 0\r\n\r\n"
+        async with raw_server(head) as address, open_cycles(address, api_key="k") as ledger:
+            with pytest.raises(ComptrollerError):
+                await ledger.commit("r", COMMIT)
+
     async def test_nobody_listening_is_no_answer(self):
         async with open_cycles("http://127.0.0.1:1", api_key="k") as ledger:
             with pytest.raises(
@@ -219,9 +225,12 @@ class TestSockets:
             ):
                 await ledger.reserve(reserve(1))
 
-    async def test_a_redirect_is_not_followed(self):
+    @pytest.mark.parametrize(
+        "where", [b"http://127.0.0.1:1/", b"javascript:x", b"http://xn--/", b"http://[::1", b"\xff"]
+    )
+    async def test_a_redirect_is_not_followed(self, where):
         """It would hand the key to whoever is named."""
-        head = b"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
+        head = b"HTTP/1.1 307 Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % where
         async with raw_server(head) as address, open_cycles(address, api_key="k") as ledger:
             with pytest.raises(LedgerMisbehaved, match="307"):
                 await ledger.commit("r", COMMIT)

@@ -139,7 +139,7 @@ class QuietHttp(httpx.AsyncClient):
         """As `httpx.AsyncClient.send`, reading the body; raises `NoAnswer`."""
         try:
             return await super().send(request, **settings)
-        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+        except (httpx.HTTPError, aiohttp.ClientError, OSError, UnicodeError) as error:
             raise NoAnswer(str(error) or type(error).__name__) from error
 
     def build_request(
@@ -160,6 +160,11 @@ class QuietHttp(httpx.AsyncClient):
         except (TypeError, ValueError, RecursionError) as error:
             text = f"the request cannot be written as JSON: {error}"
             raise LedgerRefused(text, status=400, error_code="INVALID_REQUEST") from None
+
+
+async def unfollowed(response: httpx.Response) -> None:
+    """A redirect is an answer like any other: httpx would read where it leads, and may stumble."""
+    response.headers.pop("Location", None)
 
 
 class KeyedClient(AsyncCyclesClient):
@@ -190,6 +195,7 @@ class Connections:
                 headers={API_KEY: key, DETAILS: "denials"},
                 timeout=self._timeout,
                 transport=self._transport,
+                event_hooks={"response": [unfollowed]},
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # it keeps none
             )
             config = CyclesConfig(base_url=self.address, api_key=key)
