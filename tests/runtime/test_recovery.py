@@ -102,6 +102,19 @@ def test_at_a_server_what_is_known_is_charged_and_only_the_rest_by_policy(tmp_pa
         assert "hold nothing" in done("recover", "--ledger", bank.url)
 
 
+async def test_what_is_known_of_a_process_that_died_meanwhile_is_charged_too(tmp_path):
+    """The ledger was open already, and its outbox has long been looked through."""
+    with open_bank() as bank:
+        async with open_ledger(bank.url, api_key="key", outbox=tmp_path) as ledger:
+            await ledger.drain()
+            bank.script["commit"] = ["hold"]
+            with doomed(bank.url, "key", tmp_path) as keys:
+                bank.wait_for("commit")
+            found = await recover(ledger, lambda _: "charge")
+        assert [(each.key, each.outcome) for each in found] == [(keys[1], "charged")]
+        assert bank.spent() == 30 + 100
+
+
 def test_an_execution_is_new_each_time_and_names_its_process():
     first, second = (PRESENCE.enter("ledger.db", "acme") for _ in range(2))
     try:

@@ -116,6 +116,21 @@ class DiskOutbox:
                 parcel.failures = 0
                 self._parcels.put_off(parcel, parcel.allowed)
 
+    async def look(self) -> None:
+        """Find what was left behind, by this process or another one; a ledger's opening does so.
+
+        What died since then is found by another look. Takes as long as the disk does.
+        """
+        try:
+            found = await anyio.to_thread.run_sync(self._shelf.load)
+        except OSError as error:
+            log.error("the outbox %s: %s", self._shelf.root, error)
+            found = []
+        for entry in found:
+            if entry.key not in self._parcels:  # else its owner is sending it
+                parcel = self._parcels.add(Parcel(entry, safe=True))
+                self._parcels.put_off(parcel, parcel.allowed)
+
     async def drain(self, timeout: float) -> int:
         """Send everything now, and wait until it is accepted, at most `timeout` seconds.
 
@@ -161,16 +176,7 @@ class DiskOutbox:
 
     @uninterrupted
     async def _find(self) -> None:
-        """What was left behind, by this process or another one."""
-        try:
-            found = await anyio.to_thread.run_sync(self._shelf.load)
-        except OSError as error:
-            log.error("the outbox %s: %s", self._shelf.root, error)
-            found = []
-        for entry in found:
-            if entry.key not in self._parcels:  # else its owner is sending it
-                parcel = self._parcels.add(Parcel(entry, safe=True))
-                self._parcels.put_off(parcel, parcel.allowed)
+        await self.look()
         self._loaded = True
         self._parcels.changed.notify()
 
