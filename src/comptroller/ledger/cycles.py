@@ -274,7 +274,7 @@ class CyclesLedger:
         held_back = question.verb not in _NEVER_HELD_BACK
         if held_back:
             self._caution.check(question.verb)
-        missing, sent = "no API key", -math.inf
+        missing, sent = "no API key", None
         with anyio.move_on_after(self.request_timeout):
             client = await self._connections.client(question.tenant)
             missing = f"no place among {self._gate.total_tokens:g} requests in flight"
@@ -290,7 +290,8 @@ class CyclesLedger:
             if self._caution.answered() and self.outbox is not None:
                 self.outbox.hasten()
             return understood(answer, question, self.name)
-        self._caution.unanswered(sent)
+        if sent is not None:  # else it was never asked
+            self._caution.unanswered(sent)
         raise self._unreachable(question, f"{missing} within {self.request_timeout:g} s")
 
     def _unreachable(self, question: Question[Any], problem: str) -> LedgerUnreachable:
