@@ -258,6 +258,14 @@ async def test_draining_does_not_wait_for_what_may_not_be_sent_in_time(root):
         assert anyio.current_time() - began < 1
 
 
+async def test_draining_again_and_again_fills_no_memory(root):
+    async with opened(Books(), root) as outbox:
+        outbox.keep(owed(retry_after_ms=600_000))
+        for _ in range(100):
+            assert await outbox.drain(1) == 1
+        assert len(outbox._parcels._turns) == 1
+
+
 async def test_closing_sends_what_can_be_sent_and_waits_no_longer_than_it_may(root):
     good, bad = Books(no(-1)), Books()
     async with opened(good, root, patience=5) as outbox:

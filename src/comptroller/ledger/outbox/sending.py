@@ -114,7 +114,8 @@ class DiskOutbox:
         for parcel in self._parcels:
             if parcel.due is not None and not parcel.in_hand:
                 parcel.failures = 0
-                self._parcels.put_off(parcel, parcel.allowed)
+                if parcel.allowed < parcel.due:
+                    self._parcels.put_off(parcel, parcel.allowed)
 
     async def look(self) -> None:
         """Find what was left behind, by this process or another one; a ledger's opening does so.
