@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -143,6 +144,30 @@ def test_what_is_long_dead_is_forgotten():
         assert set(directory().iterdir()) & {*old, *new} == set(new)
     finally:
         PRESENCE.leave()
+
+
+def test_a_process_that_lived_long_is_not_long_dead():
+    """Its file is as young as its last run, or the next process would forget it unrecovered."""
+    mark = mark_of(PRESENCE.enter("ledger.db", "acme"))
+    try:
+        os.utime(directory() / mark, (0, 0))
+        PRESENCE.enter("ledger.db", "acme")
+        PRESENCE.leave()
+        assert (directory() / mark).stat().st_mtime > time.time() - 60
+    finally:
+        PRESENCE.leave()
+
+
+def test_a_file_that_another_process_has_just_removed_is_nothing_to_warn_of(caplog):
+    directory().mkdir(parents=True, exist_ok=True)
+    gone = directory() / "0123456789ab.tmp"
+    gone.symlink_to(directory() / "nowhere")
+    try:
+        PRESENCE.enter("ledger.db", "acme")
+        PRESENCE.leave()
+    finally:
+        gone.unlink()
+    assert caplog.text == ""
 
 
 async def test_runs_that_end_in_peace_leave_no_file(tmp_path):
