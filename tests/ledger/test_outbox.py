@@ -14,6 +14,7 @@ import pytest
 from runcycles import Action, CommitRequest, EventCreateRequest, Subject
 
 from comptroller.errors import CredentialsMissing, refusal
+from comptroller.ledger.cycles import open_cycles
 from comptroller.ledger.interface import Owed
 from comptroller.ledger.outbox import DiskOutbox, Entry, Shelf, browse
 from comptroller.ledger.outbox.clerk import Clerk
@@ -256,6 +257,20 @@ async def test_draining_does_not_wait_for_what_may_not_be_sent_in_time(root):
         began = anyio.current_time()
         assert await outbox.drain(60) == 1
         assert anyio.current_time() - began < 1
+
+
+async def test_a_home_is_found_wherever_the_program_was_started(tmp_path, monkeypatch):
+    """Where no shell has read the setting: a container's, a service's."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COMPTROLLER_OUTBOX", "~/outbox")
+    for named in (True, "~/outbox"):
+        async with open_cycles("http://127.0.0.1:1", outbox=named, drain_timeout=0) as ledger:
+            ledger.outbox.keep(owed())
+            assert names(tmp_path / "outbox") == [".json"]
+    monkeypatch.setenv("COMPTROLLER_OUTBOX", "~nobody-of-this-name/outbox")
+    with pytest.raises(ValueError, match="'~nobody-of-this-name/outbox' is no directory for"):
+        async with open_cycles("http://127.0.0.1:1"):
+            pass
 
 
 async def test_draining_again_and_again_fills_no_memory(root):

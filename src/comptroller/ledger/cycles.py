@@ -14,7 +14,6 @@ import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Unpack
 from urllib.parse import quote
 
@@ -59,7 +58,7 @@ from comptroller.ledger.connections import (
     pool,
 )
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
-from comptroller.ledger.outbox import DiskOutbox, Shelf, default_directory
+from comptroller.ledger.outbox import DiskOutbox, Shelf, default_directory, directory
 from comptroller.ledger.verdicts import (
     CREATED,
     Answer,
@@ -361,8 +360,8 @@ async def open_cycles(
         if outbox is False:
             yield ledger
             return
-        directory = default_directory() if outbox is True else Path(outbox)
-        shelf = Shelf(directory, ledger.name)
+        root = default_directory() if outbox is True else directory(outbox)
+        shelf = Shelf(root, ledger.name)
         async with DiskOutbox(ledger, shelf, patience=drain_timeout) as ledger.outbox:
             yield ledger
     finally:
