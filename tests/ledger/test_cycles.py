@@ -254,6 +254,14 @@ class TestAnswers:
             "limit": "7",
         }
 
+    async def test_a_listing_that_never_ends_is_no_listing(self):
+        """A server that does not read the cursor: whoever wants all pages would read for ever."""
+        page = httpx.Response(200, json={"reservations": [], "has_more": True, "next_cursor": "9"})
+        async with ledger_of(Script(page)) as ledger:
+            first = await ledger.reservations(tenant="acme")
+            with pytest.raises(LedgerMisbehaved, match="the next page is the one"):
+                await ledger.reservations(tenant="acme", cursor=first.next_cursor)
+
 
 class TestGrants:
     async def test_a_denial_in_an_answer_of_200_is_a_refusal(self):

@@ -61,6 +61,7 @@ from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_s
 from comptroller.ledger.outbox import DiskOutbox, Shelf, default_directory, directory
 from comptroller.ledger.verdicts import (
     CREATED,
+    OK,
     Answer,
     Question,
     ambiguous,
@@ -213,7 +214,11 @@ class CyclesLedger:
     async def reservations(
         self, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
     ) -> ReservationListResponse:
-        """As `Ledger.reservations`."""
+        """As `Ledger.reservations`.
+
+        Raises:
+            LedgerMisbehaved: a page that comes after itself, too: reading on would never end.
+        """
         filters = queries.parameters(tenant=tenant, **{"limit": _DEFAULT_LIMIT, **query})
         question = Question(
             "reservations",
@@ -221,7 +226,12 @@ class CyclesLedger:
             lambda client: client.list_reservations(**filters),
             tenant,
         )
-        return await self._ask(question)
+        page = await self._ask(question)
+        if page.has_more and page.next_cursor and page.next_cursor == query.get("cursor"):
+            raise LedgerMisbehaved(
+                f"{self.name}: reservations: the next page is the one that was asked for", status=OK
+            )
+        return page
 
     async def reservation(
         self, reservation_id: str, *, tenant: str | None = None
