@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import itertools
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ from runcycles import (
 import children
 from children import Python
 from comptroller.errors import ComptrollerError, LedgerMisbehaved, LedgerUnreachable
+from comptroller.ledger import connections
 from comptroller.ledger.connections import KeyedClient, pool
 from comptroller.ledger.cycles import open_cycles
 from comptroller.money import tokens
@@ -176,6 +178,19 @@ class TestThePool:
             clients = ledger._connections._clients
             assert len(clients) == 1000
             assert {client._http._transport for client in clients.values()} == {transport}
+
+    async def test_keys_that_are_new_each_time_fill_no_memory(self, monkeypatch):
+        monkeypatch.setattr(connections, "_KEYS", 10)
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, json=COMMITTED))
+        numbers = itertools.count()
+
+        async def rotated(tenant):
+            return f"key-{next(numbers)}-of-{tenant}"
+
+        async with open_cycles("http://host", api_key=rotated, transport=transport) as ledger:
+            for _ in range(100):
+                await ledger.commit("r", COMMIT, tenant="acme")
+            assert len(ledger._connections._clients) <= 10
 
     async def test_goes_through_the_proxy_of_the_environment(self, monkeypatch):
         for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):

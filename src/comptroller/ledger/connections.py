@@ -35,6 +35,9 @@ connection that is just being closed is a lost answer."""
 _CLOSING = 1.0
 """Seconds that closing the pool may take, also while the surrounding scope is being cancelled."""
 
+_KEYS = 10_000
+"""Keys whose clients are kept. All are made anew beyond that: keys may be new ones each minute."""
+
 
 class Clients(Protocol):
     """Where the client of a tenant comes from."""
@@ -190,6 +193,8 @@ class Connections:
         """The client that holds `tenant`'s key, or `CredentialsMissing`."""
         key = await self._key(tenant)
         if key not in self._clients:
+            if len(self._clients) >= _KEYS:
+                self._clients.clear()
             http = QuietHttp(
                 base_url=self.address,
                 headers={API_KEY: key, DETAILS: "denials"},
