@@ -448,6 +448,34 @@ async def test_a_disk_that_takes_nothing_is_told_and_the_charge_is_sent_all_the_
     assert books.what == ["commit"] * 2
 
 
+async def test_what_a_full_disk_did_not_take_is_written_when_there_is_room(tmp_path):
+    (tmp_path / "file").touch()
+    root = tmp_path / "file" / "outbox"
+    books = Books(*[no(503)] * 3)
+    async with opened(books, root) as outbox:
+        await outbox.write_ahead(owed())
+        outbox.keep(owed())
+        (tmp_path / "file").unlink()
+        await until(lambda: books.sent)
+        await anyio.sleep(0.1)
+        assert [entry.key for entry in on_disk(root)] == ["rsv_1"]
+        assert await outbox.drain(600) == 0
+    assert names(root) == []
+
+
+async def test_setting_aside_needs_no_room(root, monkeypatch):
+    async with opened(Books(no(400, "INVALID_REQUEST")), root) as outbox:
+        await outbox.write_ahead(owed())
+        monkeypatch.setattr(Shelf, "put", full)
+        outbox.keep(owed())
+        assert await outbox.drain(60) == 0
+    assert names(root) == [".rejected"]
+
+
+def full(shelf, entry):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 async def test_file_work_that_is_left_at_the_end_is_done_off_the_loop_and_in_order():
     """Thousands of removals would hold up the loop that everything else ends in."""
     done, clerk = [], Clerk()

@@ -35,12 +35,15 @@ class Parcel:
     allowed: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.becomes(self.entry)
+        self.allowed = _allowed(self.entry)
 
     def becomes(self, entry: Entry) -> None:
-        """It is sent as `entry` from now on."""
-        self.entry = entry
-        self.allowed = anyio.current_time() + backoff.floor(entry.not_before_ms, now_ms())
+        """It is sent as `entry` from now on, which is not on disk yet."""
+        self.entry, self.safe, self.allowed = entry, False, _allowed(entry)
+
+
+def _allowed(entry: Entry) -> float:
+    return anyio.current_time() + backoff.floor(entry.not_before_ms, now_ms())
 
 
 class Signal:

@@ -89,6 +89,8 @@ class DiskOutbox:
                 self._shelf.put(parcel.entry)
             except OSError as error:
                 _not_on_disk(parcel.entry, error)
+            else:
+                parcel.safe = True
         self._put_off(parcel)
 
     def settled(self, key: str) -> None:
@@ -219,15 +221,15 @@ class DiskOutbox:
         elif then is Next.RECORD and entry.commit is not None and entry.event is not None:
             parcel.becomes(entry.as_event())
             due = parcel.allowed
-            await self._write(parcel)
         elif then is Next.RETRY:
             if (wait := getattr(error, "retry_after_ms", None)) is not None:
                 parcel.becomes(entry.put_off(wait))
-                await self._write(parcel)
             due = _later(parcel)
         else:
             log.error("what %s cost is kept in the outbox: %s", entry.key, error)
             due = _later(parcel, at_least=backoff.UNTIL_MENDED)
+        if due is not None and not parcel.safe:
+            await self._write(parcel)
         return due
 
     # -- bookkeeping
@@ -237,7 +239,6 @@ class DiskOutbox:
         return not any(_can(parcel, deadline) for parcel in self._parcels)
 
     async def _write(self, parcel: Parcel) -> None:
-        parcel.safe = False
         try:
             await self._clerk.do(partial(self._shelf.put, parcel.entry))
         except OSError as error:

@@ -81,9 +81,12 @@ class Shelf:
 
     def set_aside(self, entry: Entry) -> None:
         """It is not sent any more, and stays for a person to look at."""
-        self.put(entry)
         path = self._place(entry) / entry.file_name
-        path.replace(path.with_suffix(REJECTED))
+        try:
+            path.replace(path.with_suffix(REJECTED))
+        except FileNotFoundError:  # the disk was full then, or another process did the same
+            self.put(entry)
+            path.replace(path.with_suffix(REJECTED))
 
     def load(self) -> list[Entry]:
         """Every entry owed to this ledger. What is none is set aside, and told."""
