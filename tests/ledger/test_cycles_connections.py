@@ -192,15 +192,30 @@ class TestThePool:
                 await ledger.commit("r", COMMIT, tenant="acme")
             assert len(ledger._connections._clients) <= 10
 
-    async def test_goes_through_the_proxy_of_the_environment(self, monkeypatch):
+    @pytest.mark.parametrize("written", ["{}", " http://{} ", "http://{}/"])
+    async def test_goes_through_the_proxy_of_the_environment(self, monkeypatch, written):
         for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(name, raising=False)
         requests = []
         async with raw_server(http_answer(COMMITTED), requests) as proxy:
-            monkeypatch.setenv("http_proxy", proxy)
+            monkeypatch.setenv("http_proxy", written.format(proxy.removeprefix("http://")))
             async with open_cycles("http://cycles.invalid", api_key="k") as ledger:
                 await ledger.commit("r", COMMIT)
             assert requests[0].startswith(b"POST http://cycles.invalid/v1/reservations/r/commit ")
+
+    @pytest.mark.parametrize(
+        "named", ["socks5://u:secret@host:1", "garbage://x", "http://[::1", "http://"]
+    )
+    async def test_a_proxy_that_is_none_is_told_where_the_ledger_is_opened(
+        self, monkeypatch, named
+    ):
+        for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", named)
+        with pytest.raises(ValueError, match="set http_proxy like http://") as caught:
+            async with open_cycles("http://cycles.invalid", api_key="k"):
+                pass
+        assert "secret" not in str(caught.value)
 
     async def test_goes_past_a_proxy_where_the_environment_says_so(self, monkeypatch):
         requests = []

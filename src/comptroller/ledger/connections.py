@@ -11,6 +11,7 @@ hold under load. `KeyedClient` is the one place where its inside is replaced;
 import asyncio
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Protocol, TypeAlias
 
@@ -110,9 +111,23 @@ def pool(address: str, in_flight: int) -> httpx.AsyncBaseTransport:
 
 
 def _proxy(address: httpx.URL) -> httpx.Proxy | None:
+    """The one that the environment names, as curl reads it: `host:port` is one of HTTP.
+
+    Raises:
+        ValueError: it is no proxy of HTTP. A password in it is not repeated.
+    """
     proxies = urllib.request.getproxies()
-    url = proxies.get(address.scheme) or proxies.get("all")
-    return httpx.Proxy(url) if url and not urllib.request.proxy_bypass(address.host) else None
+    named = (proxies.get(address.scheme) or proxies.get("all") or "").strip()
+    if not named or urllib.request.proxy_bypass(address.host):
+        return None
+    with suppress(httpx.InvalidURL):
+        url = httpx.URL(named if "://" in named else f"http://{named}")
+        if url.scheme in ("http", "https") and url.host:
+            return httpx.Proxy(url)
+    raise ValueError(
+        f"the environment's proxy for {address} is none of HTTP: set {address.scheme}_proxy like"
+        f" http://proxy.example.com:3128, or name {address.host} in no_proxy"
+    )
 
 
 class AiohttpPool(AiohttpTransport):
