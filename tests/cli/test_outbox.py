@@ -89,8 +89,27 @@ def test_what_cannot_be_sent_is_left_and_the_exit_code_says_so(shelf):
     shelf.put(entry("rsv_1"))
     words = ("outbox", "replay", "--ledger", ADDRESS, "--timeout", "0", "--json")
     result = call(*words, env={"CYCLES_API_KEY": "key"})
-    assert (result.exit_code, json.loads(result.stdout)) == (1, {"left": 1, "set_aside": 0})
+    assert (result.exit_code, json.loads(result.stdout)) == (
+        1, {"left": 1, "set_aside": 0, "elsewhere": {}},
+    )  # fmt: skip
     assert len(list(shelf.root.rglob("*.json"))) == 1
+
+
+def test_what_is_owed_to_other_addresses_than_the_one_that_is_asked_is_told(shelf):
+    """The same server may have another name there."""
+    shelf.put(entry("rsv_1"))
+    shelf.put(attrs.evolve(entry("rsv_2"), address="http://cycles.example.com"))
+    asked = "http://localhost:9"
+    words = ("outbox", "replay", "--ledger", asked, "--timeout", "0")
+    owed, key = [ADDRESS, "http://cycles.example.com"], {"CYCLES_API_KEY": "key"}
+    nothing_left, *others = done(*words, env=key).splitlines()
+    assert nothing_left == f"0 left to send to {asked} in {shelf.root}"
+    assert others == [
+        f"1 owed to {each}, not asked now: comptroller outbox replay --ledger {each}"
+        for each in owed
+    ]
+    plain = json.loads(done(*words, "--json", env=key))
+    assert plain == {"left": 0, "set_aside": 0, "elsewhere": dict.fromkeys(owed, 1)}
 
 
 def test_an_embedded_ledger_is_owed_nothing(tmp_path):

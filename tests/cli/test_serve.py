@@ -184,6 +184,21 @@ class TestServing:
         shown = json.loads(done("budget", "list", "--json", "--ledger", str(ledger)))
         assert shown[0]["reserved"]["amount"] == 100
 
+    def test_a_request_that_does_not_end_is_hung_up_on_before_the_server_ends(self, ledger):
+        """Nothing of it was done, and nobody reads a traceback of it."""
+        key = key_of("acme", ledger)
+        with served(ledger, "--grace", "1") as running:
+            head = f"POST /v1/decide HTTP/1.1\r\nHost: x\r\nX-Cycles-API-Key: {key}\r\n"
+            host, port = running.url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port)), timeout=60) as line:
+                line.sendall(f"{head}Content-Length: 9\r\n\r\n{{".encode())
+                with client_of(running, key) as client:
+                    assert client.get("/healthz").status_code == 200  # so the head was read, too
+                running.child.send_signal(signal.SIGTERM)
+                assert line.recv(1000) == b""
+            _, err = running.child.communicate(timeout=60)
+            assert (running.child.returncode, err) == (0, "")
+
     def test_ctrl_c_ends_it_as_well_as_it_began(self, ledger):
         with served(ledger) as running:
             running.child.send_signal(signal.SIGINT)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from comptroller.decide.backoff import FIRST, LONGEST_FLOOR, MOST, floor, pause
+from comptroller.decide.backoff import FIRST, LONGEST_FLOOR, MOST, floor, honoured, pause
 
 
 def test_pauses_double_up_to_a_bound():
@@ -22,4 +22,11 @@ def test_the_ledgers_own_time_counts_within_reason():
     assert floor(4_000, 5_000) == 0
     assert floor(9_000, 5_000) == 4
     assert floor(10**15, 5_000) == LONGEST_FLOOR
-    assert floor(10**400, 5_000.0) == LONGEST_FLOOR
+    assert floor(10**400, 5_000) == LONGEST_FLOOR
+
+
+@pytest.mark.parametrize(
+    ("asked", "waited"), [(-1, 0), (0, 0), (7_000, 7_000), (10**400, 3_600_000)]
+)
+def test_a_wait_that_the_ledger_asks_for_has_an_end(asked, waited):
+    assert honoured(asked) == waited

@@ -90,6 +90,21 @@ class TestSilence:
             assert anyio.current_time() - began <= 15.1
             assert "asked again in" in str(errors[-1])
 
+    async def test_a_ledger_that_was_never_asked_was_not_silent(self, tmp_path):
+        """A key that did not come in time says nothing about it; each is asked twice."""
+        pauses = [2.0, 2.0]
+
+        async def key(tenant):
+            await anyio.sleep(pauses.pop() if pauses else 0)
+            return "key"
+
+        async with remote(tmp_path, api_key=key, request_timeout=1) as (ledger, _, way):
+            assert "no API key within 1 s" in str(await refused(ledger, 0))
+            way.state = "dead"
+            await refused(ledger, 1)
+            way.state = "up"
+            assert (await ledger.reserve(asking(2))).reservation_id
+
     async def test_a_server_that_drops_all_its_connections_at_once_is_asked_again(self, tmp_path):
         async with remote(tmp_path, limit=10_000, in_flight=50) as (ledger, _, way):
             granted = []

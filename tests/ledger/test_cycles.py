@@ -254,6 +254,14 @@ class TestAnswers:
             "limit": "7",
         }
 
+    async def test_a_listing_that_never_ends_is_no_listing(self):
+        """A server that does not read the cursor: whoever wants all pages would read for ever."""
+        page = httpx.Response(200, json={"reservations": [], "has_more": True, "next_cursor": "9"})
+        async with ledger_of(Script(page)) as ledger:
+            first = await ledger.reservations(tenant="acme")
+            with pytest.raises(LedgerMisbehaved, match="the next page is the one"):
+                await ledger.reservations(tenant="acme", cursor=first.next_cursor)
+
 
 class TestGrants:
     async def test_a_denial_in_an_answer_of_200_is_a_refusal(self):
@@ -313,6 +321,21 @@ class TestRefusals:
         assert "reserve: no more no more" in str(error)
         assert "\n" not in str(error)
         assert len(str(error)) < 1_000
+
+    @pytest.mark.parametrize("verb", CALLS)
+    @pytest.mark.parametrize("said", [None, 5, True, ["no"], {"no": 1}, ""])
+    async def test_a_message_or_a_code_that_is_no_text_is_not_repeated(self, verb, said):
+        for body in ({"error": "INVALID_REQUEST", "message": said}, {"error": said}):
+            error, _ = await asked(CALLS[verb][0], httpx.Response(400, json=body))
+            assert isinstance(error, ComptrollerError)
+            assert error.error_code == ("INVALID_REQUEST" if "message" in body else None)
+            assert f"{verb}: " in str(error)
+            assert "(400" in str(error)
+
+    async def test_what_no_terminal_or_log_should_show_is_left_out(self):
+        said = httpx.Response(400, content=b'{"message": "\\u001b[31mno\\ud800 \\u0007more"}')
+        error, _ = await asked(CALLS["commit"][0], said)
+        assert "commit: [31mno more (400)" in str(error)
 
     @pytest.mark.parametrize("details", [None, "text", [], {}, {"scope": 1, "remaining": "2"}])
     async def test_a_denial_without_usable_details_says_what_is_known(self, details):
@@ -389,7 +412,20 @@ class TestRefusals:
     @pytest.mark.parametrize("verb", CALLS)
     @pytest.mark.parametrize(
         ("header", "milliseconds"),
-        [("7", 7000), ("0", 0), ("soon", None), ("-1", None), ("9" * 30, None), (None, None)],
+        [
+            ("7", 7000),
+            ("0", 0),
+            ("soon", None),
+            ("-1", None),
+            ("9" * 30, None),
+            (None, None),
+            ("1000000000", 10**12),
+            ("9" * 5000, None),
+            ("nan", None),
+            ("inf", None),
+            ("1.5", None),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+        ],
     )
     async def test_a_throttled_request_says_how_long_to_wait(self, verb, header, milliseconds):
         answer = refused(429, "LIMIT_EXCEEDED")

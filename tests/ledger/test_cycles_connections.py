@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import itertools
 import json
 import os
 import subprocess
@@ -24,7 +25,8 @@ from runcycles import (
 
 import children
 from children import Python
-from comptroller.errors import LedgerMisbehaved, LedgerUnreachable
+from comptroller.errors import ComptrollerError, LedgerMisbehaved, LedgerUnreachable
+from comptroller.ledger import connections
 from comptroller.ledger.connections import KeyedClient, pool
 from comptroller.ledger.cycles import open_cycles
 from comptroller.money import tokens
@@ -177,15 +179,43 @@ class TestThePool:
             assert len(clients) == 1000
             assert {client._http._transport for client in clients.values()} == {transport}
 
-    async def test_goes_through_the_proxy_of_the_environment(self, monkeypatch):
+    async def test_keys_that_are_new_each_time_fill_no_memory(self, monkeypatch):
+        monkeypatch.setattr(connections, "_KEYS", 10)
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, json=COMMITTED))
+        numbers = itertools.count()
+
+        async def rotated(tenant):
+            return f"key-{next(numbers)}-of-{tenant}"
+
+        async with open_cycles("http://host", api_key=rotated, transport=transport) as ledger:
+            for _ in range(100):
+                await ledger.commit("r", COMMIT, tenant="acme")
+            assert len(ledger._connections._clients) <= 10
+
+    @pytest.mark.parametrize("written", ["{}", " http://{} ", "http://{}/"])
+    async def test_goes_through_the_proxy_of_the_environment(self, monkeypatch, written):
         for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(name, raising=False)
         requests = []
         async with raw_server(http_answer(COMMITTED), requests) as proxy:
-            monkeypatch.setenv("http_proxy", proxy)
+            monkeypatch.setenv("http_proxy", written.format(proxy.removeprefix("http://")))
             async with open_cycles("http://cycles.invalid", api_key="k") as ledger:
                 await ledger.commit("r", COMMIT)
             assert requests[0].startswith(b"POST http://cycles.invalid/v1/reservations/r/commit ")
+
+    @pytest.mark.parametrize(
+        "named", ["socks5://u:secret@host:1", "garbage://x", "http://[::1", "http://"]
+    )
+    async def test_a_proxy_that_is_none_is_told_where_the_ledger_is_opened(
+        self, monkeypatch, named
+    ):
+        for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", named)
+        with pytest.raises(ValueError, match="set http_proxy like http://") as caught:
+            async with open_cycles("http://cycles.invalid", api_key="k"):
+                pass
+        assert "secret" not in str(caught.value)
 
     async def test_goes_past_a_proxy_where_the_environment_says_so(self, monkeypatch):
         requests = []
@@ -212,6 +242,12 @@ class TestSockets:
         assert caught.value.status == -1
         assert address in str(caught.value)
 
+    async def test_a_reason_in_whatever_encoding_is_no_defect(self):
+        head = b"HTTP/1.1 400 Ung\xfcltig\r\nContent-Length: 0\r\n\r\n"
+        async with raw_server(head) as address, open_cycles(address, api_key="k") as ledger:
+            with pytest.raises(ComptrollerError):
+                await ledger.commit("r", COMMIT)
+
     async def test_nobody_listening_is_no_answer(self):
         async with open_cycles("http://127.0.0.1:1", api_key="k") as ledger:
             with pytest.raises(
@@ -219,12 +255,29 @@ class TestSockets:
             ):
                 await ledger.reserve(reserve(1))
 
-    async def test_a_redirect_is_not_followed(self):
+    @pytest.mark.parametrize(
+        "where", [b"http://127.0.0.1:1/", b"javascript:x", b"http://xn--/", b"http://[::1", b"\xff"]
+    )
+    async def test_a_redirect_is_not_followed(self, where):
         """It would hand the key to whoever is named."""
-        head = b"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
+        head = b"HTTP/1.1 307 Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % where
         async with raw_server(head) as address, open_cycles(address, api_key="k") as ledger:
             with pytest.raises(LedgerMisbehaved, match="307"):
                 await ledger.commit("r", COMMIT)
+
+    async def test_a_cookie_is_neither_kept_nor_sent(self):
+        """It would be sent with the key of whichever tenant comes next."""
+        sets = b"HTTP/1.1 200 OK\r\nConnection: close\r\nSet-Cookie: who=acme; Path=/\r\n"
+        answer = http_answer(COMMITTED).replace(b"HTTP/1.1 200 OK\r\n", sets)
+        requests = []
+        async with raw_server(answer, requests) as address:
+            named = address.replace("127.0.0.1", "localhost")  # aiohttp keeps none of a number's
+            keys = {"acme": "key-of-acme", "globex": "key-of-globex"}
+            async with open_cycles(named, api_key=keys, outbox=False) as ledger:
+                for tenant in ("acme", "acme", "globex"):
+                    await ledger.commit("r", COMMIT, tenant=tenant)
+        assert len(requests) == 3
+        assert not [head for head in requests if b"cookie" in head.lower()]
 
     async def test_a_thousand_calls_at_once_are_all_answered(self, anyio_backend):
         """None is lost to the pool: they wait outside it, and its time-out cannot strike."""

@@ -9,13 +9,16 @@ import time
 from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 from runcycles import Action, CommitRequest, EventCreateRequest, Subject
 
 from comptroller.errors import CredentialsMissing, refusal
+from comptroller.ledger.cycles import open_cycles
 from comptroller.ledger.interface import Owed
 from comptroller.ledger.outbox import DiskOutbox, Entry, Shelf, browse
 from comptroller.ledger.outbox.clerk import Clerk
+from comptroller.ledger.outbox.entries import now_ms
 from comptroller.ledger.outbox.sending import LANES
 from comptroller.money import tokens
 
@@ -162,6 +165,32 @@ async def test_a_429_is_honoured_and_written_down(root, first):
         assert books.sent[-1][0] - began >= 8.9
 
 
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_monstrous_wait_is_cut_and_written_down_so(root, first):
+    """Whoever opens the outbox next does not wait for it anew, either."""
+    books = Books() if first else Books(no(429, "LIMIT_EXCEEDED", 10**18))
+    async with opened(books, root) as outbox:
+        outbox.keep(owed(retry_after_ms=10**18 if first else None))
+        began = anyio.current_time()
+        await anyio.sleep(1)
+        (entry,) = on_disk(root)
+        assert entry.not_before_ms - entry.recorded_at_ms <= 3_700_000
+        await until(lambda: not outbox.left)
+        assert 3_500 < anyio.current_time() - began < 3_700
+
+
+async def test_a_clock_that_is_set_back_parks_no_charge_however_often_all_is_hastened(root):
+    """A ledger that comes back, a drain: each looks at what is due."""
+    shelf = Shelf(root, ADDRESS)
+    shelf.put(attrs.evolve(Entry.of(owed(), ADDRESS), not_before_ms=now_ms() + 10**12))
+    books = Books()
+    async with opened(books, root) as outbox:
+        for _ in range(7):
+            await outbox.drain(0)
+            await anyio.sleep(600)
+        assert books.what == ["commit"]
+
+
 async def test_a_lease_that_is_over_becomes_an_event_that_is_written_down_first(root):
     books = Books(no(410, "RESERVATION_EXPIRED"), no(-1))
     async with opened(books, root) as outbox:
@@ -228,6 +257,28 @@ async def test_draining_does_not_wait_for_what_may_not_be_sent_in_time(root):
         began = anyio.current_time()
         assert await outbox.drain(60) == 1
         assert anyio.current_time() - began < 1
+
+
+async def test_a_home_is_found_wherever_the_program_was_started(tmp_path, monkeypatch):
+    """Where no shell has read the setting: a container's, a service's."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COMPTROLLER_OUTBOX", "~/outbox")
+    for named in (True, "~/outbox"):
+        async with open_cycles("http://127.0.0.1:1", outbox=named, drain_timeout=0) as ledger:
+            ledger.outbox.keep(owed())
+            assert names(tmp_path / "outbox") == [".json"]
+    monkeypatch.setenv("COMPTROLLER_OUTBOX", "~nobody-of-this-name/outbox")
+    with pytest.raises(ValueError, match="'~nobody-of-this-name/outbox' is no directory for"):
+        async with open_cycles("http://127.0.0.1:1"):
+            pass
+
+
+async def test_draining_again_and_again_fills_no_memory(root):
+    async with opened(Books(), root) as outbox:
+        outbox.keep(owed(retry_after_ms=600_000))
+        for _ in range(100):
+            assert await outbox.drain(1) == 1
+        assert len(outbox._parcels._turns) == 1
 
 
 async def test_closing_sends_what_can_be_sent_and_waits_no_longer_than_it_may(root):
@@ -395,6 +446,34 @@ async def test_a_disk_that_takes_nothing_is_told_and_the_charge_is_sent_all_the_
         outbox.keep(owed())
         assert await outbox.drain(60) == 0
     assert books.what == ["commit"] * 2
+
+
+async def test_what_a_full_disk_did_not_take_is_written_when_there_is_room(tmp_path):
+    (tmp_path / "file").touch()
+    root = tmp_path / "file" / "outbox"
+    books = Books(*[no(503)] * 3)
+    async with opened(books, root) as outbox:
+        await outbox.write_ahead(owed())
+        outbox.keep(owed())
+        (tmp_path / "file").unlink()
+        await until(lambda: books.sent)
+        await anyio.sleep(0.1)
+        assert [entry.key for entry in on_disk(root)] == ["rsv_1"]
+        assert await outbox.drain(600) == 0
+    assert names(root) == []
+
+
+async def test_setting_aside_needs_no_room(root, monkeypatch):
+    async with opened(Books(no(400, "INVALID_REQUEST")), root) as outbox:
+        await outbox.write_ahead(owed())
+        monkeypatch.setattr(Shelf, "put", full)
+        outbox.keep(owed())
+        assert await outbox.drain(60) == 0
+    assert names(root) == [".rejected"]
+
+
+def full(shelf, entry):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 async def test_file_work_that_is_left_at_the_end_is_done_off_the_loop_and_in_order():

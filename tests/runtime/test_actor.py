@@ -612,6 +612,14 @@ async def test_a_429_is_not_asked_again_before_its_time():
     assert first.key == second.key
 
 
+async def test_a_429_that_names_years_is_asked_again_within_an_hour():
+    before = anyio.current_time()
+    line, ledger, charged = await settled_under({"commit": [rate_limited(10**15)]})
+    assert (line.outcome, charged) == (Outcome.RECORDED, 30)  # the lease is over by then
+    assert 3_600 <= anyio.current_time() - before < 3_601
+    assert len({request.key for request in ledger.asked("commit")}) == 1
+
+
 async def test_a_lease_that_is_over_is_recorded_under_the_commits_key():
     """With the original subject and action."""
     line, ledger, charged = await settled_under({"commit": [expired()]})

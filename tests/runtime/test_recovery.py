@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -102,6 +103,19 @@ def test_at_a_server_what_is_known_is_charged_and_only_the_rest_by_policy(tmp_pa
         assert "hold nothing" in done("recover", "--ledger", bank.url)
 
 
+async def test_what_is_known_of_a_process_that_died_meanwhile_is_charged_too(tmp_path):
+    """The ledger was open already, and its outbox has long been looked through."""
+    with open_bank() as bank:
+        async with open_ledger(bank.url, api_key="key", outbox=tmp_path) as ledger:
+            await ledger.drain()
+            bank.script["commit"] = ["hold"]
+            with doomed(bank.url, "key", tmp_path) as keys:
+                bank.wait_for("commit")
+            found = await recover(ledger, lambda _: "charge")
+        assert [(each.key, each.outcome) for each in found] == [(keys[1], "charged")]
+        assert bank.spent() == 30 + 100
+
+
 def test_an_execution_is_new_each_time_and_names_its_process():
     first, second = (PRESENCE.enter("ledger.db", "acme") for _ in range(2))
     try:
@@ -130,6 +144,30 @@ def test_what_is_long_dead_is_forgotten():
         assert set(directory().iterdir()) & {*old, *new} == set(new)
     finally:
         PRESENCE.leave()
+
+
+def test_a_process_that_lived_long_is_not_long_dead():
+    """Its file is as young as its last run, or the next process would forget it unrecovered."""
+    mark = mark_of(PRESENCE.enter("ledger.db", "acme"))
+    try:
+        os.utime(directory() / mark, (0, 0))
+        PRESENCE.enter("ledger.db", "acme")
+        PRESENCE.leave()
+        assert (directory() / mark).stat().st_mtime > time.time() - 60
+    finally:
+        PRESENCE.leave()
+
+
+def test_a_file_that_another_process_has_just_removed_is_nothing_to_warn_of(caplog):
+    directory().mkdir(parents=True, exist_ok=True)
+    gone = directory() / "0123456789ab.tmp"
+    gone.symlink_to(directory() / "nowhere")
+    try:
+        PRESENCE.enter("ledger.db", "acme")
+        PRESENCE.leave()
+    finally:
+        gone.unlink()
+    assert caplog.text == ""
 
 
 async def test_runs_that_end_in_peace_leave_no_file(tmp_path):

@@ -201,6 +201,16 @@ async def test_a_cool_down_delays_the_next_call():
             assert anyio.current_time() - before == pytest.approx(5, abs=0.1)
 
 
+async def test_a_cool_down_of_whatever_length_ends_within_a_day():
+    async with funded() as ledger:
+        await capped(ledger, cooldown_ms=10**400)
+        async with bench(ledger) as it:
+            await it.whole()
+            before = anyio.current_time()
+            await it.granted()
+            assert anyio.current_time() - before == pytest.approx(86_400, abs=0.1)
+
+
 async def test_a_call_given_up_in_its_cool_down_never_was():
     """Nothing is asked, nothing charged."""
     async with funded() as memory:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -74,23 +75,33 @@ def replay(
     settings = reading.ledger(address, key_variable)
     root = directory or default_directory()
 
-    async def send() -> int:
+    async def send() -> tuple[str, int]:
         async with settings.open(outbox=root, drain_timeout=0.0) as ledger:
             if not ledger.remote:
                 raise ComptrollerError(
                     f"{ledger.name} is an embedded ledger: nothing is owed to it"
                 )
-            left: int = await ledger.drain(timeout)
-            return left
+            return ledger.name, await ledger.drain(timeout)
 
-    left = anyio.run(send)
+    asked, left = anyio.run(send)
+    elsewhere = _owed_elsewhere(root, asked)
     aside = len(set_aside(root))
     if as_json:
-        console.write_json({"left": left, "set_aside": aside})
-    else:
-        more = f"; {aside} set aside (comptroller outbox list)" if aside else ""
-        console.write(f"{left} left to send in {root}{more}")
+        console.write_json({"left": left, "set_aside": aside, "elsewhere": elsewhere})
+        return exits.FAILED if left else exits.DONE
+    more = f"; {aside} set aside (comptroller outbox list)" if aside else ""
+    console.write(f"{left} left to send to {asked} in {root}{more}")
+    for name, count in elsewhere.items():
+        console.write(
+            f"{count} owed to {name}, not asked now: comptroller outbox replay --ledger {name}"
+        )
     return exits.FAILED if left else exits.DONE
+
+
+def _owed_elsewhere(root: Path, asked: str) -> dict[str, int]:
+    """How many charges are owed to other ledgers than the one that was asked."""
+    owed = (entry.address for _, entry in browse(root) if entry is not None)
+    return dict(sorted(Counter(name for name in owed if name != asked).items()))
 
 
 def recover(address: str | None, key_variable: str | None, on_abandoned: str, as_json: bool) -> int:

@@ -21,6 +21,8 @@ _KEEP_ALIVE = 30  # seconds
 _LONGEST = 2 * PATIENCE
 """Seconds for a whole request, and for the first one to begin. For a body that has begun the
 application has less patience, and says so itself."""
+_OF_THE_GRACE = 0.9
+"""The part of a graceful end in which a request may still become whole."""
 MOST_WAITING = 256
 """Requests of one connection that wait for the answers of those before them."""
 
@@ -105,6 +107,16 @@ class Protocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         if not self.transport.is_closing():
             self.send_400_response(f"the request did not end within {_LONGEST:g} seconds")
+
+    def shutdown(self) -> None:
+        """The server ends. Whoever has not said all by the end of its grace is hung up on, and asks
+        again elsewhere; uvicorn would break off the application, which has done nothing yet.
+        """
+        super().shutdown()
+        grace = self.config.timeout_graceful_shutdown or 0
+        if not self._whole and not self.transport.is_closing():
+            self._wait_no_more()
+            self._late = self.loop.call_later(_OF_THE_GRACE * grace, self.transport.close)
 
     def on_message_begin(self) -> None:
         """A head begins."""

@@ -20,9 +20,11 @@ def pause(attempt: int, chance: float) -> float:
     return min(doubled, MOST) * (0.5 + chance / 2)
 
 
-def floor(not_before_ms: int | None, now_ms: float) -> float:
+def honoured(wait_ms: int) -> int:
+    """As much of a server's `Retry-After` as is waited for, in milliseconds."""
+    return min(max(wait_ms, 0), int(LONGEST_FLOOR * 1000))
+
+
+def floor(not_before_ms: int | None, now_ms: int) -> float:
     """Seconds until the ledger wants to be asked again; 0 where it did not say, or it is past."""
-    if not_before_ms is None:
-        return 0.0
-    latest = now_ms + LONGEST_FLOOR * 1000  # compared first: it may be too large for a float
-    return (min(max(not_before_ms, now_ms), latest) - now_ms) / 1000
+    return 0.0 if not_before_ms is None else honoured(not_before_ms - now_ms) / 1000

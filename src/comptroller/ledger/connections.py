@@ -11,6 +11,8 @@ hold under load. `KeyedClient` is the one place where its inside is replaced;
 import asyncio
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Protocol, TypeAlias
 
 import aiohttp
@@ -33,6 +35,9 @@ _KEEP_ALIVE = 4.0
 connection that is just being closed is a lost answer."""
 _CLOSING = 1.0
 """Seconds that closing the pool may take, also while the surrounding scope is being cancelled."""
+
+_KEYS = 10_000
+"""Keys whose clients are kept. All are made anew beyond that: keys may be new ones each minute."""
 
 
 class Clients(Protocol):
@@ -101,14 +106,43 @@ def pool(address: str, in_flight: int) -> httpx.AsyncBaseTransport:
     )
     through = _proxy(httpx.URL(address))
     if on_asyncio():
-        return AiohttpTransport(limits=limits, proxy=through)
+        return AiohttpPool(limits=limits, proxy=through)
     return httpx.AsyncHTTPTransport(limits=limits, proxy=through)
 
 
 def _proxy(address: httpx.URL) -> httpx.Proxy | None:
+    """The one that the environment names, as curl reads it: `host:port` is one of HTTP.
+
+    Raises:
+        ValueError: it is no proxy of HTTP. A password in it is not repeated.
+    """
     proxies = urllib.request.getproxies()
-    url = proxies.get(address.scheme) or proxies.get("all")
-    return httpx.Proxy(url) if url and not urllib.request.proxy_bypass(address.host) else None
+    named = (proxies.get(address.scheme) or proxies.get("all") or "").strip()
+    if not named or urllib.request.proxy_bypass(address.host):
+        return None
+    with suppress(httpx.InvalidURL):
+        url = httpx.URL(named if "://" in named else f"http://{named}")
+        if url.scheme in ("http", "https") and url.host:
+            return httpx.Proxy(url)
+    raise ValueError(
+        f"the environment's proxy for {address} is none of HTTP: set {address.scheme}_proxy like"
+        f" http://proxy.example.com:3128, or name {address.host} in no_proxy"
+    )
+
+
+class AiohttpPool(AiohttpTransport):
+    """aiohttp's, without its jar: a cookie that one tenant is given would go out with every key."""
+
+    def get_client(self) -> aiohttp.ClientSession:
+        """The session that holds the connections."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self.limits.max_connections or 0,
+                keepalive_timeout=self.limits.keepalive_expiry,
+                ssl=self.ssl_context,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
 
 
 class QuietHttp(httpx.AsyncClient):
@@ -123,7 +157,7 @@ class QuietHttp(httpx.AsyncClient):
         """As `httpx.AsyncClient.send`, reading the body; raises `NoAnswer`."""
         try:
             return await super().send(request, **settings)
-        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+        except (httpx.HTTPError, aiohttp.ClientError, OSError, UnicodeError) as error:
             raise NoAnswer(str(error) or type(error).__name__) from error
 
     def build_request(
@@ -144,6 +178,11 @@ class QuietHttp(httpx.AsyncClient):
         except (TypeError, ValueError, RecursionError) as error:
             text = f"the request cannot be written as JSON: {error}"
             raise LedgerRefused(text, status=400, error_code="INVALID_REQUEST") from None
+
+
+async def unfollowed(response: httpx.Response) -> None:
+    """A redirect is an answer like any other: httpx would read where it leads, and may stumble."""
+    response.headers.pop("Location", None)
 
 
 class KeyedClient(AsyncCyclesClient):
@@ -169,11 +208,15 @@ class Connections:
         """The client that holds `tenant`'s key, or `CredentialsMissing`."""
         key = await self._key(tenant)
         if key not in self._clients:
+            if len(self._clients) >= _KEYS:
+                self._clients.clear()
             http = QuietHttp(
                 base_url=self.address,
                 headers={API_KEY: key, DETAILS: "denials"},
                 timeout=self._timeout,
                 transport=self._transport,
+                event_hooks={"response": [unfollowed]},
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # it keeps none
             )
             config = CyclesConfig(base_url=self.address, api_key=key)
             self._clients[key] = KeyedClient(config, http)

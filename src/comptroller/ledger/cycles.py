@@ -14,7 +14,6 @@ import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Unpack
 from urllib.parse import quote
 
@@ -59,9 +58,10 @@ from comptroller.ledger.connections import (
     pool,
 )
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
-from comptroller.ledger.outbox import DiskOutbox, Shelf, default_directory
+from comptroller.ledger.outbox import DiskOutbox, Shelf, default_directory, directory
 from comptroller.ledger.verdicts import (
     CREATED,
+    OK,
     Answer,
     Question,
     ambiguous,
@@ -214,7 +214,11 @@ class CyclesLedger:
     async def reservations(
         self, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
     ) -> ReservationListResponse:
-        """As `Ledger.reservations`."""
+        """As `Ledger.reservations`.
+
+        Raises:
+            LedgerMisbehaved: a page that comes after itself, too: reading on would never end.
+        """
         filters = queries.parameters(tenant=tenant, **{"limit": _DEFAULT_LIMIT, **query})
         question = Question(
             "reservations",
@@ -222,7 +226,12 @@ class CyclesLedger:
             lambda client: client.list_reservations(**filters),
             tenant,
         )
-        return await self._ask(question)
+        page = await self._ask(question)
+        if page.has_more and page.next_cursor and page.next_cursor == query.get("cursor"):
+            raise LedgerMisbehaved(
+                f"{self.name}: reservations: the next page is the one that was asked for", status=OK
+            )
+        return page
 
     async def reservation(
         self, reservation_id: str, *, tenant: str | None = None
@@ -274,7 +283,7 @@ class CyclesLedger:
         held_back = question.verb not in _NEVER_HELD_BACK
         if held_back:
             self._caution.check(question.verb)
-        missing, sent = "no API key", -math.inf
+        missing, sent = "no API key", None
         with anyio.move_on_after(self.request_timeout):
             client = await self._connections.client(question.tenant)
             missing = f"no place among {self._gate.total_tokens:g} requests in flight"
@@ -290,7 +299,8 @@ class CyclesLedger:
             if self._caution.answered() and self.outbox is not None:
                 self.outbox.hasten()
             return understood(answer, question, self.name)
-        self._caution.unanswered(sent)
+        if sent is not None:  # else it was never asked
+            self._caution.unanswered(sent)
         raise self._unreachable(question, f"{missing} within {self.request_timeout:g} s")
 
     def _unreachable(self, question: Question[Any], problem: str) -> LedgerUnreachable:
@@ -360,8 +370,8 @@ async def open_cycles(
         if outbox is False:
             yield ledger
             return
-        directory = default_directory() if outbox is True else Path(outbox)
-        shelf = Shelf(directory, ledger.name)
+        root = default_directory() if outbox is True else directory(outbox)
+        shelf = Shelf(root, ledger.name)
         async with DiskOutbox(ledger, shelf, patience=drain_timeout) as ledger.outbox:
             yield ledger
     finally:

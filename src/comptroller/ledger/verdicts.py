@@ -29,6 +29,7 @@ CREATED = 201
 _KEY_REFUSED = (401, 403)
 _MOST_SAID = 500
 """Characters of what a server says that an error repeats."""
+_UNSAID = "no reason given"
 _BY_STATUS = {
     401: "UNAUTHORIZED",
     403: "FORBIDDEN",
@@ -91,7 +92,7 @@ def check_grant(
     """
     if granted.is_denied():
         denied = BudgetExceeded(
-            f"{ledger}: reserve: denied: {_line(granted.reason_code) or 'no reason given'}",
+            f"{ledger}: reserve: denied: {_line(granted.reason_code) or _UNSAID}",
             status=OK,
             error_code=granted.reason_code,
             retry_after_ms=granted.retry_after_ms,
@@ -109,7 +110,7 @@ def _refusal(answer: CyclesResponse, question: Question[Any], ledger: str) -> Co
     # Not get_error_response(): its model refuses every body that carries a trace_id.
     body = answer.body if isinstance(answer.body, dict) else {}
     code, details = body.get("error"), body.get("details")
-    error_code = code if isinstance(code, str) else _BY_STATUS.get(answer.status)
+    error_code = code if code and isinstance(code, str) else _BY_STATUS.get(answer.status)
     error = refusal(
         _text(answer, question, error_code, ledger),
         status=answer.status,
@@ -117,9 +118,16 @@ def _refusal(answer: CyclesResponse, question: Question[Any], ledger: str) -> Co
         asks_for_budget=question.subject is not None,
         details=details if isinstance(details, dict) else None,
         request_id=answer.request_id,
-        retry_after_ms=answer.retry_after_ms_header,
+        retry_after_ms=_retry_after_ms(answer),
     )
     return _with_amounts(error, question.amount) if isinstance(error, BudgetExceeded) else error
+
+
+def _retry_after_ms(answer: CyclesResponse) -> int | None:
+    try:
+        return answer.retry_after_ms_header
+    except ValueError:  # more digits than Python makes a number of
+        return None
 
 
 def _text(
@@ -130,16 +138,19 @@ def _text(
         scope = "/".join(f"{level}:{value}" for level, value in levels.items())
         return f"no budget for {scope} at {ledger}: ask the operator of that ledger to set one"
     code = f"{answer.status} {error_code}" if error_code else str(answer.status)
-    said = f"{question.verb}: {_line(answer.error_message)} ({_line(code)})"
+    why = _line(answer.error_message) or _UNSAID
+    said = f"{question.verb}: {why} ({_line(code)})"
     if answer.status in _KEY_REFUSED:
         whose = f"tenant {question.tenant!r}" if question.tenant else "a request without a tenant"
         return f"{ledger} refused the API key of {whose}: {said}"
     return f"{ledger}: {said}"
 
 
-def _line(said: str | None) -> str:
-    """What somebody else's server said, as part of a line."""
-    return " ".join((said or "").split())[:_MOST_SAID]
+def _line(said: object) -> str:
+    """What somebody else's server said, as part of a line; nothing where it is no text."""
+    text = said if isinstance(said, str) else ""
+    start = " ".join(text.split())[:_MOST_SAID]
+    return "".join(each for each in start if each.isprintable())
 
 
 def _with_amounts(error: BudgetExceeded, asked: Amount | None) -> BudgetExceeded:

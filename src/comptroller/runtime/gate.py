@@ -9,6 +9,9 @@ from comptroller.policy import Limits
 from .call import Call, Grant
 from .receipts import CallReceipt
 
+_LONGEST_COOLDOWN_MS = 86_400_000
+"""A day, as long as the longest lease: a mangled cool-down must not hold a run for ever."""
+
 
 class Gate:
     """Counts what a run uses, and says no in time. Used at home only.
@@ -53,7 +56,8 @@ class Gate:
         caps = self._caps = grant.caps
         self._steps_left = caps.max_steps_remaining if caps else None
         if caps is not None and caps.cooldown_ms:
-            self.not_before = anyio.current_time() + caps.cooldown_ms / 1000
+            cooldown_ms = min(caps.cooldown_ms, _LONGEST_COOLDOWN_MS)
+            self.not_before = anyio.current_time() + cooldown_ms / 1000
 
     def ended(self, line: CallReceipt) -> None:
         """The call is over: what it really cost counts in place of what it had reserved."""

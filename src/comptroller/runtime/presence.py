@@ -14,6 +14,7 @@ import re
 import secrets
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -61,6 +62,7 @@ class Presence:
             if self._process != os.getpid() or not self._runs:
                 self._begin()
             self._runs += 1
+            self._seen()
             if (ledger, tenant) not in self._used:
                 self._used.add((ledger, tenant))
                 self._note({"ledger": ledger, "tenant": tenant})
@@ -91,6 +93,12 @@ class Presence:
             _sweep()
         except OSError as error:
             log.warning("what this process leaves behind if it dies is not recovered: %s", error)
+
+    def _seen(self) -> None:
+        """The file is as old as the last run's beginning: what is long dead is known by its age."""
+        if self._file is not None:
+            with suppress(OSError):  # the disk is what `_note` tells of
+                os.utime(self._file)
 
     def _note(self, what: dict[str, str]) -> None:
         if self._file is not None:
@@ -153,5 +161,6 @@ def _noted(path: Path) -> list[tuple[str, str]]:
 def _sweep() -> None:
     """Forget dead processes of which nothing can be active any more, and what was never whole."""
     for path in [*_files(), *directory().glob("*.tmp")]:
-        if path.stat().st_mtime < time.time() - _OLD and _is_free(path):
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process sweeps, too
+            if path.stat().st_mtime < time.time() - _OLD and _is_free(path):
+                path.unlink()

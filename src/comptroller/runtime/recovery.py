@@ -81,6 +81,7 @@ async def _still_owed(ledger: Ledger, seconds: float) -> set[str]:
     outbox: Any = getattr(ledger, "outbox", None)
     if outbox is None:
         return set()
+    await outbox.look()  # a process may have died since the ledger was opened
     await outbox.drain(seconds)
     return {entry.key for entry in outbox.left}
 

@@ -19,6 +19,7 @@ from runcycles import (
     ReleaseRequest,
 )
 
+from comptroller.decide import backoff
 from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.names import carried
 from comptroller.decide.settlement import Commit, Next, after
@@ -203,4 +204,5 @@ def _next(error: ComptrollerError) -> Next:
 
 
 def _retry_after(error: ComptrollerError) -> int | None:
-    return getattr(error, "retry_after_ms", None)
+    asked: int | None = getattr(error, "retry_after_ms", None)
+    return None if asked is None else backoff.honoured(asked)

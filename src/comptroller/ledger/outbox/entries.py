@@ -10,6 +10,7 @@ import attrs
 from runcycles import Amount, CommitRequest, EventCreateRequest
 from runcycles.journal import PendingCommitRecord
 
+from comptroller.decide import backoff
 from comptroller.ledger.interface import Owed
 
 
@@ -46,14 +47,9 @@ class Entry:
     @classmethod
     def of(cls, owed: Owed, address: str) -> "Entry":
         """What is owed to the ledger at `address`."""
+        entry = cls(key=owed.key, address=address, commit=owed.commit, event=owed.event)
         wait = owed.retry_after_ms
-        return cls(
-            key=owed.key,
-            address=address,
-            commit=owed.commit,
-            event=owed.event,
-            not_before_ms=None if wait is None else now_ms() + wait,
-        )
+        return entry if wait is None else entry.put_off(wait)
 
     @property
     def tenant(self) -> str | None:
@@ -76,6 +72,10 @@ class Entry:
     def file_name(self) -> str:
         """Its file's."""
         return file_name(self.key)
+
+    def put_off(self, wait_ms: int) -> "Entry":
+        """The same charge, which the ledger wants to see in `wait_ms` milliseconds."""
+        return attrs.evolve(self, not_before_ms=now_ms() + backoff.honoured(wait_ms))
 
     def as_event(self) -> "Entry":
         """The same charge, after its lease is over."""

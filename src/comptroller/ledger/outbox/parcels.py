@@ -23,6 +23,8 @@ class Parcel:
         failures: how often sending it was in vain.
         safe: whether it is on disk.
         in_hand: it is being sent.
+        allowed: when the ledger wants to be asked, on the loop's clock: however that of the wall is
+            set meanwhile.
     """
 
     entry: Entry
@@ -30,10 +32,18 @@ class Parcel:
     failures: int = 0
     safe: bool = False
     in_hand: bool = False
+    allowed: float = attrs.field(init=False)
 
-    def allowed(self) -> float:
-        """When the ledger wants to be asked, on the loop's clock."""
-        return anyio.current_time() + backoff.floor(self.entry.not_before_ms, now_ms())
+    def __attrs_post_init__(self) -> None:
+        self.allowed = _allowed(self.entry)
+
+    def becomes(self, entry: Entry) -> None:
+        """It is sent as `entry` from now on, which is not on disk yet."""
+        self.entry, self.safe, self.allowed = entry, False, _allowed(entry)
+
+
+def _allowed(entry: Entry) -> float:
+    return anyio.current_time() + backoff.floor(entry.not_before_ms, now_ms())
 
 
 class Signal:

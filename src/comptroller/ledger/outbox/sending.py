@@ -28,7 +28,7 @@ from comptroller.interrupts import uninterrupted
 from comptroller.ledger.interface import Owed
 
 from .clerk import Clerk
-from .entries import Entry, now_ms
+from .entries import Entry
 from .parcels import Parcel, Parcels
 from .shelf import Shelf
 
@@ -84,11 +84,13 @@ class DiskOutbox:
         entry = Entry.of(owed, self._shelf.address)
         parcel = self._parcels.get(owed.key) or self._parcels.add(Parcel(entry))
         if entry.not_before_ms is not None or not parcel.safe:
-            parcel.entry = attrs.evolve(entry, recorded_at_ms=parcel.entry.recorded_at_ms)
+            parcel.becomes(attrs.evolve(entry, recorded_at_ms=parcel.entry.recorded_at_ms))
             try:
                 self._shelf.put(parcel.entry)
             except OSError as error:
                 _not_on_disk(parcel.entry, error)
+            else:
+                parcel.safe = True
         self._put_off(parcel)
 
     def settled(self, key: str) -> None:
@@ -114,7 +116,23 @@ class DiskOutbox:
         for parcel in self._parcels:
             if parcel.due is not None and not parcel.in_hand:
                 parcel.failures = 0
-                self._parcels.put_off(parcel, parcel.allowed())
+                if parcel.allowed < parcel.due:
+                    self._parcels.put_off(parcel, parcel.allowed)
+
+    async def look(self) -> None:
+        """Find what was left behind, by this process or another one; a ledger's opening does so.
+
+        What died since then is found by another look. Takes as long as the disk does.
+        """
+        try:
+            found = await anyio.to_thread.run_sync(self._shelf.load)
+        except OSError as error:
+            log.error("the outbox %s: %s", self._shelf.root, error)
+            found = []
+        for entry in found:
+            if entry.key not in self._parcels:  # else its owner is sending it
+                parcel = self._parcels.add(Parcel(entry, safe=True))
+                self._parcels.put_off(parcel, parcel.allowed)
 
     async def drain(self, timeout: float) -> int:
         """Send everything now, and wait until it is accepted, at most `timeout` seconds.
@@ -161,16 +179,7 @@ class DiskOutbox:
 
     @uninterrupted
     async def _find(self) -> None:
-        """What was left behind, by this process or another one."""
-        try:
-            found = await anyio.to_thread.run_sync(self._shelf.load)
-        except OSError as error:
-            log.error("the outbox %s: %s", self._shelf.root, error)
-            found = []
-        for entry in found:
-            if entry.key not in self._parcels:  # else its owner is sending it
-                parcel = self._parcels.add(Parcel(entry, safe=True))
-                self._parcels.put_off(parcel, parcel.allowed())
+        await self.look()
         self._loaded = True
         self._parcels.changed.notify()
 
@@ -210,16 +219,17 @@ class DiskOutbox:
         elif then is Next.STOP:
             self.rejected(entry.key, str(error))
         elif then is Next.RECORD and entry.commit is not None and entry.event is not None:
-            parcel.entry, due = entry.as_event(), anyio.current_time()
-            await self._write(parcel)
+            parcel.becomes(entry.as_event())
+            due = parcel.allowed
         elif then is Next.RETRY:
             if (wait := getattr(error, "retry_after_ms", None)) is not None:
-                parcel.entry = attrs.evolve(entry, not_before_ms=now_ms() + wait)
-                await self._write(parcel)
+                parcel.becomes(entry.put_off(wait))
             due = _later(parcel)
         else:
             log.error("what %s cost is kept in the outbox: %s", entry.key, error)
             due = _later(parcel, at_least=backoff.UNTIL_MENDED)
+        if due is not None and not parcel.safe:
+            await self._write(parcel)
         return due
 
     # -- bookkeeping
@@ -229,7 +239,6 @@ class DiskOutbox:
         return not any(_can(parcel, deadline) for parcel in self._parcels)
 
     async def _write(self, parcel: Parcel) -> None:
-        parcel.safe = False
         try:
             await self._clerk.do(partial(self._shelf.put, parcel.entry))
         except OSError as error:
@@ -250,7 +259,7 @@ def _later(parcel: Parcel, at_least: float = 0.0) -> float:
     """When it is sent again, after one more failure."""
     parcel.failures += 1
     pause = max(at_least, backoff.pause(parcel.failures, random.random()))  # noqa: S311 - it spreads
-    return max(anyio.current_time() + pause, parcel.allowed())
+    return max(anyio.current_time() + pause, parcel.allowed)
 
 
 def _not_on_disk(entry: Entry, error: OSError) -> None:

@@ -31,7 +31,21 @@ _TORN = 3_600.0
 def default_directory() -> Path:
     """`COMPTROLLER_OUTBOX`, else `outbox` in the user's data directory."""
     named = os.environ.get("COMPTROLLER_OUTBOX")
-    return Path(named or platformdirs.user_data_path("comptroller", appauthor=False) / "outbox")
+    return directory(
+        named or platformdirs.user_data_path("comptroller", appauthor=False) / "outbox"
+    )
+
+
+def directory(named: str | os.PathLike[str]) -> Path:
+    """The one that a person means: `~` is a home, whoever starts the program, and from where.
+
+    Raises:
+        ValueError: it is nobody's.
+    """
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{os.fspath(named)!r} is no directory for an outbox: {error}") from None
 
 
 @attrs.define
@@ -53,8 +67,8 @@ class Shelf:
         try:
             _write(place / entry.file_name, text)
         except FileNotFoundError:
-            for directory in (self.root, place):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for made in (self.root, place):
+                made.mkdir(mode=0o700, parents=True, exist_ok=True)
             _write(place / entry.file_name, text)
 
     def remove(self, entry: Entry) -> None:
@@ -67,9 +81,12 @@ class Shelf:
 
     def set_aside(self, entry: Entry) -> None:
         """It is not sent any more, and stays for a person to look at."""
-        self.put(entry)
         path = self._place(entry) / entry.file_name
-        path.replace(path.with_suffix(REJECTED))
+        try:
+            path.replace(path.with_suffix(REJECTED))
+        except FileNotFoundError:  # the disk was full then, or another process did the same
+            self.put(entry)
+            path.replace(path.with_suffix(REJECTED))
 
     def load(self) -> list[Entry]:
         """Every entry owed to this ledger. What is none is set aside, and told."""
