@@ -20,6 +20,7 @@ from comptroller.money import risk_points, tokens
 from comptroller.policy import ToolEstimateConfig
 from comptroller.runtime import actor as actor_module
 from comptroller.runtime.call import Grant
+from comptroller.runtime.gate import Gate
 from comptroller.testing import (
     RecordingLedger,
     ScriptedLedger,
@@ -710,6 +711,19 @@ async def test_a_defect_of_the_ledger_is_its_fault_and_ends_the_run():
         assert isinstance(answer.__cause__, ValueError)
         assert it.run.ended is answer
         assert outcomes(it.run) == [Outcome.UNSETTLED]
+        assert it.hub.home.is_here()
+
+
+async def test_who_waits_for_a_grant_is_told_of_a_defect_in_handing_it_over(monkeypatch):
+    def slip(*_):
+        raise ValueError("a slip")
+
+    async with no_task_left(), funded() as memory, bench(memory) as it:
+        with monkeypatch.context() as patched:
+            patched.setattr(Gate, "granted", slip)
+            answer = await it.refused()
+        assert isinstance(answer, LedgerMisbehaved)
+        assert isinstance(answer.__cause__, ValueError)
         assert it.hub.home.is_here()
 
 

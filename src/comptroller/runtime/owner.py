@@ -54,8 +54,7 @@ class Owner(ABC):
             await self._shielded(not_before)
         except Exception as defect:
             log.exception("call %s: a defect in its owner or its ledger", self.call.key)
-            gave_up = LedgerMisbehaved(f"a defect: {defect!r}")
-            gave_up.__cause__ = defect
+            gave_up = fault_of(defect)
         finally:
             self._give_up(gave_up)
 
@@ -86,6 +85,13 @@ class Owner(ABC):
     def _write(self, **changes: Any) -> None:
         self.line = attrs.evolve(self.line, **changes)
         self._report(self.line)
+
+
+def fault_of(defect: Exception) -> LedgerMisbehaved:
+    """What is told of a defect, whosever it is."""
+    fault = LedgerMisbehaved(f"a defect: {defect!r}")
+    fault.__cause__ = defect
+    return fault
 
 
 def first_line(call: Call) -> CallReceipt:

@@ -34,7 +34,7 @@ from .denials import explained, from_breach
 from .event import Recorder
 from .gate import Gate
 from .home import Change, HomeClosed, outlast, raise_unless_known
-from .owner import Owner, first_line
+from .owner import Owner, fault_of, first_line
 from .presence import PRESENCE
 from .receipts import CallReceipt, Receipt, ReceiptBook
 
@@ -100,9 +100,17 @@ class Run:
         Raises:
             RunCancelled: the run's scope is gone.
         """
-        call = self._identify(draft)
-        actor = Actor(call, self.terms, lambda given: answer(self._answered(actor, given)),
-                      self._reported)  # fmt: skip
+
+        def told(given: Answer) -> None:
+            try:
+                given = self._answered(actor, given)
+            except Exception as defect:  # whoever waits is told of it, too
+                given = fault_of(defect)
+                raise
+            finally:
+                answer(given)
+
+        actor = Actor(self._identify(draft), self.terms, told, self._reported)
         self._send(self._begin, actor)
         return actor
 
