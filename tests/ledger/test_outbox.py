@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import attrs
 import pytest
 from runcycles import Action, CommitRequest, EventCreateRequest, Subject
@@ -321,6 +322,24 @@ async def test_what_another_process_left_is_found_and_other_ledgers_are_left_alo
         ("record", "run/1/run/1/llm-1/commit", "globex"),
     ]
     assert [entry.address for entry in on_disk(root)] == ["http://another"]
+
+
+async def test_what_is_accepted_while_somebody_looks_is_not_taken_for_left_behind(root):
+    """A recovery looks while runs go on: their charges would be sent once more."""
+    books = Books()
+    async with opened(books, root) as outbox:
+        await outbox.drain(0)
+        keys = [f"rsv_{number}" for number in range(100)]
+        for key in keys:
+            await outbox.write_ahead(owed(key))
+        async with anyio.create_task_group() as group:
+            outbox.settled(keys[0])
+            group.start_soon(outbox.look)
+            for key in keys[1:]:
+                await anyio.lowlevel.checkpoint()
+                outbox.settled(key)
+        assert outbox.left == []
+    assert books.what == []
 
 
 async def test_what_was_never_whole_is_removed_when_nobody_can_be_writing_it(root):

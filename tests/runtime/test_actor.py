@@ -17,7 +17,7 @@ from comptroller.errors import (
     RunCancelled,
 )
 from comptroller.money import risk_points, tokens
-from comptroller.policy import ToolEstimateConfig
+from comptroller.policy import Limits, ToolEstimateConfig
 from comptroller.runtime import actor as actor_module
 from comptroller.runtime.call import Grant
 from comptroller.runtime.gate import Gate
@@ -31,6 +31,7 @@ from comptroller.testing import (
     lost_request,
     malformed,
     no_task_left,
+    open_reservations,
     rate_limited,
     refused,
     server_error,
@@ -714,17 +715,36 @@ async def test_a_defect_of_the_ledger_is_its_fault_and_ends_the_run():
         assert it.hub.home.is_here()
 
 
-async def test_who_waits_for_a_grant_is_told_of_a_defect_in_handing_it_over(monkeypatch):
+async def test_a_defect_in_handing_over_a_grant_is_told_to_who_waits_and_nothing_begins(
+    monkeypatch, caplog
+):
     def slip(*_):
         raise ValueError("a slip")
 
     async with no_task_left(), funded() as memory, bench(memory) as it:
         with monkeypatch.context() as patched:
             patched.setattr(Gate, "granted", slip)
-            answer = await it.refused()
+            asked = it.open(llm())
+            answer = await asked.answer()
+        await it.over(asked)
         assert isinstance(answer, LedgerMisbehaved)
         assert isinstance(answer.__cause__, ValueError)
-        assert it.hub.home.is_here()
+        assert asked.line.outcome == Outcome.RELEASED
+        assert await open_reservations(memory) == []
+        assert it.run.ended is answer
+    assert "a slip" in caplog.text
+
+
+async def test_a_defect_in_handing_over_a_refusal_to_a_guest_leaves_the_home_in_place(monkeypatch):
+    def slip(*_):
+        raise ValueError("a slip")
+
+    async with no_task_left(), funded() as memory, bench(memory, limits=Limits(llm_calls=0)) as it:
+        monkeypatch.setattr("comptroller.runtime.run.explained", slip)
+        asked = await anyio.to_thread.run_sync(it.open, llm())
+        answer = await asked.answer()
+        assert isinstance(answer.__cause__, ValueError)
+        assert it.run.ended is answer
 
 
 @pytest.mark.parametrize(("verb", "end"), [("commit", DONE), ("release", NeverBegan("not needed"))])

@@ -170,6 +170,19 @@ def test_a_file_that_another_process_has_just_removed_is_nothing_to_warn_of(capl
     assert caplog.text == ""
 
 
+def test_a_process_that_ends_in_peace_while_somebody_looks_is_not_dead(monkeypatch):
+    """Its file is free for a moment, and gone when it is to be read."""
+    mark = mark_of(PRESENCE.enter("ledger.db", "acme"))
+
+    def ends(path):
+        if path.name == mark:
+            PRESENCE.leave()
+        return True
+
+    monkeypatch.setattr("comptroller.runtime.presence._is_free", ends)
+    assert mark not in dead()
+
+
 async def test_runs_that_end_in_peace_leave_no_file(tmp_path):
     """And a ledger in memory is nobody's to recover: its runs leave none while they run."""
     before = set(directory().glob("*"))

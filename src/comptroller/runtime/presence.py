@@ -115,8 +115,9 @@ def dead() -> dict[str, set[tuple[str, str]]]:
     """The marks of dead processes of this host, and which (ledger, tenant) each has used."""
     found = {}
     for path in _files():
-        if _is_free(path):
-            found[path.name] = set(_noted(path))
+        with suppress(FileNotFoundError):  # its process has just ended in peace
+            if _is_free(path):
+                found[path.name] = set(_noted(path))
     return found
 
 

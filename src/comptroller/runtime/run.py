@@ -104,11 +104,12 @@ class Run:
         def told(given: Answer) -> None:
             try:
                 given = self._answered(actor, given)
-            except Exception as defect:  # whoever waits is told of it, too
+            except Exception as defect:  # told to whoever waits: raised here, it would end the home
+                log.exception("call %s: a defect in handing over its answer", actor.call.key)
                 given = fault_of(defect)
-                raise
-            finally:
-                answer(given)
+                self._stop(given, but=draft.episode)
+                actor.tell(NeverBegan(str(given)))
+            answer(given)
 
         actor = Actor(self._identify(draft), self.terms, told, self._reported)
         self._send(self._begin, actor)

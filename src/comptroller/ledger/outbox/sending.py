@@ -70,6 +70,8 @@ class DiskOutbox:
         self._clerk = Clerk()
         self._parcels = Parcels()
         self._loaded = False
+        self._looking = anyio.Lock()
+        self._over: set[str] = set()  # the keys of what ended while somebody looks
         self._life = anyio.CancelScope(shield=True)
         self._home: TaskGroup
 
@@ -95,12 +97,12 @@ class DiskOutbox:
 
     def settled(self, key: str) -> None:
         """As `Outbox.settled`."""
-        if (parcel := self._parcels.remove(key)) is not None:
+        if (parcel := self._forget(key)) is not None:
             self._clerk.later(partial(self._shelf.remove, parcel.entry))
 
     def rejected(self, key: str, why: str) -> None:
         """As `Outbox.rejected`: it stays beside the others for a person to look at."""
-        if (parcel := self._parcels.remove(key)) is not None:
+        if (parcel := self._forget(key)) is not None:
             log.error("the ledger will never accept what %s cost: %s", key, why)
             self._clerk.later(partial(self._shelf.set_aside, parcel.entry))
 
@@ -124,15 +126,18 @@ class DiskOutbox:
 
         What died since then is found by another look. Takes as long as the disk does.
         """
-        try:
-            found = await anyio.to_thread.run_sync(self._shelf.load)
-        except OSError as error:
-            log.error("the outbox %s: %s", self._shelf.root, error)
-            found = []
-        for entry in found:
-            if entry.key not in self._parcels:  # else its owner is sending it
-                parcel = self._parcels.add(Parcel(entry, safe=True))
-                self._parcels.put_off(parcel, parcel.allowed)
+        async with self._looking:
+            self._over.clear()
+            await self._clerk.do(_nothing)  # the files of what ended before this are gone then
+            try:
+                found = await anyio.to_thread.run_sync(self._shelf.load)
+            except OSError as error:
+                log.error("the outbox %s: %s", self._shelf.root, error)
+                found = []
+            for entry in found:  # but what its owner is sending, or has just sent
+                if entry.key not in self._parcels and entry.key not in self._over:
+                    parcel = self._parcels.add(Parcel(entry, safe=True))
+                    self._parcels.put_off(parcel, parcel.allowed)
 
     async def drain(self, timeout: float) -> int:
         """Send everything now, and wait until it is accepted, at most `timeout` seconds.
@@ -238,6 +243,11 @@ class DiskOutbox:
         """Whether nothing can be accepted any more before `deadline`."""
         return not any(_can(parcel, deadline) for parcel in self._parcels)
 
+    def _forget(self, key: str) -> Parcel | None:
+        if self._looking.locked():
+            self._over.add(key)
+        return self._parcels.remove(key)
+
     async def _write(self, parcel: Parcel) -> None:
         try:
             await self._clerk.do(partial(self._shelf.put, parcel.entry))
@@ -248,6 +258,10 @@ class DiskOutbox:
 
     def _put_off(self, parcel: Parcel) -> None:
         self._parcels.put_off(parcel, _later(parcel))
+
+
+def _nothing() -> None:
+    """Done when all that the clerk was given before is."""
 
 
 def _can(parcel: Parcel, deadline: float) -> bool:
