@@ -21,8 +21,10 @@ import platformdirs
 
 log = logging.getLogger("comptroller")
 
-_OLD = 2 * 86_400.0
-"""Seconds after which nothing of a dead process can be active (a lease is a day at most)."""
+_OLD = 30 * 86_400.0
+"""Seconds since its last run began, after which a dead process is forgotten: nothing of it can be
+active then. When it died is not known; a lease is a day at most, and no run is taken to last that
+long."""
 
 _EXECUTION = re.compile(r"([0-9a-f]{12})-[0-9a-f]{8}")
 _MARK = re.compile(r"[0-9a-f]{12}")
