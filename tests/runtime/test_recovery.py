@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from cli.commands import done
 from comptroller import Policy, governed_run, open_ledger, open_supervisor, tokens, usd
 from comptroller.runtime.presence import PRESENCE, dead, directory, mark_of
 from comptroller.runtime.recovery import recover
-from comptroller.testing import CountingModel
+from comptroller.testing import CountingModel, Fault, ScriptedLedger, lost_request
 from ledger.bank import open_bank
 from runtime.bench import bench, reserved, tokens_spent
 
@@ -59,6 +60,26 @@ async def test_what_was_in_flight_is_settled_as_policy_says(ledger, tmp_path, ho
     assert {each.outcome for each in found} == {f"{how}d".replace("ee", "e")}
     assert (await reserved(ledger), await tokens_spent(ledger)) == (0, spent)
     assert await recover(ledger, lambda _: how) == []
+
+
+async def test_what_the_ledger_does_not_accept_is_left_with_why(ledger, tmp_path):
+    with doomed(tmp_path / "ledger.db"):
+        pass
+    silent = ScriptedLedger(ledger, {"commit": repeat(lost_request())})
+    found = await recover(silent, lambda _: "charge")
+    assert [each.outcome for each in found] == ["left", "left"]
+    assert all("no answer" in each.reason for each in found)
+    assert await reserved(ledger) == 200
+    assert [each.outcome for each in await recover(ledger, lambda _: "charge")] == ["charged"] * 2
+
+
+async def test_what_another_has_settled_meanwhile_is_settled(ledger, tmp_path):
+    with doomed(tmp_path / "ledger.db"):
+        pass
+    settled = Fault(status=409, error_code="RESERVATION_FINALIZED")
+    found = await recover(ScriptedLedger(ledger, {"commit": repeat(settled)}), lambda _: "charge")
+    assert [(each.outcome, each.reason) for each in found] == [("charged", "")] * 2
+    assert (await reserved(ledger), await tokens_spent(ledger)) == (0, 200)
 
 
 async def test_what_others_hold_is_none_of_its_business(ledger):
