@@ -20,7 +20,7 @@ import children
 from children import Python
 from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerUnreachable
 from comptroller.ledger.sqlite import open_sqlite
-from comptroller.ledger.sqlite.turns import Turns, begun
+from comptroller.ledger.sqlite.turns import Turns, begun, waited
 from ledger.asking import amount, asking, balance_of, committing, event, extending, releasing
 
 pytestmark = pytest.mark.anyio
@@ -148,6 +148,14 @@ async def test_who_waits_for_a_transaction_to_end_comes_before_the_one_who_ended
             assert first.take_now()
             ours.execute("PRAGMA busy_timeout = 0")
             assert not begun(ours)
+
+
+def test_who_waits_tries_again_soon_and_then_less_often(monkeypatch):
+    """Most transactions are shorter than the time in which a thread is woken."""
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    assert waited(lambda: len(pauses) == 6, time.monotonic() + 60)
+    assert pauses == pytest.approx([0.00005, 0.0001, 0.0002, 0.0004, 0.0005, 0.0005])
 
 
 async def test_while_another_process_has_the_turn_the_loop_goes_on(tmp_path):

@@ -17,7 +17,9 @@ from functools import partial
 from pathlib import Path
 from weakref import WeakSet
 
-_PAUSE = 0.0005  # seconds between two tries: about the time a short transaction takes
+_PAUSES = (0.00005, 0.0005)
+"""Seconds between two tries: at first about the time a short transaction takes, at most that of a
+long one."""
 _PRIMARY = 0xFF  # the part of an extended SQLite error code that names the kind
 
 
@@ -82,10 +84,12 @@ def waited(
     succeeds: Callable[[], bool], deadline: float, given_up: Callable[[], bool] = lambda: False
 ) -> bool:
     """Try until it succeeds, until `deadline` (`time.monotonic`), or until given up. Blocks."""
+    pause, longest = _PAUSES
     while not succeeds():
         if time.monotonic() >= deadline or given_up():
             return False
-        time.sleep(_PAUSE)
+        time.sleep(pause)
+        pause = min(2 * pause, longest)
     return True
 
 
