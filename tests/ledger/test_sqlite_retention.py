@@ -53,7 +53,9 @@ def path(tmp_path):
 
 
 @pytest.fixture
-async def ledger(path, clock):
+async def ledger(path, clock, monkeypatch):
+    """Its own thread removes nothing: on a busy machine its first pass would come at any time."""
+    monkeypatch.setattr(Upkeep, "_work", lambda _: 3600.0)
     async with open_sqlite(path, now=clock) as ledger:
         await ledger.set_budget("tenant:acme", amount(10_000))
         await ledger.set_budget("tenant:acme/agent:a", amount(10_000))
