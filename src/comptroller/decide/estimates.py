@@ -186,13 +186,11 @@ def resolve_estimate(
     Raises:
         TypeError: a strategy of the user's own returned something else than an `Amount` or None.
     """
-    if isinstance(given, Amount):
-        given = Fixed(given)
-    if isinstance(given, Learned):
-        if (past := given.learned(request)) is not None:
+    strategy = WorstCase() if given is None else _strategy(given)
+    if isinstance(strategy, Learned):
+        if (past := strategy.learned(request)) is not None:
             return Estimated(past, "learned")
-        return resolve_estimate(given.fallback, request, prices)
-    strategy = WorstCase() if given is None else given
+        return resolve_estimate(strategy.fallback, request, prices)
     estimate: Any = strategy.estimate(request, prices)
     if estimate is None:
         return Estimated(DEFAULT_ESTIMATE, "default")
