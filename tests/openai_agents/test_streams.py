@@ -52,6 +52,12 @@ async def drained(stream):
     return [event async for event in stream]
 
 
+def uncut(books):
+    """Its stream came to its own end."""
+    [line] = books.lines
+    assert (line.outcome, line.charged) == ("committed", tokens(122))
+
+
 def checked(books, trace, reason):
     """One abandoned line, charged what was streamed, which was neither nothing nor everything."""
     [line] = books.lines
@@ -87,8 +93,7 @@ async def test_the_sdks_own_cancel_ends_the_stream_quietly(mode):
     if mode == "immediate":
         checked(books, trace, "cancelled in flight")
     else:
-        [line] = books.lines
-        assert (line.outcome, line.charged) == ("committed", tokens(122))
+        uncut(books)
 
 
 async def test_a_cancelled_consumer_leaves_a_charged_stream():
@@ -149,8 +154,7 @@ async def test_a_stream_is_closed_as_the_sdks_own(cancelled):
     if cancelled:
         checked(books, trace, "cancelled in flight")
     else:
-        [line] = books.lines
-        assert (line.outcome, line.charged) == ("committed", tokens(122))
+        uncut(books)
 
 
 async def test_a_stream_that_is_closed_before_it_is_read():
@@ -196,8 +200,7 @@ async def test_the_sdks_own_stream_is_governed_inside_the_scope(how):
         async with open_host() as host:
             await host.aio(drive)()
     if how in ("read", "aclose"):
-        [line] = books.lines
-        assert (line.outcome, line.charged) == ("committed", tokens(122))
+        uncut(books)
     else:
         checked(books, trace, "")
 
