@@ -4,7 +4,9 @@
 """
 
 import inspect
+import os
 from collections.abc import Callable
+from pathlib import Path
 from types import UnionType
 from typing import Any
 
@@ -35,6 +37,14 @@ def must_return_at_once(name: str, given: Callable[..., object], hint: str) -> N
     """
     if any(map(inspect.iscoroutinefunction, (given, type(given).__call__))):
         raise TypeError(f"{name}: nobody awaits an async function: give {hint}")
+
+
+def at_home(given: str | os.PathLike[str], wrong: str) -> Path:
+    """The path that a person means: `~` is a home. Raise `ValueError` where it is nobody's."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{os.fspath(given)!r} {wrong}: {error}") from None
 
 
 def whole(name: str, given: object, least: int = 0) -> int:

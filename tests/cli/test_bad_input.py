@@ -32,6 +32,8 @@ def run(agent="desk:agent", *options, tenant="acme", ledger="ledger.db"):
         (run("desk:agent", "--max-llm-calls", "-1"), "comptroller run --help"),
         (run("desk:agent", "--max-tool-calls", "two"), "comptroller run --help"),
         (run("desk:agent", "--max-seconds", "0"), "give more than 0 seconds"),
+        # ledgers
+        (run(ledger="~nobody-of-this-name/l.db"), "'~nobody-of-this-name/l.db' names no ledger"),
         # agents
         (run("desk"), "write MODULE:AGENT"),
         (run(":agent"), "write MODULE:AGENT"),

@@ -13,6 +13,7 @@ import attrs
 from agents import Agent
 from runcycles import Amount, Unit
 
+from comptroller.arguments import at_home
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.connections import checked_address
 from comptroller.ledger.opening import DefaultLedger, default_settings
@@ -86,7 +87,7 @@ def ledger(address: str | None, key_variable: str | None, *, create: bool = Fals
             settings, api_key=_key(key_variable or _KEY, checked_address(settings.url))
         )
     elif "://" not in settings.url and settings.url != "memory:" and not create:
-        path = Path(settings.url.removeprefix("sqlite:")).expanduser()
+        path = at_home(settings.url.removeprefix("sqlite:"), "names no ledger")
         if not path.exists() and path.parent.is_dir():
             option = f" --ledger {address}" if address else ""
             raise ComptrollerError(

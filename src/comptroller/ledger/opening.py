@@ -14,6 +14,7 @@ import attrs
 import platformdirs
 from runcycles import Amount, CyclesConfig
 
+from comptroller.arguments import at_home
 from comptroller.decide.terms import BudgetTerms
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.alerts import OnAlert
@@ -141,10 +142,7 @@ def _file(url: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{str(url)!r} names no ledger: write a path such as ledger.db")
     if isinstance(url, str) and _PLACE.fullmatch(url):
         raise ValueError(f"{url!r}: write http://{url} for a server, {_FILE}{url} for a file")
-    try:
-        return Path(name).expanduser()
-    except RuntimeError as error:  # nobody has that name
-        raise ValueError(f"{name!r} names no ledger: {error}") from None
+    return at_home(name, "names no ledger")
 
 
 @attrs.frozen

@@ -18,6 +18,8 @@ import attrs
 import platformdirs
 from runcycles.journal import CommitJournal, PendingCommitRecord, auth_fingerprint
 
+from comptroller.arguments import at_home
+
 from .entries import Entry
 
 log = logging.getLogger("comptroller.ledger")
@@ -42,10 +44,7 @@ def directory(named: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: it is nobody's.
     """
-    try:
-        return Path(named).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{os.fspath(named)!r} is no directory for an outbox: {error}") from None
+    return at_home(named, "is no directory for an outbox")
 
 
 @attrs.define
