@@ -286,6 +286,20 @@ async def test_a_budget_set_after_a_reservation_is_not_part_of_it(ledger):
     }
 
 
+async def test_a_freeze_with_a_unit_concerns_the_budget_in_that_unit_alone(ledger):
+    await ledger.set_budget("tenant:acme", amount(100))
+    await ledger.set_budget("tenant:acme", tokens(100))
+    await ledger.freeze("tenant:acme", Unit.TOKENS)
+    await granted(ledger, "k", 60)
+    assert [one.frozen for one in await ledger.budgets()] == [
+        one.allocated.unit is Unit.TOKENS for one in await ledger.budgets()
+    ]
+    with pytest.raises(UnitMismatch):
+        await ledger.unfreeze("tenant:acme", Unit.RISK_POINTS)
+    await ledger.unfreeze("tenant:acme")
+    assert not any(one.frozen for one in await ledger.budgets())
+
+
 async def test_a_frozen_scope_refuses_new_spend_and_settles_the_old(ledger):
     await ledger.set_budget("tenant:acme", amount(100))
     one = await granted(ledger, "k", 60)

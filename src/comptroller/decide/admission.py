@@ -223,7 +223,9 @@ def _charge_over(accounts: Accounts, amount: int, policy: CommitOveragePolicy) -
     """Charge `amount` that no reservation holds (protocol, CommitOveragePolicy).
 
     Scopes that may not run into debt bound the charge to what they have left and are over limit
-    when that is too little; the others, under ALLOW_WITH_OVERDRAFT, owe what they cannot pay.
+    when that is too little. The others, under ALLOW_WITH_OVERDRAFT, pay with what remains and owe
+    only the rest, each scope for itself and up to its own limit (Balance.debt, "spend that could
+    not be covered"; the reference server).
     """
     overdraft = policy is CommitOveragePolicy.ALLOW_WITH_OVERDRAFT
     may_owe = [overdraft and account.overdraft_limit > 0 for account in accounts]
@@ -232,12 +234,14 @@ def _charge_over(accounts: Accounts, amount: int, policy: CommitOveragePolicy) -
     charged = min([amount, *bounds])
     after = []
     for account, owes, is_short in zip(accounts, may_owe, short, strict=True):
-        if not owes or charged <= account.available:
-            after.append(account.moved(spent=charged, over_limit=is_short and not owes))
-        elif account.debt + charged <= account.overdraft_limit and account.used + charged <= MOST:
-            after.append(account.moved(debt=charged))
-        else:
+        covered = min(charged, account.available)
+        owed = charged - covered
+        if owed and (
+            account.debt + owed > account.overdraft_limit or account.used + charged > MOST
+        ):
             return _denied("OVERDRAFT_LIMIT_EXCEEDED", account, amount)
+        over_limit = is_short and not owes
+        after.append(account.moved(spent=covered, debt=owed, over_limit=over_limit))
     return Charge(tuple(after), charged)
 
 

@@ -53,17 +53,15 @@ def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 
 def fund(account: Account, amount: int, operation: Funding) -> Account | Denial:
     """The account after an operator moved `amount`.
 
-    CREDIT pays debt first and adds the rest to the budget, so `remaining` grows by `amount`
-    (protocol, DEBT SEMANTICS). REPAY_DEBT pays debt only. DEBIT takes what is left, never more.
+    CREDIT and REPAY_DEBT pay debt first and add the rest to the budget, so `remaining` grows by
+    `amount` (protocol, DEBT SEMANTICS; the reference server). They differ in the event log alone.
+    DEBIT takes what is left, never more.
     """
-    repaid = 0 if operation is Funding.DEBIT else min(amount, account.debt)
-    added = {
-        Funding.CREDIT: amount - repaid,
-        Funding.REPAY_DEBT: 0,
-        Funding.DEBIT: -amount,
-    }[operation]
+    debit = operation is Funding.DEBIT
+    repaid = 0 if debit else min(amount, account.debt)
+    added = -amount if debit else amount - repaid
     beyond_most = account.allocated + added > MOST
-    if beyond_most or (operation is Funding.DEBIT and amount > account.remaining):
+    if beyond_most or (debit and amount > account.remaining):
         return Denial(
             "INVALID_REQUEST" if beyond_most else "BUDGET_EXCEEDED",
             account.scope,

@@ -32,6 +32,7 @@ from runcycles import (
     ReservationExtendRequest,
     ReservationExtendResponse,
     ReservationListResponse,
+    Unit,
 )
 from runcycles.models import BalanceResponse
 
@@ -304,13 +305,20 @@ class Embedded(ABC):
             )
         )
 
-    async def freeze(self, scope: str) -> None:
-        """Refuse new spend at `scope` until `unfreeze`; what is reserved settles as ever."""
-        await self._operate(lambda book, now_ms: operate.freeze(book, scope, now_ms, frozen=True))
+    async def freeze(self, scope: str, unit: Unit | None = None) -> None:
+        """Refuse new spend at `scope` until `unfreeze`; what is reserved settles as ever.
 
-    async def unfreeze(self, scope: str) -> None:
-        """End `freeze`."""
-        await self._operate(lambda book, now_ms: operate.freeze(book, scope, now_ms, frozen=False))
+        Without a unit, all budgets of the scope are frozen; with one, that budget alone.
+        """
+        await self._operate(
+            lambda book, now_ms: operate.freeze(book, scope, unit, now_ms, frozen=True)
+        )
+
+    async def unfreeze(self, scope: str, unit: Unit | None = None) -> None:
+        """End `freeze`, of all budgets of the scope or of the one in `unit`."""
+        await self._operate(
+            lambda book, now_ms: operate.freeze(book, scope, unit, now_ms, frozen=False)
+        )
 
     async def budgets(self) -> list[Balance]:
         """Every budget of every tenant."""

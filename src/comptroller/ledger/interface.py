@@ -31,6 +31,7 @@ from runcycles import (
     ReservationExtendRequest,
     ReservationExtendResponse,
     ReservationListResponse,
+    Unit,
 )
 from runcycles.models import BalanceResponse
 
@@ -207,11 +208,14 @@ class EmbeddedLedger(Ledger, Protocol):
         `operation` moves money in another way. What is sent again under one key moves it once.
         """
 
-    async def freeze(self, scope: str) -> None:
-        """Refuse new spend at `scope` until `unfreeze`; what is reserved settles as ever."""
+    async def freeze(self, scope: str, unit: Unit | None = None) -> None:
+        """Refuse new spend at `scope` until `unfreeze`; what is reserved settles as ever.
 
-    async def unfreeze(self, scope: str) -> None:
-        """End `freeze`."""
+        Without a unit, all budgets of the scope are frozen; with one, that budget alone.
+        """
+
+    async def unfreeze(self, scope: str, unit: Unit | None = None) -> None:
+        """End `freeze`, of all budgets of the scope or of the one in `unit`."""
 
     async def budgets(self) -> list[Balance]:
         """Every budget of every tenant."""

@@ -105,18 +105,20 @@ def _key(
     return key_of(book, within(path)[0], "fund", request, idempotency_key)
 
 
-def freeze(book: Book, scope: str, now_ms: int, *, frozen: bool) -> Answer[None]:
-    """Freeze a scope, in every unit it has a budget in, or end that.
+def freeze(book: Book, scope: str, unit: Unit | None, now_ms: int, *, frozen: bool) -> Answer[None]:
+    """Freeze the budget of a scope in `unit`, or in every unit where that is None; or end that.
 
     Raises:
-        TypeError, ValueError: a malformed scope.
+        TypeError, ValueError: a malformed scope or unit.
         BudgetNotFound: no budget was set for this scope.
+        UnitMismatch: none was set in this unit.
     """
     path = parse_scope(scope)
-    accounts = list(book.store.at(path).values())
-    if not accounts:
-        raise _unknown(book, path, Unit.USD_MICROCENTS)
-    for account in accounts:
+    accounts = book.store.at(path)
+    wanted = list(accounts) if unit is None else [Unit(unit)]
+    if not wanted or wanted[0] not in accounts:
+        raise _unknown(book, path, wanted[0] if wanted else Unit.USD_MICROCENTS)
+    for account in [accounts[one] for one in wanted]:
         book.store.save(attrs.evolve(account, frozen=frozen))
         kind: Kind = "freeze" if frozen else "unfreeze"
         book.log(kind, account, now_ms, origin=book.origin or Origin())

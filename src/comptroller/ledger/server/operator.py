@@ -110,13 +110,13 @@ async def _fund(asked: Asked) -> BaseModel:
 
 async def _freeze(asked: Asked) -> BaseModel:
     path, unit = _named(asked)
-    await _ledger(asked).freeze(path)
+    await _ledger(asked).freeze(path, unit)
     return await _one(asked, path, unit)
 
 
 async def _unfreeze(asked: Asked) -> BaseModel:
     path, unit = _named(asked)
-    await _ledger(asked).unfreeze(path)
+    await _ledger(asked).unfreeze(path, unit)
     return await _one(asked, path, unit)
 
 
