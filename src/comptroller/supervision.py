@@ -12,7 +12,6 @@ from agents.result import RunResult
 from runcycles import Amount
 
 from .arguments import must_be, must_return_at_once
-from .decide.pricing import price_book
 from .errors import ComptrollerError, RunCancelled
 from .governed import Ground, RunScope, filled, open_ground, source
 from .host import Framed
@@ -243,7 +242,6 @@ class Supervisor:
             dimensions=dimensions,
             check=check,
         )
-        self._hub.book(terms.policy.prices)  # wrong ones are told here, not by a started run
         return SupervisedRun(agent, filled(terms, self._books), self._ground, self._slots)
 
     @uninterrupted
@@ -337,7 +335,6 @@ class open_supervisor:  # noqa: N801 - used like a function
             must_be(
                 "policy", self._policy, Policy, "a Policy(...), or a function from a tenant to one"
             )
-            price_book(self._policy.prices)
         self._books = source(ledger)
         self._max_concurrency, self._recover = max_concurrency, recover
         self._frame: Framed[Ground]

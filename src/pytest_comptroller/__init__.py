@@ -4,25 +4,38 @@ It is a package of its own because pytest imports every plugin at its start, in 
 has it installed: this one imports nothing until a test asks for a fixture.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from runcycles import Amount
+
     from comptroller.testing import Governing, PlannedLedger
 
 
 @pytest.fixture
-def ledger() -> "PlannedLedger":
-    """A ledger in memory with plenty for the tenant `acme`, which records what it is asked.
+def ledger_budgets() -> "Mapping[str, Sequence[Amount]]":
+    """The budgets of the fixture `ledger`, scope to amounts: plenty of dollars for `acme`.
+
+    Override it to have other units: a policy that asks in one which production lacks fails here.
+    """
+    from comptroller import usd
+
+    return {"tenant:acme": [usd("1000000")]}
+
+
+@pytest.fixture
+def ledger(ledger_budgets: "Mapping[str, Sequence[Amount]]") -> "PlannedLedger":
+    """A ledger in memory with plenty of dollars for `acme`, which records what it is asked.
 
     `ledger.plan(deny_at(2), lose_answer(1))` says what is to befall the n-th call,
-    `await ledger.set_budget(...)` changes a budget.
+    `await ledger.set_budget(...)` changes a budget. See `ledger_budgets`.
     """
     from comptroller.testing import FundedLedger, PlannedLedger
 
-    return PlannedLedger(FundedLedger())
+    return PlannedLedger(FundedLedger(ledger_budgets))
 
 
 @pytest.fixture

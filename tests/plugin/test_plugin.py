@@ -23,6 +23,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 POLICY = Policy(llm_estimate=tokens(100))
 
 
+@pytest.fixture
+def ledger_budgets(ledger_budgets):
+    return {"tenant:acme": [*ledger_budgets["tenant:acme"], tokens(10**12)]}
+
+
 def agent(*answers):
     return Agent("Agent", model=CountingModel(*answers))
 

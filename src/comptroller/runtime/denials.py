@@ -12,6 +12,7 @@ from comptroller.errors import (
     LedgerUnreachable,
     LimitReached,
     ToolDenied,
+    UnitMismatch,
 )
 from comptroller.money import formatted, show
 from comptroller.policy import Policy
@@ -49,6 +50,8 @@ def explained(refusal: ComptrollerError, call: Call, receipt: Receipt) -> Comptr
     """The same refusal with its run, its call and the receipt; a ledger's denial in full."""
     if isinstance(refusal, BudgetExceeded) and refusal.call is None:
         refusal = _in_full(refusal, call)
+    elif isinstance(refusal, UnitMismatch):
+        refusal = _with_its_origin(refusal, call)
     refusal.run_id, refusal.receipt = call.run_id, receipt
     return refusal
 
@@ -70,6 +73,38 @@ def _in_full(denial: BudgetExceeded, call: Call) -> BudgetExceeded:
         remaining=denial.remaining,
     )
     full.__cause__ = denial
+    return full
+
+
+def _with_its_origin(mismatch: UnitMismatch, call: Call) -> UnitMismatch:
+    """The same, with the call, and where its unit comes from: only its policy can change that."""
+    unit = Unit(call.estimate.unit)
+    if call.draft.kind == "check":
+        origin = "`check` asks in it: give an amount in the unit of the budget"
+    elif call.draft.request is not None:
+        origin = (
+            f"Policy.llm_estimate ({call.estimate_source}) asks in it: give one in the unit of the"
+            ' budget, such as usd("0.05"), tokens(4000) or WorstCase(unit=Unit.TOKENS)'
+        )
+    elif call.estimate_source == "default":
+        origin = (
+            f"the tool {call.draft.name} is not in the map of tools, so it costs the map's default:"
+            " give it a price in the unit of the budget, or let unlisted tools be free with"
+            " ToolEstimateMap({...}, default_estimate=0)"
+        )
+    else:
+        origin = (
+            f"the map of tools says so: price the tool {call.draft.name} in the unit of the budget"
+        )
+    full = UnitMismatch(
+        f"{call.tenant}: {wanted(call)}: {origin}. {mismatch}",
+        status=mismatch.status,
+        error_code=mismatch.error_code,
+        details=mismatch.details or {"requested_unit": unit.value},
+        request_id=mismatch.request_id,
+        retry_after_ms=mismatch.retry_after_ms,
+    )
+    full.__cause__ = mismatch
     return full
 
 

@@ -181,7 +181,8 @@ class Run:
             found = resolve_estimate(policy.llm_estimate, draft.request, self.terms.prices)
             return self._call(draft, "llm.completion", found.amount, found.source, metadata)
         cost = policy.tools.cost(draft.name)
-        call = self._call(draft, cost.action_kind, cost.estimate, "fixed", metadata)
+        source = "fixed" if draft.name in policy.tools else "default"
+        call = self._call(draft, cost.action_kind, cost.estimate, source, metadata)
         return attrs.evolve(call, actual=cost.actual)
 
     def _call(
