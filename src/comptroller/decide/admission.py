@@ -121,6 +121,8 @@ class Denial:
     remaining: int | None = None
     allocated: int | None = None
     expected_units: tuple[Unit, ...] = ()
+    renews_at_ms: int | None = None
+    """When the account begins anew, where it does."""
 
 
 @value
@@ -243,5 +245,11 @@ def _charge_over(accounts: Accounts, amount: int, policy: CommitOveragePolicy) -
 
 def _denied(code: str, account: Account, requested: int) -> Denial:
     return Denial(
-        code, account.scope, account.unit, requested, account.remaining, account.allocated
+        code,
+        account.scope,
+        account.unit,
+        requested,
+        account.remaining,
+        account.allocated,
+        renews_at_ms=account.renewal.at_ms if account.renewal else None,
     )

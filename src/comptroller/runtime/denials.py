@@ -35,9 +35,10 @@ def wanted(call: Call) -> str:
 def from_breach(breach: Breach, call: Call) -> CallDenied:
     """The refusal of a call that the ledger is not even asked about."""
     kind = ToolDenied if breach.by_caps and call.draft.kind == "tool" else LimitReached
+    why_so_much = _why_so_much(call) if breach.requested is not None else ""
     return kind(
         f"{call.tenant}: {call.draft.kind} call {call.draft.name} by agent {call.draft.agent}"
-        f" is not allowed: {breach.text}",
+        f" is not allowed: {breach.text}{why_so_much}",
         reason_code="CAPS" if breach.by_caps else "LIMIT_REACHED",
         call=call.id,
         unit=breach.unit,
@@ -59,7 +60,7 @@ def explained(refusal: ComptrollerError, call: Call, receipt: Receipt) -> Comptr
 def _in_full(denial: BudgetExceeded, call: Call) -> BudgetExceeded:
     unit = Unit(call.estimate.unit)
     full = BudgetExceeded(
-        f"{call.tenant}: {wanted(call)}{_what_is_left(denial, unit)}",
+        f"{call.tenant}: {wanted(call)}{_what_is_left(denial, call)}",
         status=denial.status,
         error_code=denial.error_code,
         details=denial.details,
@@ -108,12 +109,24 @@ def _with_its_origin(mismatch: UnitMismatch, call: Call) -> UnitMismatch:
     return full
 
 
-def _what_is_left(denial: BudgetExceeded, unit: Unit) -> str:
+def _what_is_left(denial: BudgetExceeded, call: Call) -> str:
+    unit = Unit(call.estimate.unit)
     if denial.reason_code != "BUDGET_EXCEEDED" or denial.remaining is None:
         return f": {denial}"
     allocated = (denial.details or {}).get("allocated")
     of = f" of {formatted(unit, allocated)}" if isinstance(allocated, int) else ""
-    return f", {formatted(unit, denial.remaining)} left{of} ({denial.scope})"
+    left = f"{formatted(unit, denial.remaining)} left{of} ({denial.scope})"
+    return f", {left}{_why_so_much(call)}"
+
+
+def _why_so_much(call: Call) -> str:
+    """Where a worst case was asked for, which one, and how to ask for less."""
+    if call.assumed_output is None:
+        return ""
+    return (
+        f" (worst case: {call.assumed_output:,} output tokens; set"
+        " ModelSettings(max_tokens=...) or Policy(llm_estimate=Learned()))"
+    )
 
 
 def waiver(refusal: ComptrollerError, policy: Policy) -> str | None:

@@ -73,12 +73,14 @@ def _details(denial: Denial) -> dict[str, object]:
         }
     if denial.remaining is None:
         return {}
+    renews = {} if denial.renews_at_ms is None else {"renews_at_ms": denial.renews_at_ms}
     return {
         "scope": denial.scope,
         "unit": denial.unit.value,
         "requested": denial.requested,
         "remaining": denial.remaining,
         "allocated": denial.allocated,
+        **renews,
     }
 
 
