@@ -213,6 +213,17 @@ class EmbeddedLedger(Ledger, Protocol):
     async def unfreeze(self, scope: str) -> None:
         """End `freeze`."""
 
+    async def close_budget(self, scope: str) -> None:
+        """Grant nothing more at `scope`, for good: `tenant:acme` is a customer that has gone.
+
+        Denials say `TENANT_CLOSED`, or `BUDGET_CLOSED` at a scope within a tenant. What is reserved
+        settles as ever, all that was spent stays in reports, and no default budget begins it anew.
+        `set_budget` opens it again.
+
+        Raises:
+            BudgetNotFound: neither `scope` nor one within it has a budget.
+        """
+
     async def budgets(self) -> list[Balance]:
         """Every budget of every tenant."""
 

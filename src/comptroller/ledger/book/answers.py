@@ -68,6 +68,7 @@ class Budget(Balance):
     """
 
     frozen: bool = False
+    closed: bool = False
     per: Period | None = None
     zone: str | None = None
     renews_at_ms: int | None = None
@@ -109,7 +110,7 @@ def budgets(accounts: Iterable[Account]) -> list[Balance]:
 
 def _budget(account: Account) -> dict[str, Any]:
     renewal, alerts = account.renewal, account.alerts
-    told = {**shown.balance(account), "frozen": account.frozen}
+    told = {**shown.balance(account), "frozen": account.frozen, "closed": account.closed}
     if renewal is not None:
         told |= {"per": renewal.per, "zone": renewal.zone, "renews_at_ms": renewal.at_ms}
     if alerts is not None and alerts.at:
