@@ -90,7 +90,7 @@ class ReservationQuery(Levels, total=False):
 
 
 class Ledger(Protocol):
-    """A budget ledger."""
+    """A budget ledger: one of `open_ledger`, or one of your own that has these members."""
 
     @property
     def name(self) -> str:
@@ -162,6 +162,10 @@ class Ledger(Protocol):
         self, reservation_id: str, *, tenant: str | None = None
     ) -> ReservationDetail:
         """One reservation, whole."""
+
+
+MEMBERS = tuple(name for name in vars(Ledger) if not name.startswith("_"))
+"""The names that every ledger has."""
 
 
 class EmbeddedLedger(Ledger, Protocol):
@@ -239,7 +243,8 @@ class EmbeddedLedger(Ledger, Protocol):
         """What was charged, reserved, abandoned and denied, and the tokens: a report.
 
         One line for each unit and each combination of what it is `by`: any of tenant, workspace,
-        app, workflow, agent, tool, model, day (of `zone`), run. `since` and `until` are times of
+        app, workflow, agent, tool, model, day (of `zone`), run, and of labels that runs were given
+        (`dimension:user` for `dimensions={"user": "42"}`; denials have none). `since` and `until` are times of
         reservations; a call belongs to the day of its reservation.
 
         Raises:

@@ -48,6 +48,7 @@ from comptroller.ledger.book.lazily import (
     made,
 )
 from comptroller.ledger.book.records import Remembered, Reservation
+from comptroller.money import show
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -75,6 +76,11 @@ class Budget(Balance):
     caps: Caps | None = None
     caps_below: int | None = None
     alerts: list[int] | None = None
+
+    def __str__(self) -> str:
+        of = f" of {show(self.allocated)}" if self.allocated else ""
+        each = f" each {self.per} ({self.zone})" if self.per else ""
+        return f"{self.scope_path}: {show(self.remaining)} left{of}{each}"
 
 
 class Listed(ReservationSummary):
