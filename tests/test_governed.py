@@ -447,13 +447,13 @@ async def test_tools_of_both_units_are_charged_where_they_belong():
 
 
 def test_half_a_ledger_is_refused_with_what_it_lacks():
-    """A ledger of one's own is looked at when it is given, not by the first run's AttributeError."""
+    """A ledger of one's own is looked at when it is given, not by the first call of a run."""
 
     class Half:
         name = "mine"
 
         async def reserve(self, request, *, tenant=None):
-            raise NotImplementedError
+            raise AssertionError("it was used")
 
     for give in (
         lambda: governed_run(None, "acme", ledger=Half()),

@@ -244,8 +244,8 @@ class EmbeddedLedger(Ledger, Protocol):
 
         One line for each unit and each combination of what it is `by`: any of tenant, workspace,
         app, workflow, agent, tool, model, day (of `zone`), run, and of labels that runs were given
-        (`dimension:user` for `dimensions={"user": "42"}`; denials have none). `since` and `until` are times of
-        reservations; a call belongs to the day of its reservation.
+        (`dimension:user` for `dimensions={"user": "42"}`; denials have none). `since` and `until`
+        are times of reservations; a call belongs to the day of its reservation.
 
         Raises:
             ValueError: it is by something else, or a time has no zone.

@@ -106,12 +106,7 @@ def open_ledger(
     """
     if not isinstance(url, str | os.PathLike):
         raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
-    if isinstance(url, str) and (scheme := _SCHEME.match(url)) and scheme[1] not in _KNOWN:
-        raise ValueError(
-            f"{scheme[0]}... names no kind of ledger that there is: write a path (or sqlite:PATH),"
-            f' "{_MEMORY}", or http://localhost:7878 (https://...) for a Cycles server. A ledger of'
-            " your own is given as it is: governed_run(..., ledger=yours)"
-        )
+    _must_be_known(url)
     if isinstance(url, str) and _SERVER.match(url):
         _must_be_its_operators(url, default_budget, on_alert, retention)
         return open_cycles(
@@ -130,6 +125,16 @@ def open_ledger(
         return open_memory(**terms)
     kept = RETENTION if retention is None else retention
     return open_sqlite(_file(url), synchronous=synchronous, retention=kept, **terms)
+
+
+def _must_be_known(url: str | os.PathLike[str]) -> None:
+    """Raise a ValueError for another kind of address. It may hold a password: little is shown."""
+    if isinstance(url, str) and (scheme := _SCHEME.match(url)) and scheme[1] not in _KNOWN:
+        raise ValueError(
+            f"{scheme[0]}... names no kind of ledger that there is: write a path (or sqlite:PATH),"
+            f' "{_MEMORY}", or http://localhost:7878 (https://...) for a Cycles server. A ledger of'
+            " your own is given as it is: governed_run(..., ledger=yours)"
+        )
 
 
 def _must_be_its_operators(
