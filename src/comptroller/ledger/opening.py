@@ -104,8 +104,6 @@ def open_ledger(
         TypeError: `url` is neither a string nor a path, or a setting not what it should be.
         ValueError: `url` names no ledger, or one that takes no such setting.
     """
-    if not isinstance(url, str | os.PathLike):
-        raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
     _must_be_known(url)
     if isinstance(url, str) and _SERVER.match(url):
         _must_be_its_operators(url, default_budget, on_alert, retention)
@@ -127,8 +125,10 @@ def open_ledger(
     return open_sqlite(_file(url), synchronous=synchronous, retention=kept, **terms)
 
 
-def _must_be_known(url: str | os.PathLike[str]) -> None:
-    """Raise a ValueError for another kind of address. It may hold a password: little is shown."""
+def _must_be_known(url: object) -> None:
+    """Raise an error for another kind of address. It may hold a password: little is shown."""
+    if not isinstance(url, str | os.PathLike):
+        raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
     if isinstance(url, str) and (scheme := _SCHEME.match(url)) and scheme[1] not in _KNOWN:
         raise ValueError(
             f"{scheme[0]}... names no kind of ledger that there is: write a path (or sqlite:PATH),"
