@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1] / "src"
 
 LAYERS = [  # the lowest first; a name is a module or a package under `comptroller`
     {"values", "interrupts", "arguments"},
-    {"errors", "policy", "money"},
-    {"decide"},
+    {"errors", "money"},
+    {"policy", "decide"},  # a policy is checked by the price book that it names
     {"ledger"},
     {"runtime"},
     {"openai_agents"},

@@ -38,7 +38,7 @@ from .errors import (
 from .governed import governed_run
 from .ledger.client import as_client
 from .ledger.opening import open_ledger
-from .money import risk_points, tokens, usd
+from .money import risk_points, show, tokens, usd
 from .policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap
 from .runtime.hub import Statistics
 from .runtime.outcomes import Cancelled, Completed, Denied, Failed
@@ -87,6 +87,7 @@ __all__ = [
     "open_ledger",
     "open_supervisor",
     "risk_points",
+    "show",
     "tokens",
     "usd",
 ]

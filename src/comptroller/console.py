@@ -167,6 +167,8 @@ def budgets_table(budgets: Iterable[Balance]) -> Table:
 
 def state(budget: Balance) -> str:
     """What a budget allows."""
+    if getattr(budget, "closed", False):
+        return "closed"
     if getattr(budget, "frozen", False):  # embedded ledgers tell it, and the period
         return "frozen"
     if budget.is_over_limit:

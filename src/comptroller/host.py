@@ -86,8 +86,8 @@ class Framed(Generic[T]):
                 raise
             raise RuntimeError(
                 "this scope was left by another task than the one that entered it: what ran in it"
-                " is settled, but it holds a task group. Enter and leave it in one task (in a"
-                " notebook: in one cell)"
+                " is settled, but it holds a task group. Enter and leave it in one task: in a test,"
+                " in a fixture of pytest-trio or anyio, or in one cell of a notebook"
             ) from error
         return None
 

@@ -3,7 +3,7 @@
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_CEILING, Context, Decimal, InvalidOperation
 from math import isfinite
 
-from runcycles import Amount, Unit
+from runcycles import Amount, SignedAmount, Unit
 
 MICROCENTS_PER_USD = 10**8
 MOST = 2**63 - 1
@@ -87,6 +87,13 @@ def formatted(unit: Unit, count: int) -> str:
     return f"{count:,} {name.removesuffix('s') if abs(count) == 1 else name}"
 
 
-def show(given: Amount) -> str:
-    """`formatted` for an amount of the protocol."""
+def show(given: Amount | SignedAmount) -> str:
+    """How people read an amount: `$0.05`, `5,000 tokens`. What remains may be a debt: `-$0.05`."""
     return formatted(given.unit, given.amount)
+
+
+class Sums(dict[Unit, int]):
+    """Sums by unit, in whole numbers of each (10^8 microcents are 1 USD). `str`: for people."""
+
+    def __str__(self) -> str:
+        return ", ".join(formatted(unit, count) for unit, count in self.items()) or "nothing"

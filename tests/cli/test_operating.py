@@ -65,6 +65,18 @@ def test_a_frozen_budget_denies_and_says_how_to_open_it():
     assert rows(done("budget", "list", *LEDGER))[0][-1] == "open"
 
 
+def test_a_closed_tenant_is_denied_and_shown_and_stays_in_the_list():
+    assert "is closed" in done("budget", "close", "tenant:acme", *LEDGER)
+    assert rows(done("budget", "list", *LEDGER))[0][-1] == "closed"
+    denied = call("run", "desk:agent", "hi", "--tenant", "acme", *LEDGER)
+    assert denied.exit_code == 3
+    assert "is closed; open it again with: comptroller budget set tenant:acme" in denied.stderr
+    closed = json.loads(done("budget", "close", "tenant:acme", "--json", *LEDGER))
+    assert closed == {"scope": "tenant:acme", "closed": True}
+    done("budget", "set", "tenant:acme", "1usd", *LEDGER)
+    assert rows(done("budget", "list", *LEDGER))[0][-1] == "open"
+
+
 def test_budgets_of_one_tenant_alone():
     for scope in ("tenant:acme/agent:one", "tenant:acme-2"):
         done("budget", "set", scope, "1usd", *LEDGER)

@@ -76,6 +76,12 @@ class TestAddresses:
                 pass
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize("url", ["postgres://me:secret@host/db", "redis://:secret@host"])
+    async def test_an_unknown_kind_names_those_that_there_are_and_no_password(self, url):
+        with pytest.raises(ValueError, match=r'sqlite:PATH.*"memory:".*ledger=yours') as caught:
+            open_ledger(url)
+        assert "secret" not in str(caught.value)
+
     @pytest.mark.parametrize("url", ["", "sqlite:", "sqlite:///ledger.db"])
     async def test_no_path_shows_one(self, url):
         with pytest.raises(ValueError, match=r"ledger\.db"):

@@ -421,6 +421,11 @@ class TestTheOperator:
         assert frozen.json()["status"] == "FROZEN"
         opened = await operator.post(f"/v1/admin/budgets/unfreeze?{where}")
         assert opened.json()["status"] == "ACTIVE"
+        closed = await operator.post(f"/v1/admin/budgets/close?{where}")
+        assert closed.json()["status"] == "CLOSED"
+        frozen = await operator.post(f"/v1/admin/budgets/freeze?{where}")
+        assert frozen.json()["status"] == "CLOSED"
+        opened = closed
         looked_up = await operator.get(f"/v1/admin/budgets/lookup?{where}")
         assert looked_up.json() == opened.json()
         [one] = (await operator.get("/v1/admin/budgets?tenant_id=new")).json()["ledgers"]

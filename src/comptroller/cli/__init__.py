@@ -219,6 +219,16 @@ def unfreeze(
     at(ledger, api_key_env, freeze, scope, False, as_json)
 
 
+@budget_app.command()
+def close(
+    scope: Scope, ledger: Ledger = None, api_key_env: KeyVariable = None, as_json: Json = False
+) -> None:
+    """Grant nothing more at a scope, such as a tenant that has gone; budget set opens it again."""
+    from .operating import at, close
+
+    at(ledger, api_key_env, close, scope, as_json)
+
+
 @budget_app.command("list")
 def list_budgets(
     tenant: Annotated[

@@ -115,6 +115,16 @@ async def freeze(ledger: Ledger, scope: str, frozen: bool, as_json: bool) -> Non
         console.write(f"{path} in {ledger.name} is {'frozen' if frozen else 'open'}")
 
 
+async def close(ledger: Ledger, scope: str, as_json: bool) -> None:
+    """Close a scope."""
+    path = parse_scope(scope)
+    await own(ledger).close_budget(path)
+    if as_json:
+        console.write_json({"scope": path, "closed": True})
+    else:
+        console.write(f"{path} in {ledger.name} is closed; what it has spent stays in reports")
+
+
 async def list_budgets(ledger: Ledger, tenant: str | None, as_json: bool) -> None:
     """Every budget, or one tenant's."""
     if not ledger.remote:

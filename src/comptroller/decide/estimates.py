@@ -103,12 +103,15 @@ class WorstCase:
 
     def estimate(self, request: LlmRequest, prices: Prices, /) -> Amount | None:
         """Tokens, or their price; None where the price is not known."""
-        limit = request.max_tokens
-        output = self.max_tokens if limit is None or limit < 0 else limit
-        most = TokenCount(input=request.input_tokens, output=output)
+        most = TokenCount(input=request.input_tokens, output=self.most_output(request))
         if self.unit is Unit.TOKENS:
             return tokens(min(most.total, MOST))
         return prices.price(request.model, most)
+
+    def most_output(self, request: LlmRequest) -> int:
+        """The output tokens that are assumed: what the call allows, where it sets a limit."""
+        limit = request.max_tokens
+        return self.max_tokens if limit is None or limit < 0 else limit
 
 
 def _strategy(given: Amount | LlmEstimate) -> LlmEstimate:
@@ -168,11 +171,12 @@ class Estimated:
     """What a call reserves, and which rule said so.
 
     `source` is `fixed`, `worst-case`, `learned`, `default`, or `custom` for a strategy of the
-    user's own.
+    user's own. `output`: the output tokens that a worst case assumes.
     """
 
     amount: Amount
     source: str
+    output: int | None = None
 
 
 def resolve_estimate(
@@ -197,7 +201,8 @@ def resolve_estimate(
     if not isinstance(estimate, Amount):
         hint = 'return an Amount such as usd("0.05"), or None'
         raise TypeError(f"llm_estimate: {strategy!r} returned {estimate!r}: {hint}")
-    return Estimated(estimate, getattr(strategy, "source", "custom"))
+    output = strategy.most_output(request) if isinstance(strategy, WorstCase) else None
+    return Estimated(estimate, getattr(strategy, "source", "custom"), output)
 
 
 @attrs.frozen

@@ -29,6 +29,8 @@ class Funding(Enum):
 def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 0) -> Account:
     """The account of a budget that was set; what it has spent, reserved and owes stays.
 
+    One that was closed is open again.
+
     So does what it has told: an alert is told once a period, however often the budget is set. A
     period that began is not begun again, also where a clock was set back before its beginning.
     """
@@ -46,6 +48,7 @@ def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 
             caps_below=terms.caps_below,
             renewal=Renewal(per, ends(per, zone, present_ms), allocated, zone) if per else None,
             alerts=Alerts(terms.alerts, told) if terms.alerts or told else None,
+            closed=False,
         )
     )
 

@@ -320,6 +320,10 @@ class Embedded(ABC):
             lambda book, now_ms: operate.freeze(book, scope, unit, now_ms, frozen=False)
         )
 
+    async def close_budget(self, scope: str) -> None:
+        """Grant nothing more at `scope`; what is reserved settles as ever, its history stays."""
+        await self._operate(lambda book, now_ms: operate.close(book, scope, now_ms))
+
     async def budgets(self) -> list[Balance]:
         """Every budget of every tenant."""
         return await self._perform(read.budgets, scans=True)

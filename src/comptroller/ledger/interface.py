@@ -91,7 +91,7 @@ class ReservationQuery(Levels, total=False):
 
 
 class Ledger(Protocol):
-    """A budget ledger."""
+    """A budget ledger: one of `open_ledger`, or one of your own that has these members."""
 
     @property
     def name(self) -> str:
@@ -165,6 +165,10 @@ class Ledger(Protocol):
         """One reservation, whole."""
 
 
+MEMBERS = tuple(name for name in vars(Ledger) if not name.startswith("_"))
+"""The names that every ledger has."""
+
+
 class EmbeddedLedger(Ledger, Protocol):
     """A ledger that is its own operator: budgets are set and funded here.
 
@@ -217,6 +221,17 @@ class EmbeddedLedger(Ledger, Protocol):
     async def unfreeze(self, scope: str, unit: Unit | None = None) -> None:
         """End `freeze`, of all budgets of the scope or of the one in `unit`."""
 
+    async def close_budget(self, scope: str) -> None:
+        """Grant nothing more at `scope`, for good: `tenant:acme` is a customer that has gone.
+
+        Denials say `TENANT_CLOSED`, or `BUDGET_CLOSED` at a scope within a tenant. What is reserved
+        settles as ever, all that was spent stays in reports, and no default budget begins it anew.
+        `set_budget` opens it again.
+
+        Raises:
+            BudgetNotFound: neither `scope` nor one within it has a budget.
+        """
+
     async def budgets(self) -> list[Balance]:
         """Every budget of every tenant."""
 
@@ -232,8 +247,9 @@ class EmbeddedLedger(Ledger, Protocol):
         """What was charged, reserved, abandoned and denied, and the tokens: a report.
 
         One line for each unit and each combination of what it is `by`: any of tenant, workspace,
-        app, workflow, agent, tool, model, day (of `zone`), run. `since` and `until` are times of
-        reservations; a call belongs to the day of its reservation.
+        app, workflow, agent, tool, model, day (of `zone`), run, and of labels that runs were given
+        (`dimension:user` for `dimensions={"user": "42"}`; denials have none). `since` and `until`
+        are times of reservations; a call belongs to the day of its reservation.
 
         Raises:
             ValueError: it is by something else, or a time has no zone.

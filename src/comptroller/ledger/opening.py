@@ -29,6 +29,8 @@ from comptroller.ledger.sqlite import SqliteKeys, SqliteLedger, SqliteWebhooks, 
 _MEMORY, _FILE = "memory:", "sqlite:"
 _SERVER = re.compile("https?(:|//)|(?!sqlite:)[a-z+]*://", re.IGNORECASE)
 """What is meant as a server's address, rightly written or not."""
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
+_KNOWN = ("http", "https", "sqlite")
 _PLACE = re.compile(r"[\w.-]+:\d+")
 """`host:port`, which would be a fine name of a file, and never is meant as one."""
 _logger = logging.getLogger("comptroller.ledger")
@@ -102,8 +104,7 @@ def open_ledger(
         TypeError: `url` is neither a string nor a path, or a setting not what it should be.
         ValueError: `url` names no ledger, or one that takes no such setting.
     """
-    if not isinstance(url, str | os.PathLike):
-        raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
+    _must_be_known(url)
     if isinstance(url, str) and _SERVER.match(url):
         _must_be_its_operators(url, default_budget, on_alert, retention)
         return open_cycles(
@@ -122,6 +123,18 @@ def open_ledger(
         return open_memory(**terms)
     kept = RETENTION if retention is None else retention
     return open_sqlite(_file(url), synchronous=synchronous, retention=kept, **terms)
+
+
+def _must_be_known(url: object) -> None:
+    """Raise an error for another kind of address. It may hold a password: little is shown."""
+    if not isinstance(url, str | os.PathLike):
+        raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
+    if isinstance(url, str) and (scheme := _SCHEME.match(url)) and scheme[1] not in _KNOWN:
+        raise ValueError(
+            f"{scheme[0]}... names no kind of ledger that there is: write a path (or sqlite:PATH),"
+            f' "{_MEMORY}", or http://localhost:7878 (https://...) for a Cycles server. A ledger of'
+            " your own is given as it is: governed_run(..., ledger=yours)"
+        )
 
 
 def _must_be_its_operators(

@@ -20,7 +20,7 @@ from openai.types.responses import ResponseFunctionToolCall
 from runcycles import Amount
 
 from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
-from comptroller.errors import CallDenied
+from comptroller.errors import BudgetExceeded, CallDenied
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Draft
 from comptroller.runtime.run import Run
@@ -151,7 +151,7 @@ class EpisodeHooks(CallHooks):
         except CallDenied as denial:
             context.reject_tool(
                 ToolApprovalItem(agent=agent, raw_item=call),
-                rejection_message=f"The tool {call.name} was not run: {denial}",
+                rejection_message=f"The tool {call.name} was not run: {_for_the_model(denial)}",
             )
 
     def _give_back(self, why: str) -> None:
@@ -168,6 +168,16 @@ class EpisodeHooks(CallHooks):
             actor.tell(Finished() if clean else Abandoned(why))
         self._running.clear()
         self._dispatcher.rests()
+
+
+def _for_the_model(denial: CallDenied) -> str:
+    """What a model may repeat to a customer: no path and no operator's command.
+
+    Amounts may help it to choose a cheaper tool.
+    """
+    by_ledger = isinstance(denial, BudgetExceeded)
+    in_amounts = denial.reason_code == "BUDGET_EXCEEDED" and denial.remaining is not None
+    return denial.public if by_ledger and not in_amounts else str(denial)
 
 
 def _key(context: Any, tool: Tool) -> object:

@@ -6,6 +6,7 @@ present lines and may be taken from any thread while the run goes on.
 
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import attrs
@@ -13,7 +14,7 @@ from runcycles import Amount, Unit
 
 from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.pricing import TokenCount
-from comptroller.money import formatted, show
+from comptroller.money import MICROCENTS_PER_USD, Sums, formatted, show
 
 
 @attrs.frozen(kw_only=True)
@@ -100,28 +101,33 @@ class Receipt:
     calls: tuple[CallReceipt, ...] = ()
 
     @property
-    def charged(self) -> dict[Unit, int]:
+    def charged(self) -> Sums:
         """What the ledger took, by unit."""
-        return self._sum(lambda _: "", "charged").get("", {})
+        return self._sum(lambda _: "", "charged").get("", Sums())
 
     @property
-    def by_agent(self) -> dict[str, dict[Unit, int]]:
+    def cost(self) -> Decimal:
+        """What the ledger took in US dollars, exactly; other units than money are not in it."""
+        return Decimal(self.charged.get(Unit.USD_MICROCENTS, 0)) / MICROCENTS_PER_USD
+
+    @property
+    def by_agent(self) -> dict[str, Sums]:
         """What was charged, by agent and unit."""
         return self._sum(lambda call: call.agent, "charged")
 
     @property
-    def by_model(self) -> dict[str, dict[Unit, int]]:
+    def by_model(self) -> dict[str, Sums]:
         """What was charged for LLM calls, by model and unit."""
         return self._sum(lambda call: call.name, "charged", only="llm.completion")
 
     @property
-    def shortfall(self) -> dict[Unit, int]:
+    def shortfall(self) -> Sums:
         """What was spent and not charged, by unit: charged + shortfall = actual."""
         total: Counter[Unit] = Counter()
         for call in self.calls:
             if call.actual is not None and call.shortfall:
                 total[Unit(call.actual.unit)] += call.shortfall
-        return dict(total)
+        return Sums(total)
 
     @property
     def tokens(self) -> TokenCount:
@@ -142,13 +148,13 @@ class Receipt:
 
     def _sum(
         self, by: Callable[[CallReceipt], str], which: str, only: str | None = None
-    ) -> dict[str, dict[Unit, int]]:
+    ) -> dict[str, Sums]:
         sums: dict[str, Counter[Unit]] = {}
         for call in self.calls:
             found: Amount | None = getattr(call, which)
             if found is not None and only in (None, call.kind):
                 sums.setdefault(by(call), Counter())[Unit(found.unit)] += found.amount
-        return {key: dict(total) for key, total in sums.items()}
+        return {key: Sums(total) for key, total in sums.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -169,8 +175,7 @@ class Receipt:
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
                  for row in rows]  # fmt: skip
-        charged = ", ".join(formatted(unit, n) for unit, n in self.charged.items()) or "nothing"
-        total = f"run {self.run_id} of {self.tenant}: charged {charged}"
+        total = f"run {self.run_id} of {self.tenant}: charged {self.charged}"
         return "\n".join([total, *table])
 
 
@@ -190,7 +195,7 @@ def _row(call: CallReceipt) -> tuple[str, ...]:
     )
 
 
-def _plain(sums: dict[str, dict[Unit, int]]) -> dict[str, dict[str, int]]:
+def _plain(sums: dict[str, Sums]) -> dict[str, dict[str, int]]:
     return {key: {unit.value: n for unit, n in total.items()} for key, total in sums.items()}
 
 

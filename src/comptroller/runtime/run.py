@@ -179,9 +179,11 @@ class Run:
         policy, metadata = self.terms.policy, {"attempt": str(draft.attempt)}
         if draft.request is not None:
             found = resolve_estimate(policy.llm_estimate, draft.request, self.terms.prices)
-            return self._call(draft, "llm.completion", found.amount, found.source, metadata)
+            call = self._call(draft, "llm.completion", found.amount, found.source, metadata)
+            return attrs.evolve(call, assumed_output=found.output)
         cost = policy.tools.cost(draft.name)
-        call = self._call(draft, cost.action_kind, cost.estimate, "fixed", metadata)
+        source = "fixed" if draft.name in policy.tools else "default"
+        call = self._call(draft, cost.action_kind, cost.estimate, source, metadata)
         return attrs.evolve(call, actual=cost.actual)
 
     def _call(

@@ -48,6 +48,7 @@ from comptroller.ledger.book.lazily import (
     made,
 )
 from comptroller.ledger.book.records import Remembered, Reservation
+from comptroller.money import show
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -68,12 +69,18 @@ class Budget(Balance):
     """
 
     frozen: bool = False
+    closed: bool = False
     per: Period | None = None
     zone: str | None = None
     renews_at_ms: int | None = None
     caps: Caps | None = None
     caps_below: int | None = None
     alerts: list[int] | None = None
+
+    def __str__(self) -> str:
+        of = f" of {show(self.allocated)}" if self.allocated else ""
+        each = f" each {self.per} ({self.zone})" if self.per else ""
+        return f"{self.scope_path}: {show(self.remaining)} left{of}{each}"
 
 
 class Listed(ReservationSummary):
@@ -109,7 +116,7 @@ def budgets(accounts: Iterable[Account]) -> list[Balance]:
 
 def _budget(account: Account) -> dict[str, Any]:
     renewal, alerts = account.renewal, account.alerts
-    told = {**shown.balance(account), "frozen": account.frozen}
+    told = {**shown.balance(account), "frozen": account.frozen, "closed": account.closed}
     if renewal is not None:
         told |= {"per": renewal.per, "zone": renewal.zone, "renews_at_ms": renewal.at_ms}
     if alerts is not None and alerts.at:

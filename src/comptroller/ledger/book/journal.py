@@ -17,7 +17,7 @@ from comptroller.values import value
 
 Kind = Literal[
     "opened",  # counting began: an account that is older than its file's log
-    "set", "fund", "debit", "repay", "freeze", "unfreeze",  # what operators do
+    "set", "fund", "debit", "repay", "freeze", "unfreeze", "close",  # what operators do
     "renewed", "carried",  # a period began; a debt of one that was over weighs on the present one
     "debt", "alert", "denied",
     "reserve", "commit", "release", "extend", "record",  # requests that came with ids

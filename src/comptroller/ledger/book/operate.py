@@ -1,4 +1,4 @@
-"""What the operator of an embedded ledger does: set, fund, freeze and unfreeze budgets.
+"""What the operator of an embedded ledger does: set, fund, freeze, unfreeze and close budgets.
 
 Each act stands in the event log, with who did it.
 """
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from runcycles import Amount, Balance, Unit
 
 from comptroller.decide import funding
-from comptroller.decide.admission import Denial
+from comptroller.decide.admission import Account, Denial
 from comptroller.decide.funding import Funding
 from comptroller.decide.scopes import parse_scope, within
 from comptroller.decide.terms import BudgetTerms, checked_amount
@@ -122,6 +122,34 @@ def freeze(book: Book, scope: str, unit: Unit | None, now_ms: int, *, frozen: bo
         book.store.save(attrs.evolve(account, frozen=frozen))
         kind: Kind = "freeze" if frozen else "unfreeze"
         book.log(kind, account, now_ms, origin=book.origin or Origin())
+    return answers.nothing
+
+
+def close(book: Book, scope: str, now_ms: int) -> Answer[None]:
+    """Close a scope, in every unit. Where only scopes within it have budgets, it gets one of 0.
+
+    So nothing within it is granted, and no default budget begins it anew; what it was stays.
+
+    Raises:
+        TypeError, ValueError: a malformed scope.
+        BudgetNotFound: neither it nor a scope within it has a budget.
+    """
+    path = parse_scope(scope)
+    accounts = list(book.store.at(path).values())
+    if not accounts:
+        units = {
+            account.unit
+            for account in book.store.accounts(within(path)[0].removeprefix("tenant:"))
+            if account.scope.startswith(f"{path}/")
+        }
+        accounts = [Account(path, unit, 0) for unit in sorted(units, key=lambda unit: unit.value)]
+        for account in accounts:
+            book.set(account, now_ms)
+    if not accounts:
+        raise _unknown(book, path, Unit.USD_MICROCENTS)
+    for account in accounts:
+        book.store.save(attrs.evolve(account, closed=True))
+        book.log("close", account, now_ms, origin=book.origin or Origin())
     return answers.nothing
 
 

@@ -14,6 +14,7 @@ from comptroller.money import MOST, formatted
 MEMORY = "memory:"
 
 _STATUS = {"UNIT_MISMATCH": 400, "INVALID_REQUEST": 400, "BUDGET_NOT_FOUND": 404}
+_TROUBLES = {"OVERDRAFT_LIMIT_EXCEEDED": "over its limit", "DEBT_OUTSTANDING": "in debt"}
 _SAMPLE = {
     Unit.USD_MICROCENTS: ("10usd", 'usd("10")'),
     Unit.TOKENS: ("100000tokens", "tokens(100000)"),
@@ -73,12 +74,14 @@ def _details(denial: Denial) -> dict[str, object]:
         }
     if denial.remaining is None:
         return {}
+    renews = {} if denial.renews_at_ms is None else {"renews_at_ms": denial.renews_at_ms}
     return {
         "scope": denial.scope,
         "unit": denial.unit.value,
         "requested": denial.requested,
         "remaining": denial.remaining,
         "allocated": denial.allocated,
+        **renews,
     }
 
 
@@ -96,12 +99,12 @@ def _text(denial: Denial, ledger: str) -> str:
     left = (
         f"{formatted(unit, denial.remaining or 0)} left of {formatted(unit, denial.allocated or 0)}"
     )
+    if denial.code in ("BUDGET_CLOSED", "TENANT_CLOSED"):
+        return f"{scope} is closed; open it again with: {remedy('set', scope, unit, ledger)}"
     if denial.code == "BUDGET_FROZEN":
         return f"{scope} is frozen, {left}; open it with: {remedy('unfreeze', scope, None, ledger)}"
-    if denial.code == "OVERDRAFT_LIMIT_EXCEEDED":
-        return f"{scope} is over its limit, {left}; {_fund(denial, ledger)}"
-    if denial.code == "DEBT_OUTSTANDING":
-        return f"{scope} is in debt, {left}; {_fund(denial, ledger)}"
+    if trouble := _TROUBLES.get(denial.code):
+        return f"{scope} is {trouble}, {left}; {_fund(denial, ledger)}"
     return f"{scope}: {formatted(unit, denial.requested)} requested, {left}"
 
 

@@ -1,4 +1,4 @@
-"""Budgets over HTTP, for who has the admin key: set, fund, freeze, unfreeze, list, look up.
+"""Budgets over HTTP, for who has the admin key: set, fund, freeze, unfreeze, close, list, show.
 
 The protocol leaves budgets to a plane of their own. Paths and members are those of the Cycles
 governance plane where that has them, so that its tools find what they know; the terms of a budget
@@ -60,7 +60,7 @@ class Budget(BaseModel):
     debt: Amount | None
     overdraft_limit: Amount | None
     is_over_limit: bool | None
-    status: Literal["ACTIVE", "FROZEN"]
+    status: Literal["ACTIVE", "FROZEN", "CLOSED"]
     per: str | None
 
 
@@ -117,6 +117,12 @@ async def _freeze(asked: Asked) -> BaseModel:
 async def _unfreeze(asked: Asked) -> BaseModel:
     path, unit = _named(asked)
     await _ledger(asked).unfreeze(path, unit)
+    return await _one(asked, path, unit)
+
+
+async def _close(asked: Asked) -> BaseModel:
+    path, unit = _named(asked)
+    await _ledger(asked).close_budget(path)
     return await _one(asked, path, unit)
 
 
@@ -178,7 +184,7 @@ def _shown(balance: Balance) -> Budget:
         debt=balance.debt,
         overdraft_limit=balance.overdraft_limit,
         is_over_limit=balance.is_over_limit,
-        status="FROZEN" if more.frozen else "ACTIVE",
+        status="CLOSED" if more.closed else "FROZEN" if more.frozen else "ACTIVE",
         per=more.per,
     )
 
@@ -193,4 +199,5 @@ ROUTES: Routes = {
     f"{BUDGETS}/fund": {"POST": Route(_fund, FundBudget, admits="operator")},
     f"{BUDGETS}/freeze": {"POST": Route(_freeze, admits="operator")},
     f"{BUDGETS}/unfreeze": {"POST": Route(_unfreeze, admits="operator")},
+    f"{BUDGETS}/close": {"POST": Route(_close, admits="operator")},
 }

@@ -97,7 +97,7 @@ class SqliteRecords:
 
     def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """What calls and denials come to, by what the report tells apart."""
-        if asked.wants("run"):
+        if asked.one_by_one:
             yield from self._one_by_one(asked)
         else:
             yield from self._added_up(asked)
