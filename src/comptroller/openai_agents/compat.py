@@ -1,11 +1,12 @@
 """Everything that leans on the SDK's inside, in one place; tests fail loudly where it changes."""
 
 import asyncio
+import copy
 import gc
 from collections.abc import Callable
 from contextvars import Context, ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import agents
@@ -16,6 +17,9 @@ from agents.run_config import RunConfig, _coerce_run_config
 from agents.run_internal.model_provider_lifecycle import _close_runner_owned_model_provider
 from agents.run_internal.model_retry import _close_async_iterator_quietly
 from agents.run_internal.turn_preparation import get_model
+from agents.tool_context import ToolContext
+
+T = TypeVar("T")
 
 SDK_CODE = str(Path(agents.__file__).parent)
 
@@ -36,6 +40,41 @@ def normalized(given: RunConfig | dict[str, Any] | None) -> tuple[RunConfig, boo
     """The run config as the SDK reads it, and whether it would own (and close) its provider."""
     owned = given is None or (isinstance(given, dict) and "model_provider" not in given)
     return RunConfig() if given is None else _coerce_run_config(given), owned
+
+
+def changed(given: T, **fields: Any) -> T:
+    """A copy of a run config or of settings with other `fields`: all else of it stays as it is.
+
+    Not `dataclasses.replace`: that makes it anew by its constructor, so a subclass loses what is no
+    argument there.
+    """
+    copied = copy.copy(given)
+    for name, value in fields.items():
+        object.__setattr__(copied, name, value)
+    return copied
+
+
+class _SeenConfig:
+    """`ToolContext.run_config` where users see the config that they gave: a data descriptor."""
+
+    def __init__(self, as_given: Callable[[RunConfig], RunConfig]) -> None:
+        self._as_given = as_given
+
+    def __get__(self, context: Any, owner: object = None) -> RunConfig | None:
+        return None if context is None else context.__dict__.get("run_config")
+
+    def __set__(self, context: Any, config: RunConfig | None) -> None:
+        context.__dict__["run_config"] = None if config is None else self._as_given(config)
+
+
+def show_configs(as_given: Callable[[RunConfig], RunConfig]) -> None:
+    """From now on a tool's context has `as_given(config)` for the run config that the SDK puts in.
+
+    The contexts of tools are the one place where the SDK shows the config to tools, guardrails and
+    hooks, and some of these come before any hook of ours.
+    """
+    if not isinstance(vars(ToolContext).get("run_config"), _SeenConfig):
+        setattr(ToolContext, "run_config", _SeenConfig(as_given))  # noqa: B010 - it is no field's value
 
 
 async def close_owned_provider(provider: ModelProvider) -> None:

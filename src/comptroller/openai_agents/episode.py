@@ -1,7 +1,6 @@
 """One `Runner.run` inside a run, nested or not: its hooks, its model, and how it is stopped."""
 
 import asyncio
-import dataclasses
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -16,7 +15,7 @@ from comptroller.runtime.run import Run
 from .compaction import governed_session
 from .compat import SdkTasks, normalized
 from .hooks import EpisodeHooks
-from .model import Dispatcher
+from .model import Dispatcher, callers_own
 
 EPISODE: ContextVar["Episode | None"] = ContextVar("comptroller_episode", default=None)
 
@@ -41,13 +40,12 @@ class Episode:
         self.options = dict(options)
         self.pending = True
         config, owned = normalized(options.get("run_config"))
-        if type(config.model) is Dispatcher:  # a nested run is handed its parent's config
-            config = config.model.original
+        config = callers_own(config)
         self.provider = config.model_provider if owned else None
         speaker = given._current_agent if isinstance(given, RunState) else None
         dispatcher = Dispatcher(run, self.id, config, speaker or agent)
         self._hooks = self._governing(dispatcher, options.get("hooks"))
-        self.options["run_config"] = dataclasses.replace(config, model=dispatcher)
+        self.options["run_config"] = dispatcher.handed
         if options.get("session") is not None:
             self.options["session"] = governed_session(run, self.id, agent.name, options["session"])
         self._interrupt: Callable[[], None] = _nothing

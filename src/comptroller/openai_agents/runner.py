@@ -31,8 +31,10 @@ from .compat import (
     close_owned_provider_with,
     get_default_agent_runner,
     set_default_agent_runner,
+    show_configs,
 )
 from .episode import EPISODE, Episode
+from .model import callers_own
 from .usage import described
 
 
@@ -258,5 +260,6 @@ def _nothing() -> None:
 
 def install() -> None:
     """Put the delegating runner in place, once per process."""
+    show_configs(callers_own)
     if not isinstance(get_default_agent_runner(), DelegatingRunner):
         set_default_agent_runner(DelegatingRunner(get_default_agent_runner()))  # type: ignore[arg-type]
