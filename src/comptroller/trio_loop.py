@@ -82,7 +82,7 @@ class Keeper:
                     await trio.sleep_forever()
         except* trio.Cancelled:  # it has before the loop was open
             pass
-        except* BaseException as group:  # a system task's error would end trio itself
+        except* BaseException as group:  # noqa: BLE001 - a system task's error would end trio itself
             self.end(_ending(group) or group)
         finally:
             self.closed = True
@@ -102,7 +102,10 @@ _KEEPER: trio.lowlevel.RunVar[Keeper] = trio.lowlevel.RunVar("comptroller_asynci
 
 def program_loop() -> Keeper | None:
     """Who keeps the program's loop; None: nobody has asked for it yet."""
-    return _KEEPER.get(None)
+    try:
+        return _KEEPER.get()
+    except LookupError:
+        return None
 
 
 async def _kept_loop() -> Keeper:

@@ -1,9 +1,9 @@
-"""The run config and the settings are the user's: what they hold, what is made of them, who sees them.
+"""The run config and the settings are the user's: what they hold, and what user code sees of them.
 
 - User code that looks at the run config (in the context of a tool, a hook, a guardrail) finds the
   very object that it gave, never one of ours.
 - A copy of it with changes, given to a nested run, keeps them.
-- What the SDK and the models are handed keeps the classes of the user's: their fields and attributes.
+- What the SDK and the models are handed keeps the user's classes, with their fields and attributes.
 """
 
 import dataclasses
@@ -65,11 +65,9 @@ class Settled(CountingModel):
         super().__init__(*turns)
         self.settings = []
 
-    async def get_response(self, system_instructions, input, model_settings, *args, **names):
+    async def get_response(self, system, given, model_settings, *args, **names):
         self.settings.append(model_settings)
-        return await super().get_response(
-            system_instructions, input, model_settings, *args, **names
-        )
+        return await super().get_response(system, given, model_settings, *args, **names)
 
 
 class Looking:
@@ -178,7 +176,7 @@ ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True
 
 
 async def alone_and_governed(build):
-    """What `build()`, which gives (agent, run config, what it has seen), sees alone and governed."""
+    """What is seen alone and governed: `build()` gives an agent, a run config, what they see."""
     agent, config, alone = build()
     await Runner.run(agent, "go", run_config=config)
     agent, config, other = build()

@@ -5,11 +5,13 @@ import copy
 import gc
 from collections.abc import Callable
 from contextvars import Context, ContextVar
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import agents
+from agents.memory import OpenAIResponsesCompactionSession
 from agents.models.interface import ModelProvider
 from agents.result import RunResultStreaming
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
@@ -75,6 +77,19 @@ def show_configs(as_given: Callable[[RunConfig], RunConfig]) -> None:
     """
     if not isinstance(vars(ToolContext).get("run_config"), _SeenConfig):
         setattr(ToolContext, "run_config", _SeenConfig(as_given))  # noqa: B010 - it is no field's value
+
+
+def compact_through(view: Callable[[Any], Any]) -> None:
+    """From now on, a session that is compacted by hand is compacted through `view(session)`."""
+    compact = OpenAIResponsesCompactionSession.run_compaction
+    if hasattr(compact, "__wrapped__"):
+        return
+
+    @wraps(compact)
+    async def run_compaction(self: Any, *args: Any, **options: Any) -> None:
+        await compact(view(self), *args, **options)
+
+    setattr(OpenAIResponsesCompactionSession, "run_compaction", run_compaction)  # noqa: B010
 
 
 async def close_owned_provider(provider: ModelProvider) -> None:

@@ -27,6 +27,7 @@ class Episode:
 
     Attributes:
         id: e.g. `1`, or `1.2` for the second one inside it.
+        agent: the name of the agent that it was started with.
         options: the keyword arguments for the SDK.
         provider: the model provider that the SDK would own and close, if it would.
         pending: whether SDK tasks of it may be left in a loop that goes on after it.
@@ -37,6 +38,7 @@ class Episode:
         self.run = run
         parent = around.id if around is not None and around.run is run else None
         self.id: str = run.episode_id(parent)
+        self.agent: str = agent.name
         self.options = dict(options)
         self.pending = True
         config, owned = normalized(options.get("run_config"))

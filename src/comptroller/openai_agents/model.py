@@ -201,9 +201,8 @@ class Dispatcher(Model):
         implicit = ModelSettings() if isinstance(model, Model) else _defaults_of(model)
         if self.agent.model_settings != implicit or isinstance(configured, Model):
             return given
-        return (_defaults_of(configured) if isinstance(configured, str) else implicit).resolve(
-            given
-        )
+        named = _defaults_of(configured) if isinstance(configured, str) else implicit
+        return named.resolve(given)
 
 
 @attrs.frozen

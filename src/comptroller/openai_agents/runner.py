@@ -26,9 +26,11 @@ from .carriage import (
     following,
     governing_run,
 )
+from .compaction import governed_session
 from .compat import (
     close_owned_provider,
     close_owned_provider_with,
+    compact_through,
     get_default_agent_runner,
     set_default_agent_runner,
     show_configs,
@@ -258,8 +260,20 @@ def _nothing() -> None:
     """The episode's own events have checked it."""
 
 
+def _compacted_by_hand(session: Any) -> Any:
+    """The session as the run sees it that governs this context, if one does."""
+    run = governing_run()
+    if run is None:
+        return session
+    around = EPISODE.get()
+    if around is not None and around.run is run:
+        return governed_session(run, around.id, around.agent, session)
+    return governed_session(run, run.episode_id(None), "compaction", session)
+
+
 def install() -> None:
     """Put the delegating runner in place, once per process."""
     show_configs(callers_own)
+    compact_through(_compacted_by_hand)
     if not isinstance(get_default_agent_runner(), DelegatingRunner):
         set_default_agent_runner(DelegatingRunner(get_default_agent_runner()))  # type: ignore[arg-type]

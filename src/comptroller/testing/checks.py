@@ -122,8 +122,10 @@ def trio_tasks_left() -> set[Any]:
             continue
         found.add(task)
         above += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-    carried = sys.modules.get("trio_asyncio")
-    for loop in {carried and carried.current_loop.get(), keeper and keeper.loop} - {None}:
+    loops = {keeper.loop} if keeper is not None else set()
+    if carried := sys.modules.get("trio_asyncio"):
+        loops.add(carried.current_loop.get())
+    for loop in loops - {None}:
         found |= asyncio.all_tasks(loop)
     return found - {trio.lowlevel.current_task()}
 
