@@ -65,9 +65,9 @@ class Settled(CountingModel):
         super().__init__(*turns)
         self.settings = []
 
-    async def get_response(self, system, given, model_settings, *args, **names):
-        self.settings.append(model_settings)
-        return await super().get_response(system, given, model_settings, *args, **names)
+    async def get_response(self, *places, **names):
+        self.settings.append(names["model_settings"])
+        return await super().get_response(*places, **names)
 
 
 class Looking:
@@ -203,7 +203,7 @@ async def test_a_changed_copy_given_to_a_nested_run_keeps_its_changes(changes):
         asked = Settled([function_call("work", {}, call_id="i")], "deep")
         provider = Provider(asked, seen)
 
-        @function_tool
+        @function_tool(failure_error_function=None)
         async def ask(context: ToolContext) -> str:
             copy = dataclasses.replace(context.run_config, **changes)
             agent = Agent("Inner", tools=[looking_tool(looking)])
