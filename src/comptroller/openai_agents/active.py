@@ -20,17 +20,23 @@ from .generators import Place, place_of_scope
 ACTIVE: ContextVar[Run | None] = ContextVar("comptroller_run", default=None)
 
 
+_CHOSEN: ContextVar[Run | None] = ContextVar("comptroller_chosen_run", default=None)
+"""The run that a `Runner.run` around this context has found, or was told: no question is left."""
+
+
 @contextmanager
 def governing(run: Run | None) -> Iterator[None]:
     """`run`, or none, governs this context for a while. Set back by value: tokens belong to one
     task.
     """
-    before = ACTIVE.get()
+    before = ACTIVE.get(), _CHOSEN.get()
     ACTIVE.set(run)
+    _CHOSEN.set(run)
     try:
         yield
     finally:
-        ACTIVE.set(before)
+        ACTIVE.set(before[0])
+        _CHOSEN.set(before[1])
 
 
 def step_in(run: Run) -> None:
@@ -53,7 +59,7 @@ def step_out(run: Run) -> None:
 
 def is_elsewhere(run: Run) -> bool:
     """Whether the scope of `run` stands in a generator that is not what runs here now."""
-    return isinstance(run.place, Place) and run.place.is_elsewhere()
+    return run is not _CHOSEN.get() and isinstance(run.place, Place) and run.place.is_elsewhere()
 
 
 async def admit(run: Run, draft: Draft) -> tuple[Actor, Grant]:

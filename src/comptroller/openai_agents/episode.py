@@ -7,13 +7,12 @@ from typing import Any
 
 from agents import Agent
 from agents.lifecycle import RunHooksBase
-from agents.run_state import RunState
 
 from comptroller.errors import ComptrollerError, again
 from comptroller.runtime.run import Run
 
 from .compaction import governed_session
-from .compat import SdkTasks, normalized
+from .compat import SdkTasks, normalized, speaker_of
 from .hooks import EpisodeHooks
 from .model import Dispatcher, callers_own
 
@@ -44,8 +43,7 @@ class Episode:
         config, owned = normalized(options.get("run_config"))
         config = callers_own(config)
         self.provider = config.model_provider if owned else None
-        speaker = given._current_agent if isinstance(given, RunState) else None
-        dispatcher = Dispatcher(run, self.id, config, speaker or agent)
+        dispatcher = Dispatcher(run, self.id, config, speaker_of(given) or agent)
         self._hooks = self._governing(dispatcher, options.get("hooks"))
         self.options["run_config"] = dispatcher.handed
         if options.get("session") is not None:

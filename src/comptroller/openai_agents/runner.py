@@ -28,6 +28,7 @@ from .carriage import (
 )
 from .compaction import governed_session
 from .compat import (
+    check_sdk,
     close_owned_provider,
     close_owned_provider_with,
     compact_through,
@@ -273,7 +274,12 @@ def _compacted_by_hand(session: Any) -> Any:
 
 
 def install() -> None:
-    """Put the delegating runner in place, once per process."""
+    """Put the delegating runner in place, once per process.
+
+    Raises:
+        ComptrollerError: the SDK has moved something that is needed.
+    """
+    check_sdk()
     show_configs(callers_own)
     compact_through(_compacted_by_hand)
     if not isinstance(get_default_agent_runner(), DelegatingRunner):
