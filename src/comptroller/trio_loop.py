@@ -82,7 +82,7 @@ class Keeper:
                     await trio.sleep_forever()
         except* trio.Cancelled:  # it has before the loop was open
             pass
-        except* BaseException as group:  # noqa: BLE001 - a system task's error would end trio itself
+        except* _ERRORS as group:  # a system task's would end trio itself
             self.end(_ending(group) or group)
         finally:
             self.closed = True
@@ -96,6 +96,9 @@ class Keeper:
             self.scopes[scope] = known or error
             scope.cancel()
 
+
+_ERRORS = (Exception, KeyboardInterrupt, SystemExit, asyncio.CancelledError)
+"""What may come out of a loop; `trio.Cancelled` is no error."""
 
 _KEEPER: trio.lowlevel.RunVar[Keeper] = trio.lowlevel.RunVar("comptroller_asyncio_loop")
 
