@@ -115,7 +115,7 @@ class Unloaded(CountingModel):
         (Holding(Kinds.MINI), "test_usage:gpt-4.1-mini"),
         (Holding(OpenAIResponsesModel("gpt-4.1", CLIENT)), "openai:gpt-4.1"),
         (Holding(Holding(OpenAIResponsesModel("gpt-4.1", CLIENT))), "openai:gpt-4.1"),
-        (Holding(PurePath("/home/me/models/small.gguf")), "test_usage:small.gguf"),
+        (Holding(PurePath("models/small.gguf")), "test_usage:small.gguf"),
         (Holding(Unclear()), "test_usage:Holding"),
         (Holding(Itself()), "test_usage:Holding"),
         (Holding(mock.MagicMock()), "test_usage:Holding"),
