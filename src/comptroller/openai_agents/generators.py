@@ -20,16 +20,19 @@ _RUNNERS = frozenset({"anyio", "pytest_asyncio", "pytest_trio"})
 
 @attrs.frozen(eq=False)
 class Place:
-    """Where a scope stands: in an async generator which `reader` steps through."""
+    """Where a scope stands: in an async generator which `reader` steps through.
 
-    generator: FrameType
-    reader: FrameType
+    The ids of their frames: a frame that was kept would keep a generator that its reader has left.
+    """
+
+    generator: int
+    reader: int
 
     def is_elsewhere(self) -> bool:
         """Whether the code that runs now is the reader's own: the generator is suspended."""
         frame: FrameType | None = sys._getframe(1)
-        while frame is not None and frame is not self.generator:
-            if frame is self.reader:
+        while frame is not None and id(frame) != self.generator:
+            if id(frame) == self.reader:
                 return True
             frame = frame.f_back
         return False
@@ -43,7 +46,7 @@ def place_of_scope() -> Place | None:
         if reader is None or _package(reader) in _RUNNERS:
             return None
         if _package(reader) != "contextlib":
-            return Place(frame, reader)
+            return Place(id(frame), id(reader))
         frame = _beyond(reader, "contextlib")  # it is a scope of this one
     return None
 
