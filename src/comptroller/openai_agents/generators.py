@@ -10,7 +10,7 @@ fixtures of tests), whose body is governed. Where in doubt, the context variable
 
 import inspect
 import sys
-from types import FrameType
+from types import CodeType, FrameType
 
 import attrs
 
@@ -22,17 +22,18 @@ _RUNNERS = frozenset({"anyio", "pytest_asyncio", "pytest_trio"})
 class Place:
     """Where a scope stands: in an async generator which `reader` steps through.
 
-    The ids of their frames: a frame that was kept would keep a generator that its reader has left.
+    Known by the ids of their frames, and their codes, since an id is given again: a frame that was
+    kept would keep a generator that its reader has left.
     """
 
-    generator: int
-    reader: int
+    generator: tuple[int, CodeType]
+    reader: tuple[int, CodeType]
 
     def is_elsewhere(self) -> bool:
         """Whether the code that runs now is the reader's own: the generator is suspended."""
         frame: FrameType | None = sys._getframe(1)
-        while frame is not None and id(frame) != self.generator:
-            if id(frame) == self.reader:
+        while frame is not None and _mark(frame) != self.generator:
+            if _mark(frame) == self.reader:
                 return True
             frame = frame.f_back
         return False
@@ -46,9 +47,13 @@ def place_of_scope() -> Place | None:
         if reader is None or _package(reader) in _RUNNERS:
             return None
         if _package(reader) != "contextlib":
-            return Place(id(frame), id(reader))
+            return Place(_mark(frame), _mark(reader))
         frame = _beyond(reader, "contextlib")  # it is a scope of this one
     return None
+
+
+def _mark(frame: FrameType) -> tuple[int, CodeType]:
+    return id(frame), frame.f_code
 
 
 def _beyond(frame: FrameType | None, *packages: str) -> FrameType | None:
