@@ -97,8 +97,8 @@ class Kept(Framed[T]):
 
     Frameworks finalise an async generator in another task than the one that ran it (a streaming
     response whose client left), where a task group in that frame would raise. So a task of its own
-    enters and leaves the scope: the one detached task of this package, awaited by `close`. Only on
-    asyncio: under trio the frame does it, as trio has it.
+    enters and leaves the scope: the one detached task of this package on asyncio, awaited by
+    `close`. Under trio the frame does it, as trio has it.
     """
 
     def __init__(self, scope: AbstractAsyncContextManager[T]) -> None:

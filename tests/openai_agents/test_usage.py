@@ -1,6 +1,9 @@
 """The SDK's values read as ours: tokens, names of models, errors, hosted tools."""
 
+import enum
+from pathlib import PurePath
 from types import SimpleNamespace
+from unittest import mock
 
 import httpx
 import openai
@@ -67,6 +70,71 @@ CLIENT = SimpleNamespace(base_url="http://127.0.0.1")
 )
 def test_models_are_named_by_provider_and_model(model, asked_for, name):
     assert usage.model_name(model, asked_for) == name
+
+
+class Names(enum.StrEnum):
+    MINI = "gpt-4.1-mini"
+
+
+class Kinds(str, enum.Enum):  # noqa: UP042 - its `str()` is not its value
+    MINI = "gpt-4.1-mini"
+
+
+class Unclear:
+    """Neither its truth nor its text can be told, as with an array."""
+
+    def __bool__(self):
+        raise ValueError("ambiguous")
+
+    __str__ = __repr__ = __eq__ = __bool__
+    __hash__ = None
+
+
+class Itself:
+    @property
+    def model(self):
+        return self
+
+
+class Holding(CountingModel):
+    def __init__(self, kept):
+        super().__init__()
+        self.model = kept
+
+
+class Unloaded(CountingModel):
+    @property
+    def model(self):
+        raise RuntimeError("not loaded yet")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (Holding(Names.MINI), "test_usage:gpt-4.1-mini"),
+        (Holding(Kinds.MINI), "test_usage:gpt-4.1-mini"),
+        (Holding(OpenAIResponsesModel("gpt-4.1", CLIENT)), "openai:gpt-4.1"),
+        (Holding(Holding(OpenAIResponsesModel("gpt-4.1", CLIENT))), "openai:gpt-4.1"),
+        (Holding(PurePath("models/small.gguf")), "test_usage:small.gguf"),
+        (Holding(Unclear()), "test_usage:Holding"),
+        (Holding(Itself()), "test_usage:Holding"),
+        (Holding(mock.MagicMock()), "test_usage:Holding"),
+        (Holding(Unloaded()), "test_usage:Holding"),
+        (Holding(enum), "test_usage:Holding"),
+        (Holding(7), "test_usage:Holding"),
+        (Holding(b"gpt-4.1"), "test_usage:Holding"),
+        (Holding(""), "test_usage:Holding"),
+        (Unloaded(), "test_usage:Unloaded"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_a_models_attribute_model_may_be_anything(model, name):
+    """A name is taken from what is known to be one, and made of nobody's text or truth."""
+    assert usage.model_name(model, None) == name
+
+
+def test_a_name_of_a_model_is_as_long_as_a_message_can_carry():
+    assert len(usage.model_name(Holding("m" * 100_000), None)) == 200
 
 
 def caused(error, cause):

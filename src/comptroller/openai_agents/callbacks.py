@@ -74,7 +74,7 @@ class BareHooks(CallHooks):
             actor.tell(Abandoned("the model was asked again without an answer"))
 
     def _model_of(self, agent: Agent[Any]) -> str:
-        asked_for = self._config.model or agent.model
+        asked_for = agent.model if self._config.model is None else self._config.model
         try:
             model = get_model(agent, self._config)
         except Exception:  # noqa: BLE001 - the SDK will raise it where the model is called

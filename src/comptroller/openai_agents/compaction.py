@@ -1,7 +1,8 @@
 """Session compaction calls the OpenAI client directly: neither a hook nor a model sees it.
 
 So the session is seen through a view: the same state (one `__dict__`), another `client`; and one
-that wraps it through a view that shows that view. The user's sessions are not changed (law 8).
+that wraps it through a view that shows that view. The user's sessions are not changed (law 8): a
+`Runner.run` is handed the view, and a program that compacts by hand is led to one by the method.
 """
 
 from functools import partial
@@ -26,8 +27,10 @@ def governed_session(run: Run, episode: str, agent: str, session: Any) -> Any:
     """
     governed = partial(governed_session, run, episode, agent)
 
+    if is_governed(session):
+        return session
     if isinstance(session, OpenAIResponsesCompactionSession):
-        client = property(lambda _: _Client(session.client, run, episode, agent))
+        client = _GovernedClient(lambda _: _Client(session.client, run, episode, agent))
         return _view(session, client=client)
 
     wrapped = getattr(session, "__dict__", {}).get("underlying_session")
@@ -38,6 +41,15 @@ def governed_session(run: Run, episode: str, agent: str, session: Any) -> Any:
         lambda _, given: setattr(session, "underlying_session", given),
     )
     return _view(session, underlying_session=underlying)
+
+
+def is_governed(session: Any) -> bool:
+    """Whether it is a view whose compactions are governed calls."""
+    return isinstance(getattr(type(session), "client", None), _GovernedClient)
+
+
+class _GovernedClient(property):
+    """The attribute `client` of such a view."""
 
 
 def _view(session: Any, **seen: property) -> Any:

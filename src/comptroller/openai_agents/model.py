@@ -10,7 +10,6 @@ its result, its exception, its cancellation and a closed generator are all seen 
 """
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -31,7 +30,7 @@ from comptroller.runtime.run import Run
 
 from . import usage
 from .active import admit
-from .compat import close_stream, get_model
+from .compat import changed, close_stream, get_model
 
 _PLACES = ("system_instructions", "input", "model_settings", "tools")  # of `Model`'s methods
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
@@ -44,6 +43,7 @@ class Dispatcher(Model):
 
     Attributes:
         original: the run config as the caller gave it.
+        handed: the copy of it that the SDK has, with this model in it.
         agent: the agent that speaks; the episode's own `on_llm_start` tells, since within one
             `Runner.run` LLM calls are sequential.
         tools: the names of the tools that the model was handed last.
@@ -52,6 +52,7 @@ class Dispatcher(Model):
     def __init__(self, run: Run, episode: str, original: RunConfig, agent: Agent[Any]) -> None:
         self._run, self._episode = run, episode
         self.original, self.agent = original, agent
+        self.handed = changed(original, model=self)
         self.tools: frozenset[str] = frozenset()
         self._attempt = 0
         self._read_and_said = 0  # tokens of the latest answer, with all that it was the answer to
@@ -120,10 +121,7 @@ class Dispatcher(Model):
     async def stream_response(self, *places: Any, **names: Any) -> AsyncIterator[Any]:
         """The same, event by event. Usage comes with the terminal event only."""
         model, asked = self._resolve(), _Asked(places, names)
-        settings = self._settings(asked["model_settings"])
-        if settings.include_usage is None:  # Chat Completions would report no tokens at all
-            settings = dataclasses.replace(settings, include_usage=True)
-        actor, asked = await self._begin(model, asked, settings)
+        actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
         items: list[Any] = []  # of its output, those seen whole so far
         try:
             stream: Any = model.stream_response(*asked.places, **asked.names)
@@ -167,7 +165,7 @@ class Dispatcher(Model):
         tools = asked["tools"]
         self.tools = frozenset(tool.name for tool in tools)
         self._attempt += 1
-        named = self.original.model or self.agent.model
+        named = self.agent.model if self.original.model is None else self.original.model
         name = usage.model_name(model, named if isinstance(named, str) else None)
         kept = self._read_and_said * CHARACTERS_PER_TOKEN if asked.continues else 0
         request = LlmRequest(
@@ -195,15 +193,16 @@ class Dispatcher(Model):
             raise
 
     def _settings(self, given: ModelSettings) -> ModelSettings:
-        """With the defaults that go with a model's name: an instance in the config drops them."""
-        return self._implicit().resolve(given)
+        """With the defaults that go with a model's name: an instance in the config drops them.
 
-    def _implicit(self) -> ModelSettings:
+        Settings that have none to add stay what they are: they may be of a class of the user's.
+        """
         model, configured = self.agent.model, self.original.model
-        own = ModelSettings() if isinstance(model, Model) else _defaults_of(model)
-        if self.agent.model_settings != own or isinstance(configured, Model):
-            return ModelSettings()
-        return _defaults_of(configured) if configured else own
+        implicit = ModelSettings() if isinstance(model, Model) else _defaults_of(model)
+        if self.agent.model_settings != implicit or isinstance(configured, Model):
+            return given
+        named = _defaults_of(configured) if isinstance(configured, str) else implicit
+        return named.resolve(given)
 
 
 @attrs.frozen
@@ -232,6 +231,19 @@ class _Asked:
         return attrs.evolve(self, places=(*self.places[:at], settings, *self.places[at + 1 :]))
 
 
+def callers_own(config: RunConfig) -> RunConfig:
+    """The run config as its caller gave it, where it is one that the SDK was handed.
+
+    A copy of that, changed by whoever made it, keeps its changes.
+    """
+    dispatcher = config.model
+    if type(dispatcher) is not Dispatcher:
+        return config
+    if config is dispatcher.handed:
+        return dispatcher.original
+    return changed(config, model=dispatcher.original.model)
+
+
 def answered(run: Run, actor: Actor, response: Any, seen: Sequence[Any] = ()) -> TokenCount | None:
     """A model has answered `actor`'s call: its usage is told, and the provider's tools noted.
 
@@ -254,7 +266,7 @@ def noted(run: Run, actor: Actor, output: Any) -> None:
 
 
 def _defaults_of(name: str | None) -> ModelSettings:
-    return get_default_model_settings(name) if name else get_default_model_settings()
+    return get_default_model_settings() if name is None else get_default_model_settings(name)
 
 
 def _limits_beside(settings: ModelSettings) -> dict[str, Any]:
@@ -282,7 +294,7 @@ def _capped(settings: ModelSettings, caps: Caps | None) -> ModelSettings:
     wanted = settings.max_tokens
     if wanted is None or wanted < 0:  # some local servers read a negative one as "no limit"
         wanted = caps.max_tokens
-    return dataclasses.replace(settings, max_tokens=min(wanted, caps.max_tokens))
+    return changed(settings, max_tokens=min(wanted, caps.max_tokens))
 
 
 def end_of(error: BaseException, why: BaseException | None) -> NeverBegan | Abandoned:

@@ -1,6 +1,8 @@
 """The SDK's values turned into ours: usage to token counts, models to names, errors to facts."""
 
 from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 from agents import Model
@@ -26,6 +28,8 @@ _LOCAL_CALLS = frozenset(
 _NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
 _SENT_OF_A_TOOL = ("name", "description", "params_json_schema")
 _DESCRIBED = 200  # characters; a ledger's metadata has room for 256
+_NAMED = 200  # the same, of a model
+_MOST_WRAPPED = 8  # models in models: a mock has an attribute `model` however deep one looks
 
 
 def told(thing: Any, name: str) -> Any:
@@ -61,11 +65,36 @@ def model_name(model: Model, asked_for: str | None) -> str:
 
     `asked_for` is the name by which the SDK resolved it; None where an instance was given.
     """
-    name = getattr(model, "model", None) or asked_for
-    provider = type(model).__module__.rpartition(".")[2].removesuffix("_model")
-    if type(model).__module__.startswith("agents.models.openai"):
+    named, name = _named(model)
+    module = str(type(named).__module__)
+    provider = module.rpartition(".")[2].removesuffix("_model")
+    if module.startswith("agents.models.openai"):
         provider = "openai"
-    return f"{provider}:{name}" if name else f"{provider}:{type(model).__name__}"
+    return carried(f"{provider}:{name or asked_for or type(named).__name__}", _NAMED)
+
+
+def _named(model: object) -> tuple[object, str | None]:
+    """The model that has a name in its attribute `model`, and that name.
+
+    What a model keeps there is its own business: a name, an enum of names, the model that it wraps,
+    weights, what raises when it is looked at. Whatever has no name in the end is called after its
+    class, never after its text: that may be long, or another one every time.
+    """
+    inner = model
+    for _ in range(_MOST_WRAPPED):
+        try:
+            kept = getattr(inner, "model", None)
+            text = kept.value if isinstance(kept, Enum) else kept
+            if isinstance(text, str):
+                return inner, str.__str__(text) or None
+            if isinstance(text, PurePath):
+                return inner, text.name or None
+        except Exception:  # noqa: BLE001 - somebody else's property
+            break
+        if kept is None:
+            break
+        inner = kept
+    return model, None
 
 
 def input_characters(

@@ -106,20 +106,27 @@ def asyncio_tasks_left() -> set[asyncio.Task[Any]]:
 def trio_tasks_left() -> set[Any]:
     """The trio tasks of this run, but for the calling one, and those of an asyncio loop on it.
 
-    Trio's own are among them: compare with what was there before. Call it on trio.
+    Trio's own are among them: compare with what was there before. Not among them are those that
+    run the program's asyncio loop, which goes on to its end. Call it on trio.
     """
     import trio
 
     found: set[Any] = set()
+    kept = sys.modules.get("comptroller.trio_loop")
+    keeper = kept.program_loop() if kept else None
     root = trio.lowlevel.current_root_task()
     above = [root] if root else []
     while above:
         task = above.pop()
+        if keeper is not None and task is keeper.task:
+            continue
         found.add(task)
         above += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    loops = {keeper.loop} if keeper is not None else set()
     if carried := sys.modules.get("trio_asyncio"):
-        loop = carried.current_loop.get()
-        found |= asyncio.all_tasks(loop) if loop else set()
+        loops.add(carried.current_loop.get())
+    for loop in loops - {None}:
+        found |= asyncio.all_tasks(loop)
     return found - {trio.lowlevel.current_task()}
 
 
