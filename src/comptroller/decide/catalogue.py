@@ -32,8 +32,10 @@ _LOCAL_RUNTIMES: Final = frozenset(
 """The prefixes that LiteLLM, any-llm and people write before what they run themselves."""
 _LOCAL_PORTS: Final = frozenset({"11434", "1234"})
 """The default ports of Ollama and of LM Studio. Others (8000, 8080) are everybody's."""
-_LOCAL_TAG = re.compile(r":(?:latest|(?:\d+x)?e?\d+(?:\.\d+)?[bm](?:-[\w.-]+)?)$")
-"""Ollama's tags: `:7b`, `:8x7b`, `:0.6b`, `:20b-instruct-q4_K_M`, `:latest`."""
+_LOCAL_TAG = re.compile(
+    r":(?:latest|instruct|chat|text|code|fp16|q\d|(?:\d+x)?e?\d+(?:\.\d+)?[bm])(?:[-_][\w.-]+)?$"
+)
+"""Ollama's tags: `:7b`, `:8x7b`, `:0.6b`, `:20b-instruct-q4_K_M`, `:latest`, `:q4_0`."""
 _PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".lan", ".svc", ".home.arpa")
 
 _QUARTER = timedelta(minutes=15)  # prices change at midnight, or at a quarter of an hour

@@ -65,9 +65,7 @@ class TokenCount:
     output: int = field(default=0, validator=_count)
     reasoning: int = field(default=0, validator=_count)
     cache_write: int = field(default=0, validator=_count)
-    extras: Mapping[str, int] = field(
-        factory=dict, converter=dict, validator=_known_units, hash=False
-    )
+    extras: Mapping[str, int] = field(factory=dict, validator=_known_units, hash=False)
 
     @property
     def total(self) -> int:
