@@ -233,6 +233,7 @@ def test_what_its_seller_does_not_list_has_no_known_price(book, model, url):
         ("any_llm:ollama:deepseek-r1", None),
         ("openai:deepseek-r1:7b", "http://192.168.0.7:9000/v1"),
         ("openai:gpt-oss:20b", None),
+        ("deepseek/deepseek-r1:7b", None),
         ("openai:deepseek-chat:latest", None),
         ("openai:deepseek-chat:latest-q4", None),
         ("openai:deepseek-r1", "http://localhost:11434/v1/"),

@@ -121,11 +121,15 @@ def _listed(
     return listing
 
 
+def _parts(name: str) -> tuple[str, str]:
+    """Split `provider:model`; the provider is empty where none is named."""
+    provider, colon, ref = name.partition(":")
+    return (provider, ref) if colon and "/" not in provider else ("", name)
+
+
 def _readings(name: str) -> Iterator[tuple[str | None, str]]:
     """(provider, model) as `name` may mean it, the likeliest first."""
-    provider, colon, ref = name.partition(":")
-    if not colon or "/" in provider:  # no provider: the colon is part of the model's own name
-        provider, ref = "", name
+    provider, ref = _parts(name)
     by_vendor: list[tuple[str | None, str]] = [(provider, ref)] if provider else []
     by_name: list[tuple[str | None, str]] = [(None, ref)]
     while "/" in ref:  # the outermost is who sells it: router, gateway, provider, then maker
@@ -140,7 +144,7 @@ def _readings(name: str) -> Iterator[tuple[str | None, str]]:
 def _is_local(name: str, url: str | None) -> bool:
     """Whether name or address are those of software that runs models where it is."""
     *prefixes, _ = re.split("[:/]", name.lower())
-    if not _LOCAL_RUNTIMES.isdisjoint(prefixes) or _LOCAL_TAG.search(name.lower()):
+    if not _LOCAL_RUNTIMES.isdisjoint(prefixes) or _LOCAL_TAG.search(_parts(name.lower())[1]):
         return True
     address = _ADDRESS.match(url or "")
     return address is not None and address["port"] in _LOCAL_PORTS and is_private(url)
