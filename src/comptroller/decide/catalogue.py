@@ -7,7 +7,7 @@ Laws of this module:
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from ipaddress import ip_address
@@ -16,7 +16,8 @@ from typing import Final
 import attrs
 from genai_prices import Usage
 from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import ModelInfo, Provider
+from genai_prices.data_units import unit_data
+from genai_prices.types import ModelInfo, ModelPrice, Provider
 
 _DATE = re.compile(r"[-@]20\d\d-?\d\d-?\d\d$")
 _ADDRESS = re.compile(r"\w+://(?:[^/@]*@)?(?P<host>\[[^\]]*\]|[^/:?#]+)(?::(?P<port>\d+))?")
@@ -41,23 +42,49 @@ _PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".lan", ".svc", ".home
 _QUARTER = timedelta(minutes=15)  # prices change at midnight, or at a quarter of an hour
 
 
+_UNIT_OF_PRICE = {unit["price_key"]: name for name, unit in unit_data.items()}
+_PER_CALL = "requests"  # counted by the library: each call is one
+
+
+def priced_units(*prices: ModelPrice) -> frozenset[str]:
+    """Return the units that any of `prices` has a price for."""
+    keys = {key for each in prices for key, price in vars(each).items() if price is not None}
+    return frozenset(_UNIT_OF_PRICE[key] for key in keys & _UNIT_OF_PRICE.keys()) - {_PER_CALL}
+
+
+def usage(units: Mapping[str, int], priced: Iterable[str]) -> Usage:
+    """Return what is to be priced, and no more: the library looks at each unit closely."""
+    return Usage(**{name: units[name] for name in priced})
+
+
 @attrs.frozen(eq=False)
 class Listing:
     """A model as one provider sells it."""
 
     provider: Provider
     model: ModelInfo
+    _units: frozenset[str] = attrs.field(init=False)
+
+    @_units.default
+    def _all_units(self) -> frozenset[str]:
+        prices = self.model.prices
+        always = [prices] if isinstance(prices, ModelPrice) else [each.prices for each in prices]
+        sometimes = [each.prices for each in self.model.price_variants or ()]
+        return priced_units(*always, *sometimes)
 
     def total(
-        self, usage: Usage, at: datetime | None, context: Mapping[str, str]
+        self, units: Mapping[str, int], at: datetime | None, context: Mapping[str, str]
     ) -> Decimal | None:
-        """Return the price of `usage` in USD, made at `at` (None: now) in that context.
+        """Return the price of `units` in USD, made at `at` (None: now) in that context.
 
         None where the model is not sold by input and output tokens: one that is priced by the
         second or the page, or is listed without a price.
         """
         found = self.model.calc_price(
-            usage, self.provider, genai_request_timestamp=at, price_context=context
+            usage(units, self._units),
+            self.provider,
+            genai_request_timestamp=at,
+            price_context=context,
         )
         price = found.model_price
         if price.input_mtok is None or price.output_mtok is None:
@@ -65,11 +92,15 @@ class Listing:
         return found.total_price
 
     def dearest(
-        self, usage: Usage, begin: datetime, lasting: timedelta, context: Mapping[str, str]
+        self,
+        units: Mapping[str, int],
+        begin: datetime,
+        lasting: timedelta,
+        context: Mapping[str, str],
     ) -> Decimal | None:
         """Return the highest `total` of the time from `begin` on."""
         marks = _marks(begin, lasting) if self._varies else iter((begin,))
-        totals = (self.total(usage, mark, context) for mark in marks)
+        totals = (self.total(units, mark, context) for mark in marks)
         return max((total for total in totals if total is not None), default=None)
 
     @property

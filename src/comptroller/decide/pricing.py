@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 import attrs
 from attrs import field, validators
-from genai_prices import Usage
 from genai_prices.data_units import unit_data
 from genai_prices.types import ModelPrice
 from runcycles import Amount, Unit
@@ -95,8 +94,8 @@ PLAIN = Billing()
 """Nothing special: now, as a client of the provider that the model's name says."""
 
 
-def _usage(tokens: TokenCount) -> Usage:
-    """Return what `genai-prices` is asked for.
+def _units(tokens: TokenCount) -> dict[str, int]:
+    """Return how much there is of everything that `genai-prices` has a unit for.
 
     It refuses parts that exceed their whole, and parts that overlap by nobody knows how much. Here
     a part that exceeds its whole is a provider's slip: it is charged, never subtracted. Where
@@ -118,7 +117,7 @@ def _usage(tokens: TokenCount) -> Usage:
     units["output_reasoning_tokens"] = tokens.reasoning
     made = [units[f"output_{kind}_tokens"] for kind in (*_MODALITIES, "citation")]
     units["output_tokens"] = max(tokens.output, tokens.reasoning + sum(made))
-    return Usage(**units)
+    return units
 
 
 def _microcents(dollars: Decimal) -> int:
@@ -138,6 +137,8 @@ class Prices(Protocol):
 
 def price_of(book: Prices, model: str, tokens: TokenCount, billing: Billing) -> Amount | None:
     """Ask `book`, which need not care for `billing`."""
+    if type(book) is PriceBook:
+        return book.price(model, tokens, billing)
     price: Any = book.price
     try:
         inspect.signature(price).bind(model, tokens, billing)
@@ -215,7 +216,8 @@ class Price:
                 web_searches_kcount=_per_thousand(self.web_search),
                 storage_searches_kcount=_per_thousand(self.file_search),
             )
-            return _microcents(listed.calc_price(_usage(tokens))["total_price"])
+            used = catalogue.usage(_units(tokens), catalogue.priced_units(listed))
+            return _microcents(listed.calc_price(used)["total_price"])
 
 
 class PriceBook:
@@ -282,12 +284,12 @@ class PriceBook:
         return found
 
     def _charged(self, listing: Listing, tokens: TokenCount, billing: Billing) -> int | None:
-        usage, context = _usage(tokens), billing.context
+        units, context = _units(tokens), billing.context
         with localcontext(_EXACT):
             if self._when is None and billing.at is not None:
-                total = listing.dearest(usage, billing.at, billing.lasting, context)
+                total = listing.dearest(units, billing.at, billing.lasting, context)
             else:
-                total = listing.total(usage, self._when, context)
+                total = listing.total(units, self._when, context)
             return None if total is None else _microcents(total)
 
 
