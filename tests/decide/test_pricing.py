@@ -436,6 +436,22 @@ def test_parts_that_exceed_their_whole_are_charged_and_never_negative(a, b, c, d
     assert price.microcents(TokenCount(a, b, c, d, e)) >= ceil(b * 50 + e * 250 + d * 800)
 
 
+@given(
+    st.lists(st.sampled_from([0, 1, 50, 1_000]), min_size=5, max_size=5),
+    st.dictionaries(
+        st.sampled_from(["cache_write_1h_tokens", "input_audio_tokens", "input_image_tokens",
+                         "output_audio_tokens", "output_image_tokens", "cache_audio_read_tokens",
+                         "output_citation_tokens", "web_searches"]),
+        st.sampled_from([0, 1, 40, 900]),
+    ),
+)  # fmt: skip
+def test_whatever_a_provider_reports_has_a_price(counts, extras):
+    """Parts that overlap or exceed their whole: the library would refuse them."""
+    used, book = TokenCount(*counts, extras), PriceBook(when=LONG_AGO)
+    for model in ("openai:gpt-4o-audio-preview", "gemini-2.5-flash", "claude-sonnet-4-0"):
+        assert microcents(book, model, used) >= 0
+
+
 def test_a_programs_own_decimal_context_changes_no_price():
     price, tokens = Price("1.234567", "8"), TokenCount(input=987_654_321)
     expected = price.microcents(tokens)

@@ -37,7 +37,7 @@ from comptroller import (
     usd,
 )
 from comptroller.openai_agents import billing, usage
-from comptroller.openai_agents.raw_answers import overheard
+from comptroller.openai_agents.raw_answers import RawAnswer, overheard
 
 pytestmark = pytest.mark.anyio
 set_tracing_disabled(True)
@@ -263,6 +263,14 @@ async def test_raw_usage_that_a_models_response_carries_is_read():
 
     line = await line_of(Reporting())
     assert (line.charged, line.actual_source) == (usd("0.25"), "reported")
+
+
+@pytest.mark.parametrize(("upstream", "cost"), [(None, None), (0.2, usd("0.2"))])
+def test_what_a_client_library_has_calculated_is_not_what_the_provider_reports(upstream, cost):
+    """LiteLLM writes its own sum into the usage of a stream, and keeps the provider's aside."""
+    raw, used = RawAnswer(), {**USED, "cost": 0.7}
+    raw.note({"usage": used, "_hidden_params": {"upstream_usage_cost": upstream}})
+    assert billing.finished(None, raw, "litellm:gpt-5", ()).said.cost == cost
 
 
 # -- hosted tools

@@ -97,7 +97,8 @@ def finished(
         for tool in apart:
             extras.pop(usage.UNITS_OF_TOOLS.get(tool, ""), None)
         used = attrs.evolve(used, extras=dict(extras))
-    costs = (cost for each in usages if (cost := reported_cost(each)) is not None)
+    stated = usages if raw.upstream is None else (raw.upstream,)
+    costs = (cost for each in stated if (cost := reported_cost(each)) is not None)
     model = raw.model or told(response, "model")
     provider = asked_for.partition(":")[0]
     said = Answered(

@@ -6,7 +6,7 @@ model is asked through a view of it: the same state (one `__dict__`), whose fetc
 The user's model is not changed (law 8), and one that is not the SDK's is asked itself.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import lru_cache
 from types import new_class
 from typing import Any
@@ -17,6 +17,7 @@ from .usage import told
 
 _FETCHING = ("_fetch_response", "_fetch_chat_response", "_fetch_responses_response")
 _OVERHEARD = "_comptroller_overheard"
+_UPSTREAM_COST = "upstream_usage_cost"
 
 
 class RawAnswer:
@@ -26,6 +27,8 @@ class RawAnswer:
         usage: as the provider sent it.
         service_tier: on which terms it was answered.
         model: who has answered.
+        upstream: the cost that the provider has reported, in place of a usage's own. LiteLLM writes
+            what it has calculated itself into the usage of a stream, and keeps the other aside.
         whole: whether it came at once, and not in chunks.
     """
 
@@ -33,6 +36,7 @@ class RawAnswer:
         self.usage: Any = None
         self.service_tier: Any = None
         self.model: Any = None
+        self.upstream: dict[str, Any] | None = None
         self.whole = False
 
     def note(self, part: Any) -> None:
@@ -40,6 +44,9 @@ class RawAnswer:
         for name in ("usage", "service_tier", "model"):
             if (said := told(part, name)) is not None:
                 setattr(self, name, said)
+        kept = told(part, "_hidden_params")
+        if isinstance(kept, Mapping) and _UPSTREAM_COST in kept:
+            self.upstream = {"cost": kept[_UPSTREAM_COST]}
 
     def overhear(self, fetched: Any) -> Any:
         """Return what was fetched; the chunks of a chat's stream are noted as they pass."""
