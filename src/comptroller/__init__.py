@@ -19,7 +19,7 @@ the actor reserves and answers; the SDK goes on, and what it tells later the act
 
 from .decide.estimates import Fixed, Learned, WorstCase
 from .decide.lifecycle import Outcome
-from .decide.pricing import Price, PriceBook, TokenCount
+from .decide.pricing import Billing, Price, PriceBook, TokenCount
 from .decide.terms import BudgetTerms
 from .errors import (
     BudgetExceeded,
@@ -47,6 +47,7 @@ from .scope import GovernedRun, GovernedStream
 from .supervision import StartedRun, Supervisor, open_supervisor
 
 __all__ = [
+    "Billing",
     "BudgetExceeded",
     "BudgetNotFound",
     "BudgetTerms",

@@ -313,7 +313,7 @@ async def test_a_price_book_that_fails_costs_the_estimate(caplog):
 
 async def test_a_model_without_a_price_is_warned_of_once(caplog, monkeypatch):
     """By the first call that is charged its estimate for want of one, whatever run it is of."""
-    monkeypatch.setattr("comptroller.runtime.deciding._UNPRICED", set())
+    monkeypatch.setattr("comptroller.runtime.deciding._WARNED", set())
     from comptroller.money import usd
 
     async with funded() as ledger:
@@ -337,7 +337,7 @@ async def test_a_model_without_a_price_is_warned_of_once(caplog, monkeypatch):
 
 @pytest.mark.parametrize("estimate", [tokens(100), risk_points(1)], ids=["tokens", "points"])
 async def test_where_no_price_is_needed_nobody_misses_one(estimate, caplog, monkeypatch):
-    monkeypatch.setattr("comptroller.runtime.deciding._UNPRICED", set())
+    monkeypatch.setattr("comptroller.runtime.deciding._WARNED", set())
     async with funded() as ledger, bench(ledger, llm_estimate=estimate) as it:
         await it.whole()
     assert caplog.records == []

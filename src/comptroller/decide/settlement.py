@@ -13,8 +13,8 @@ from typing import Literal
 import attrs
 from runcycles import Amount, Unit
 
-from comptroller.decide.estimates import actual
-from comptroller.decide.pricing import Prices, TokenCount
+from comptroller.decide.estimates import NOTHING_SAID, Answered, actual
+from comptroller.decide.pricing import PLAIN, Billing, Prices, TokenCount
 
 # -- how a call ended
 
@@ -26,10 +26,12 @@ class Finished:
     Attributes:
         usage: an LLM call's tokens, None where the model did not say.
         cost: what a tool call really cost, where its `actual` function said so.
+        said: what an LLM call's answer says of its price.
     """
 
     usage: TokenCount | None = None
     cost: Amount | None = None
+    said: Answered = NOTHING_SAID
 
 
 @attrs.frozen
@@ -69,7 +71,7 @@ def failed(reason: str, status: int | None, *, unsent: bool) -> NeverBegan | Aba
 
 @attrs.frozen
 class Commit:
-    """Charge `actual`. `source`: where it came from (`usage`, `tool`, `estimate`, `streamed`)."""
+    """Charge `actual`. `source`: where it came from (`usage`, `reported`, `tool`, ...)."""
 
     actual: Amount
     source: str
@@ -92,11 +94,13 @@ class Spent:
         model: `provider:model`, None for a tool.
         input_tokens: the estimated size of what was sent.
         streamed: output tokens seen so far, None where the call does not stream.
+        billing: what decides an LLM call's price beside model and tokens.
     """
 
     model: str | None = None
     input_tokens: int = 0
     streamed: int | None = None
+    billing: Billing = PLAIN
 
 
 def settlement(
@@ -110,8 +114,9 @@ def settlement(
     match end:
         case Finished(cost=Amount() as told):
             return Commit(told, "tool")
-        case Finished(usage=usage) if spent.model is not None:
-            cost = actual(estimate.unit, spent.model, usage, prices, estimate)
+        case Finished(usage=usage, said=said) if spent.model is not None:
+            unit = Unit(estimate.unit)
+            cost = actual(unit, spent.model, usage, prices, estimate, spent.billing, said)
             return Commit(cost.amount, cost.source)
         case Finished():
             return Commit(estimate, "estimate")
@@ -132,7 +137,7 @@ def _streamed(estimate: Amount, spent: Spent, prices: Prices) -> Amount | None:
     if spent.streamed is None or spent.model is None:
         return None
     seen = TokenCount(input=spent.input_tokens, output=spent.streamed)
-    cost = actual(estimate.unit, spent.model, seen, prices, estimate)
+    cost = actual(estimate.unit, spent.model, seen, prices, estimate, spent.billing)
     if cost.source == "estimate":
         return None
     return Amount(unit=Unit(estimate.unit), amount=min(cost.amount.amount, estimate.amount))

@@ -8,16 +8,17 @@ that wraps it through a view that shows that view. The user's sessions are not c
 from functools import partial
 from typing import Any
 
+from agents import ModelSettings
 from agents.memory import OpenAIResponsesCompactionSession
 
 from comptroller.decide.estimates import LlmRequest
-from comptroller.decide.settlement import Finished
 from comptroller.runtime.call import Draft
 from comptroller.runtime.run import Run
 
-from . import usage
+from . import billing, usage
 from .active import admit
 from .model import end_of
+from .raw_answers import RawAnswer
 
 
 def governed_session(run: Run, episode: str, agent: str, session: Any) -> Any:
@@ -82,6 +83,7 @@ class _Client:
                 model=name,
                 agent=self._agent,
                 input_characters=usage.input_characters(None, sent, []),
+                billing=billing.asked(self._real, ModelSettings()),
             ),
         )
         actor, _ = await admit(self._run, draft)
@@ -90,5 +92,5 @@ class _Client:
         except BaseException as error:
             actor.tell(end_of(error, self._run.ended))
             raise
-        actor.tell(Finished(usage.token_count(usage.told(answer, "usage"))))
+        actor.tell(billing.finished(answer, RawAnswer(), name, usage.told(answer, "output")))
         return answer

@@ -18,7 +18,7 @@ import attrs
 from agents import Agent, Model, ModelResponse, ModelSettings, RunConfig, UserError
 from agents.models import get_default_model_settings
 from agents.retry import ModelRetryAdvice, ModelRetryAdviceRequest, ModelRetryNormalizedError
-from runcycles import Caps
+from runcycles import Amount, Caps, Unit
 
 from comptroller.decide.estimates import CHARACTERS_PER_TOKEN, LlmRequest
 from comptroller.decide.pricing import TokenCount
@@ -28,9 +28,10 @@ from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Draft
 from comptroller.runtime.run import Run
 
-from . import usage
+from . import billing, usage
 from .active import admit
 from .compat import changed, close_stream, get_model
+from .raw_answers import RawAnswer, overheard
 
 _PLACES = ("system_instructions", "input", "model_settings", "tools")  # of `Model`'s methods
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
@@ -110,24 +111,28 @@ class Dispatcher(Model):
         """One attempt, reserved before and settled after it."""
         model, asked = self._resolve(), _Asked(places, names)
         actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
+        model, raw = overheard(model)
         try:
             response = await model.get_response(*asked.places, **asked.names)
         except BaseException as error:
+            if raw.whole and raw.usage is not None:  # answered, in a way that the SDK rejects
+                answered(self._run, actor, None, raw)
             actor.tell(end_of(error, self._run.ended))
             raise
-        self._finished(actor, response)
+        self._finished(actor, response, raw)
         return response
 
     async def stream_response(self, *places: Any, **names: Any) -> AsyncIterator[Any]:
         """The same, event by event. Usage comes with the terminal event only."""
         model, asked = self._resolve(), _Asked(places, names)
         actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
+        model, raw = overheard(model)
         items: list[Any] = []  # of its output, those seen whole so far
         try:
             stream: Any = model.stream_response(*asked.places, **asked.names)
             try:
                 async for event in stream:
-                    self._streamed(actor, event, items)
+                    self._streamed(actor, event, raw, items)
                     yield event
             finally:
                 await close_stream(stream)
@@ -138,18 +143,20 @@ class Dispatcher(Model):
             noted(self._run, actor, items)
         actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
 
-    def _streamed(self, actor: Actor, event: Any, items: list[Any]) -> None:
+    def _streamed(self, actor: Actor, event: Any, raw: RawAnswer, items: list[Any]) -> None:
         kind, response = usage.told(event, "type"), usage.told(event, "response")
         if kind in _TERMINAL and response is not None:
-            self._finished(actor, response, items)
+            self._finished(actor, response, raw, items)
             items.clear()
         elif kind == _ITEM_DONE:
             items.append(usage.told(event, "item"))
         elif count := usage.streamed_tokens(event):
             actor.streamed = (actor.streamed or 0) + count
 
-    def _finished(self, actor: Actor, response: Any, seen: Sequence[Any] = ()) -> None:
-        if (used := answered(self._run, actor, response, seen)) is not None:
+    def _finished(
+        self, actor: Actor, response: Any, raw: RawAnswer, seen: Sequence[Any] = ()
+    ) -> None:
+        if (used := answered(self._run, actor, response, raw, seen)) is not None:
             self._read_and_said = used.total
 
     def _resolve(self) -> Model:
@@ -174,6 +181,7 @@ class Dispatcher(Model):
             input_characters=kept
             + usage.input_characters(asked["system_instructions"], asked["input"], tools),
             max_tokens=_most_output(settings),
+            billing=billing.asked(model, settings),
         )
         actor, grant = await admit(
             self._run,
@@ -244,16 +252,28 @@ def callers_own(config: RunConfig) -> RunConfig:
     return changed(config, model=dispatcher.original.model)
 
 
-def answered(run: Run, actor: Actor, response: Any, seen: Sequence[Any] = ()) -> TokenCount | None:
+def answered(
+    run: Run, actor: Actor, response: Any, raw: RawAnswer | None = None, seen: Sequence[Any] = ()
+) -> TokenCount | None:
     """A model has answered `actor`'s call: its usage is told, and the provider's tools noted.
 
-    `seen`: the output of its stream, which some providers leave out of the response. Returns the
-    usage.
+    `raw`: what was overheard of the answer. `seen`: the output of its stream, which some providers
+    leave out of the response. Returns the usage.
     """
-    used = usage.token_count(usage.told(response, "usage"))
-    actor.tell(Finished(used))
-    noted(run, actor, usage.told(response, "output") or seen)
-    return used
+    output = usage.told(response, "output") or seen
+    apart = {
+        tool
+        for tool in usage.UNITS_OF_TOOLS
+        if _is_priced(run.terms.policy.tools.cost(tool).estimate)
+    }
+    end = billing.finished(response, raw or RawAnswer(), actor.call.draft.name, output, apart)
+    actor.tell(end)
+    noted(run, actor, output)
+    return end.usage
+
+
+def _is_priced(cost: Amount) -> bool:
+    return cost.unit is Unit.USD_MICROCENTS and cost.amount > 0
 
 
 def noted(run: Run, actor: Actor, output: Any) -> None:
@@ -271,8 +291,7 @@ def _defaults_of(name: str | None) -> ModelSettings:
 
 def _limits_beside(settings: ModelSettings) -> dict[str, Any]:
     """The limits on output that go to the provider beside `max_tokens`."""
-    body = settings.extra_body if isinstance(settings.extra_body, dict) else {}
-    sent = {**(settings.extra_args or {}), **body}
+    sent = billing.sent_beside(settings)
     return {name: sent[name] for name in _BYPASSES & sent.keys()}
 
 

@@ -1,7 +1,10 @@
 """The SDK's values turned into ours: usage to token counts, models to names, errors to facts."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from functools import reduce
+from operator import index
 from pathlib import PurePath
 from typing import Any
 
@@ -37,27 +40,90 @@ def told(thing: Any, name: str) -> Any:
     return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
 
 
-def token_count(usage: Any) -> TokenCount | None:
-    """Tokens of an SDK `Usage` or an OpenAI `ResponseUsage`; None where nothing was reported.
+_Paths = tuple[tuple[str, ...], ...]
 
-    A usage of zero tokens is "not reported": no model answers without reading anything.
+
+def _both(*names: str) -> _Paths:
+    """What Responses API and Chat Completions count of what was read."""
+    return (("input_tokens_details", *names), ("prompt_tokens_details", *names))
+
+
+def _made(name: str) -> _Paths:
+    return (("output_tokens_details", name), ("completion_tokens_details", name))
+
+
+_TOKENS: dict[str, _Paths] = {
+    "input": (("input_tokens",), ("prompt_tokens",)),
+    "output": (("output_tokens",), ("completion_tokens",)),
+    "total": (("total_tokens",),),
+    "cached": _both("cached_tokens"),
+    "cache_write": (*_both("cache_write_tokens"), *_both("cache_creation_tokens"),
+                    ("cache_creation_input_tokens",)),
+    "reasoning": _made("reasoning_tokens"),
+}  # fmt: skip
+"""Where a usage may have a count: the first that is there is it."""
+
+_BY_SERVER = "server_side_tool_usage_details"  # xAI's
+_HOUR = "ephemeral_1h_input_tokens"
+_EXTRAS: dict[str, _Paths] = {
+    "cache_write_1h_tokens": (("cache_creation", _HOUR),
+                              *_both("cache_creation_token_details", _HOUR)),
+    **{f"input_{kind}_tokens": _both(f"{kind}_tokens") for kind in ("audio", "image", "video")},
+    **{f"output_{kind}_tokens": _made(f"{kind}_tokens") for kind in ("audio", "image", "video")},
+    **{f"cache_{kind}_read_tokens": _both("cached_tokens_details", f"{kind}_tokens")
+       for kind in ("audio", "image", "video")},
+    "output_citation_tokens": (("citation_tokens",),),
+    "web_searches": (("server_tool_use", "web_search_requests"), *_both("web_search_requests"),
+                     (_BY_SERVER, "web_search_calls"), ("num_search_queries",)),
+    "social_searches": ((_BY_SERVER, "x_search_calls"),),
+    "storage_searches": ((_BY_SERVER, "file_search_calls"), (_BY_SERVER, "document_search_calls")),
+    "code_executions": ((_BY_SERVER, "code_interpreter_calls"),),
+}  # fmt: skip
+"""The same for what has a price of its own, by the name that `genai-prices` has for it."""
+
+
+def token_count(*usages: Any) -> TokenCount | None:
+    """What an answer used; None where nothing was reported.
+
+    A usage of zero tokens is "not reported": no model answers without reading anything. What only
+    the total shows is output, such as the reasoning that xAI and Gemini count beside
+    `completion_tokens`; unless it is what was read from a cache or written to it, where a provider
+    counts that beside the input.
+
+    Args:
+        usages: an SDK `Usage`, an OpenAI `ResponseUsage` or `CompletionUsage`, or a provider's own,
+            object or mapping: each count is taken from the first that has it.
     """
-    given, made = _int(usage, "input_tokens"), _int(usage, "output_tokens")
-    if not given + made:
+    seen = {name: _first(usages, paths) for name, paths in _TOKENS.items()}
+    if not any(seen[name] for name in ("input", "output", "total")):
         return None
-    read = told(usage, "input_tokens_details")
-    return TokenCount(
-        input=given,
-        cached=_int(read, "cached_tokens"),
-        cache_write=_int(read, "cache_write_tokens"),
-        output=made,
-        reasoning=_int(told(usage, "output_tokens_details"), "reasoning_tokens"),
-    )
+    beside = max(0, seen.pop("total") - seen["input"] - seen["output"])
+    from_cache = beside == seen["cached"] + seen["cache_write"] != seen["reasoning"]
+    seen["input" if from_cache else "output"] += beside
+    extras = {unit: _first(usages, paths) for unit, paths in _EXTRAS.items()}
+    return TokenCount(**seen, extras={unit: count for unit, count in extras.items() if count})
 
 
-def _int(value: Any, name: str) -> int:
-    found = told(value, name)
-    return found if isinstance(found, int) and found > 0 else 0
+def _first(usages: tuple[Any, ...], paths: _Paths) -> int:
+    for usage in usages:
+        for path in paths:
+            if count := whole_number(reduce(told, path, usage)):
+                return count
+    return 0
+
+
+def whole_number(given: Any) -> int:
+    """The count that somebody's number stands for, whatever its type; 0 where it is none.
+
+    Models count with numpy and torch, and what JavaScript has counted comes as `1000.0`.
+    """
+    if given is None or isinstance(given, bool | str | bytes):
+        return 0
+    try:
+        count = index(given) if hasattr(given, "__index__") else int(given)
+        return max(0, count) if hasattr(given, "__index__") or count == given else 0
+    except Exception:  # noqa: BLE001 - no number, or somebody else's arithmetic
+        return 0
 
 
 def model_name(model: Model, asked_for: str | None) -> str:
@@ -124,13 +190,34 @@ def streamed_tokens(event: Any) -> int:
 
 def hosted_tools(output: Any) -> list[str]:
     """The tools that the provider ran inside the call (`web_search`, `code_interpreter`, ...)."""
-    items = output if isinstance(output, list | tuple) else ()
-    kinds = [str(told(item, "type")) for item in items]
-    return [
-        kind.removesuffix("_call")
-        for kind in kinds
-        if kind.endswith("_call") and kind not in _LOCAL_CALLS
-    ]
+    return [kind for kind, _ in _hosted_calls(output)]
+
+
+def _hosted_calls(output: Any) -> Iterator[tuple[str, Any]]:
+    for item in output if isinstance(output, list | tuple) else ():
+        kind = str(told(item, "type"))
+        if kind.endswith("_call") and kind not in _LOCAL_CALLS:
+            yield kind.removesuffix("_call"), item
+
+
+UNITS_OF_TOOLS = {
+    "web_search": "web_searches",
+    "x_search": "social_searches",
+    "file_search": "storage_searches",
+    "code_interpreter": "code_executions",
+}
+"""The provider's tools that it may bill by the call, and the unit that `genai-prices` has."""
+
+_NO_SEARCH = ("open_page", "find_in_page", "find")  # what a reasoning model does with a page it has
+
+
+def hosted_units(output: Any) -> Counter[str]:
+    """The calls of the provider's tools that are billed as such, by unit."""
+    return Counter(
+        UNITS_OF_TOOLS[kind]
+        for kind, item in _hosted_calls(output)
+        if kind in UNITS_OF_TOOLS and told(told(item, "action"), "type") not in _NO_SEARCH
+    )
 
 
 def why_failed(error: BaseException) -> tuple[int | None, bool]:

@@ -27,7 +27,8 @@ class CallReceipt:
         agent: who made it. `name`: the model or the tool. Both as the user spells them.
         attempt: 1, and more for the retries of one LLM request.
         reserved: what was asked for. `estimate_source`: how that was found.
-        actual: what it cost. `actual_source`: `usage`, `tool`, `streamed` or `estimate`.
+        actual: what it cost. `actual_source`: `usage`, `reported` (the provider has named the
+            cost itself), `tool`, `streamed` or `estimate`.
         charged: what the ledger took. `shortfall`: actual minus charged, in the same unit.
         tokens: input, cached, output and reasoning tokens, where the model reported them.
         started: when it asked, in seconds since the epoch.
@@ -139,6 +140,7 @@ class Receipt:
             output=sum(t.output for t in seen),
             reasoning=sum(t.reasoning for t in seen),
             cache_write=sum(t.cache_write for t in seen),
+            extras=dict(sum((Counter(t.extras) for t in seen), Counter())),
         )
 
     @property
