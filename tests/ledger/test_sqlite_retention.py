@@ -12,7 +12,8 @@ import pytest
 from comptroller.errors import ComptrollerError, LedgerRefused
 from comptroller.ledger.book.journal import Origin, asked_by
 from comptroller.ledger.opening import open_ledger
-from comptroller.ledger.sqlite import files, open_sqlite, retention, schema
+from comptroller.ledger.sqlite import open_sqlite, retention, schema
+from comptroller.ledger.sqlite.opened import OpenedFiles
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.upkeep import Upkeep
 from ledger.asking import (
@@ -196,7 +197,7 @@ async def test_nothing_goes_from_a_file_that_a_newer_version_has_taken_over(path
             await settled(ledger, f"k{number}")
     clock.advance(31 * DAY_MS)
     upkeep = Upkeep(path, Retention(timedelta(days=30)), clock)
-    upkeep._opened = files.identity(path)
+    upkeep._files = OpenedFiles(path)
     with closing(sqlite3.connect(path)) as newer:
         newer.execute(f"PRAGMA user_version = {schema.newest() + 1}")
     with pytest.raises(ComptrollerError, match="by another comptroller"):
