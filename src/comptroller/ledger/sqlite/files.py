@@ -38,7 +38,7 @@ def must_be_usable(path: Path) -> None:
     except private_files.Unusable as error:
         raise ComptrollerError(str(error)) from None
     except OSError as error:
-        said = f"{path} cannot be reached ({error.strerror}): name a file that you may write"
+        said = f"{shown(path)} cannot be reached ({error.strerror}): name a file that you may write"
         raise ComptrollerError(said) from None
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as looking:
@@ -65,6 +65,14 @@ def connected(path: Path, synchronous: str) -> sqlite3.Connection:
     except (sqlite3.Error, OSError) as error:
         raise ComptrollerError(explained(path, error)) from None
     return connection
+
+
+def shown(path: Path) -> str:
+    """The path as a person writes it here and now."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # it is elsewhere, or the working directory is gone
+        return str(path)
 
 
 def _make_ours(path: Path) -> None:
@@ -114,38 +122,38 @@ def _prepare(path: Path, connection: sqlite3.Connection, synchronous: str) -> No
 
 def explained(path: Path, error: Exception) -> str:
     """One line: what is wrong with the file at `path`, and what to do."""
-    shown, said = shlex.quote(str(path)), str(error)
+    said, quoted = str(error), shlex.quote(shown(path))
     if isinstance(error, private_files.Unusable):
         return said
     if isinstance(error, PermissionError) or "readonly" in said or "unable to open" in said:
         if forbidden := _forbidden(path) if path.exists() else None:
             return forbidden
         if not _allowed(path.parent, os.W_OK | os.X_OK):
-            parent = shlex.quote(str(path.parent))
+            parent = shlex.quote(shown(path.parent))
             return (
-                f"{path.parent} cannot be written, and SQLite keeps its log beside {path.name}:"
-                f" allow it with: chmod u+wx {parent}"
+                f"{shown(path.parent)} cannot be written, and SQLite keeps its log beside"
+                f" {path.name}: allow it with: chmod u+wx {parent}"
             )
     if "not a database" in said or "malformed" in said:
         return (
-            f"{path} is damaged or no ledger ({said}); nothing was changed in it."
-            f" Save what it holds with: sqlite3 {shown} .recover,"
-            f" or begin anew with: mv {shown} {shown}.damaged"
+            f"{shown(path)} is damaged or no ledger ({said}); nothing was changed in it."
+            f" Save what it holds with: sqlite3 {quoted} .recover,"
+            f" or begin anew with: mv {quoted} {quoted}.damaged"
         )
     if "full" in said or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return f"{path} cannot grow ({said}): make room on the disk; nothing was recorded"
-    return f"{path} cannot be used as a ledger: {said}"
+        return f"{shown(path)} cannot grow ({said}): make room on the disk; nothing was recorded"
+    return f"{shown(path)} cannot be used as a ledger: {said}"
 
 
 def _must_be_possible(path: Path) -> None:
     if path.is_dir():
         raise ComptrollerError(
-            f"{path} is a directory: name a file in it, such as {path / 'ledger.db'}"
+            f"{shown(path)} is a directory: name a file in it, such as {shown(path / 'ledger.db')}"
         )
     if not path.parent.is_dir():
         raise ComptrollerError(
-            f"{path.parent} is no directory: create it with: mkdir -p"
-            f" {shlex.quote(str(path.parent))}"
+            f"{shown(path.parent)} is no directory: create it with: mkdir -p"
+            f" {shlex.quote(shown(path.parent))}"
         )
     if path.exists():
         private_files.must_be_ours(path, path.stat())
@@ -158,8 +166,8 @@ def _must_be_new(path: Path) -> None:
     log = beside(path, "-wal")
     if path.exists() and log.exists() and log.stat().st_size:
         raise ComptrollerError(
-            f"{path} is empty, and its log {log} is not: it was cut short. Stop what uses it, and"
-            f" put a backup in its place; or begin anew with: mv {shlex.quote(str(log))}"
+            f"{shown(path)} is empty, and its log {log} is not: it was cut short. Stop what uses"
+            f" it, and put a backup in its place; or begin anew with: mv {shlex.quote(str(log))}"
             f" {shlex.quote(str(log))}.damaged"
         )
 
@@ -168,8 +176,8 @@ def _forbidden(path: Path) -> str | None:
     """What the mode of a file keeps us from, and what to do; None if nothing."""
     for mode, done, letter in ((os.R_OK, "read", "r"), (os.W_OK, "written", "w")):
         if not _allowed(path, mode):
-            allow = f"chmod u+{letter} {shlex.quote(str(path))}"
-            return f"{path} cannot be {done}: allow it with: {allow}"
+            allow = f"chmod u+{letter} {shlex.quote(shown(path))}"
+            return f"{shown(path)} cannot be {done}: allow it with: {allow}"
     return None
 
 
@@ -182,6 +190,7 @@ def _must_be_ours(path: Path, connection: sqlite3.Connection) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     if tables and application != APPLICATION:
         raise ComptrollerError(
-            f"{path} is a database of another program; nothing was changed in it: name another file"
+            f"{shown(path)} is a database of another program; nothing was changed in it:"
+            " name another file"
         )
     schema.must_be_known(path, connection)

@@ -88,9 +88,9 @@ class SqliteLedger(Embedded):
     """An `EmbeddedLedger` in a file. Made by `open_sqlite`."""
 
     def __init__(
-        self, path: Path, synchronous: str, now: Callable[[], int], settings: Settings
+        self, path: Path, synchronous: str, now: Callable[[], int], settings: Settings, name: str
     ) -> None:
-        super().__init__(str(path), now, settings)
+        super().__init__(name, now, settings)
         self._path, self._full = path, synchronous == "FULL"
         self._loop, self._thread_of_loop = anyio.lowlevel.current_token(), threading.get_ident()
         self._waiting: deque[_Request[Any]] = deque()
@@ -305,12 +305,14 @@ async def open_sqlite(
     default_budget: Amount | BudgetTerms | None = None,
     on_alert: OnAlert | None = None,
     retention: timedelta = RETENTION,
+    name: str | None = None,
 ) -> AsyncGenerator[SqliteLedger]:
     """The ledger in the file at `path`, made where there is none.
 
     `synchronous="NORMAL"` survives the death of a process at any moment; "FULL" a power cut too, at
     the price of waiting for the disk with every batch. `now` gives epoch milliseconds;
-    `default_budget`, `on_alert` and `retention` are as `open_ledger` says.
+    `default_budget`, `on_alert` and `retention` are as `open_ledger` says. `name` is how people
+    write the path: as it is here unless said.
 
     Raises:
         ComptrollerError: the file cannot be used; the text says why and what to do.
@@ -319,7 +321,9 @@ async def open_sqlite(
     if synchronous not in ("NORMAL", "FULL"):
         raise ValueError(f'synchronous={synchronous!r}: use "NORMAL" or "FULL"')
     settings = Settings(default_budget, on_alert, retention)
-    ledger = SqliteLedger(at_home(path, "names no ledger"), synchronous, now, settings)
+    ledger = SqliteLedger(
+        at_home(path, "names no ledger"), synchronous, now, settings, name or os.fspath(path)
+    )
     await to_thread.run_sync(ledger.open, synchronous)
     try:
         yield ledger

@@ -23,9 +23,16 @@ _AGAIN = "open the ledger again"
 
 
 def connect(path: Path, timeout: float) -> sqlite3.Connection:
-    """A connection that only closes when it is closed. `timeout`: seconds for another's lock."""
+    """A connection that makes no file, and only closes when it is closed.
+
+    `timeout`: seconds for another's lock.
+    """
     connection = sqlite3.connect(
-        path, timeout=timeout, isolation_level=None, check_same_thread=False
+        f"{path.as_uri()}?mode=rw",
+        uri=True,
+        timeout=timeout,
+        isolation_level=None,
+        check_same_thread=False,
     )
     _set_tidies_up(connection, False)
     return connection
