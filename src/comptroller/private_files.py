@@ -30,6 +30,10 @@ class Unusable(OSError):
     """What stands at a path is no file of this user; the text says what it is, and what to do."""
 
 
+class OfAnother(Unusable):
+    """It is another user's."""
+
+
 def must_be_ours(path: Path, found: os.stat_result) -> None:
     """Raise `Unusable` unless `found`, which stands at `path`, is a regular file of this user."""
     if not stat.S_ISREG(found.st_mode):
@@ -37,7 +41,7 @@ def must_be_ours(path: Path, found: os.stat_result) -> None:
         raise Unusable(f"{path} is {kind} and no regular file: move it away, or name another file")
     if found.st_uid != os.geteuid():
         owner, we = _user(found.st_uid), _user(os.geteuid())
-        raise Unusable(
+        raise OfAnother(
             f"{path} belongs to {owner}, and this process runs as {we}: run it as {owner},"
             " or name another file"
         )

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from comptroller import console
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.outbox import Entry, browse, default_directory, set_aside
+from comptroller.ledger.outbox import Entry, browse, default_directory, set_aside, text_of
 from comptroller.money import show
 from comptroller.runtime.recovery import OnAbandoned, Recovered
 from comptroller.runtime.recovery import recover as settled
@@ -57,7 +57,7 @@ def show_owed(name: str, directory: Path | None) -> None:
     if len(named) != 1:
         how_many = "several charges are" if named else "no charge is"
         raise ComptrollerError(f"{how_many} named {name!r}: see comptroller outbox list")
-    text = named[0].read_text("utf-8", errors="replace")
+    text = text_of(named[0])
     try:
         console.write_json({"file": str(named[0]), **json.loads(text)})
     except (ValueError, TypeError, RecursionError):
@@ -71,9 +71,10 @@ def replay(
     timeout: float,
     as_json: bool,
 ) -> int:
-    """Send what is owed to a ledger now; the exit code says whether something is left."""
+    """Send what is owed to a ledger now; the exit code says whether something was not accepted."""
     settings = reading.ledger(address, key_variable)
     root = directory or default_directory()
+    aside_before = set(set_aside(root))
 
     async def send() -> tuple[str, int]:
         async with settings.open(outbox=root, drain_timeout=0.0) as ledger:
@@ -81,21 +82,24 @@ def replay(
                 raise ComptrollerError(
                     f"{ledger.name} is an embedded ledger: nothing is owed to it"
                 )
+            await ledger.outbox.found()  # however many there are: they are counted
             return ledger.name, await ledger.drain(timeout)
 
     asked, left = anyio.run(send)
     elsewhere = _owed_elsewhere(root, asked)
-    aside = len(set_aside(root))
+    aside_now = set_aside(root)
+    aside = len(aside_now)
+    code = exits.FAILED if left or set(aside_now) - aside_before else exits.DONE
     if as_json:
         console.write_json({"left": left, "set_aside": aside, "elsewhere": elsewhere})
-        return exits.FAILED if left else exits.DONE
+        return code
     more = f"; {aside} set aside (comptroller outbox list)" if aside else ""
     console.write(f"{left} left to send to {asked} in {root}{more}")
     for name, count in elsewhere.items():
         console.write(
             f"{count} owed to {name}, not asked now: comptroller outbox replay --ledger {name}"
         )
-    return exits.FAILED if left else exits.DONE
+    return code
 
 
 def _owed_elsewhere(root: Path, asked: str) -> dict[str, int]:
@@ -149,7 +153,7 @@ def _is_named(path: Path, name: str) -> bool:
     if path.name.removeprefix("v2-").startswith(name):
         return True
     try:
-        return bool(json.loads(path.read_text("utf-8"))["reservation_id"] == name)
+        return bool(json.loads(text_of(path))["reservation_id"] == name)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
