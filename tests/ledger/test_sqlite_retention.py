@@ -172,6 +172,21 @@ async def test_a_clock_that_was_set_back_costs_nothing_but_time(ledger, path, cl
     assert (await ledger.verify()).differences == ()
 
 
+async def test_rows_of_a_clock_that_was_ahead_keep_no_others(ledger, path, clock, monkeypatch):
+    """They stand first for years; what follows them is due all the same."""
+    monkeypatch.setattr(retention, "_AT_ONCE", 2)
+    clock.advance(70 * 365 * DAY_MS)
+    for number in range(4):
+        await settled(ledger, f"ahead{number}")
+    clock.advance(-70 * 365 * DAY_MS)
+    for number in range(4):
+        await settled(ledger, f"k{number}")
+    clock.advance(31 * DAY_MS)
+    passed(path, clock())
+    assert count(path, "reservations") == 4 + 1
+    assert (await ledger.verify()).differences == ()
+
+
 async def test_an_open_ledger_forgets_by_itself_while_its_callers_go_on(path, clock):
     async with open_sqlite(path, now=clock) as ledger:
         await ledger.set_budget("tenant:acme", amount(10_000))

@@ -21,7 +21,6 @@ from comptroller.ledger.sqlite.turns import PRIMARY, beside
 APPLICATION = 0x434D5054  # "CMPT", registered nowhere; it tells our files from others
 
 _PATIENCE = 5.0  # seconds for another program's lock while a file is opened
-_CLOSING = 1.0  # seconds within which one that closes the file has removed its log
 
 
 def must_be_usable(path: Path) -> None:
@@ -41,6 +40,7 @@ def must_be_usable(path: Path) -> None:
         said = f"{shown(path)} cannot be reached ({error.strerror}): name a file that you may write"
         raise ComptrollerError(said) from None
     try:
+        _must_have_its_log(path)
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as looking:
             _must_be_ours(path, looking)
     except sqlite3.Error as error:
@@ -55,7 +55,6 @@ def connected(path: Path, synchronous: str) -> sqlite3.Connection:
     """
     try:
         _make_ours(path)
-        _must_have_its_log(path)
         connection = connect(path, _PATIENCE)
         try:
             _prepare(path, connection, synchronous)
@@ -90,20 +89,26 @@ def _must_have_its_log(path: Path) -> None:
     That one's log holds what this one would not find. Whoever has the file open holds a lock on it,
     and the log is removed by the last one to close it, before that lock is given up.
     """
-    removed = [one for one in (beside(path, "-wal"), beside(path, "-shm")) if not one.exists()]
-    if not removed or not path.stat().st_size:
+    if _has_its_log(path):
         return
-    with closing(sqlite3.connect(path, timeout=_CLOSING, isolation_level=None)) as alone:
+    with closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as alone:
         alone.execute("PRAGMA locking_mode = EXCLUSIVE")
         try:
             schema.version(alone)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & PRIMARY != sqlite3.SQLITE_BUSY:
                 raise
+            if _has_its_log(path):  # others have just opened it
+                return
             raise ComptrollerError(
-                f"{removed[0]} was removed while {path} was open: close it there first, where what"
-                " it held is saved, and open the ledger again"
+                f"the log of {shown(path)} ({path.name}-wal, {path.name}-shm) was removed while it"
+                " was open: close it there first, where what the log held is saved, and open it"
+                " again"
             ) from None
+
+
+def _has_its_log(path: Path) -> bool:
+    return beside(path, "-wal").exists() and beside(path, "-shm").exists()
 
 
 def _prepare(path: Path, connection: sqlite3.Connection, synchronous: str) -> None:
@@ -157,6 +162,9 @@ def _must_be_possible(path: Path) -> None:
         )
     if path.exists():
         private_files.must_be_ours(path, path.stat())
+    for one in (beside(path, "-wal"), beside(path, "-shm")):
+        with suppress(FileNotFoundError):
+            private_files.must_be_ours(one, one.lstat())
     if path.exists() and (said := _forbidden(path)):  # SQLite would open it to be read
         raise ComptrollerError(said)
 
