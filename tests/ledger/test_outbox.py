@@ -563,15 +563,16 @@ async def test_what_was_not_looked_at_yet_is_not_called_sent(root, monkeypatch):
     for number in range(3):
         shelf.put(Entry.of(owed(f"rsv_{number}"), ADDRESS))
     monkeypatch.setattr("comptroller.ledger.outbox.sending._AT_ONCE", 1)
-    slowly = Shelf.entry
-    monkeypatch.setattr(Shelf, "entry", lambda *given: (time.sleep(0.2), slowly(*given))[1])
+    slowly, go_on = Shelf.entry, threading.Event()
+    monkeypatch.setattr(Shelf, "entry", lambda *given: (go_on.wait(60), slowly(*given))[1])
     monkeypatch.setattr("comptroller.ledger.outbox.sending._LOOKING", 0.0)
     books = Books()
     async with opened(books, root, patience=60) as outbox:
         with anyio.fail_after(60):
             while outbox._unread is None:  # noqa: ASYNC110 - a thread lists
                 await anyio.sleep(0.01)
-        assert await outbox.drain(0) > 0
+        assert await outbox.drain(0) == 3
+        go_on.set()
         await outbox.found()
         assert await outbox.drain(60) == 0
 
