@@ -14,7 +14,7 @@ pytestmark = pytest.mark.alike
 ROOT = Path(__file__).parents[1] / "src"
 
 LAYERS = [  # the lowest first; a name is a module or a package under `comptroller`
-    {"values", "interrupts", "arguments"},
+    {"values", "interrupts", "arguments", "private_files"},
     {"errors", "money"},
     {"policy", "decide"},  # a policy is checked by the price book that it names
     {"ledger"},

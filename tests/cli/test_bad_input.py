@@ -156,6 +156,15 @@ def powerless(tmp_path):
         os.seteuid(0)
 
 
+def own(path):
+    """Make it that user's, where the tests are root's."""
+    if os.getuid() == 0:
+        user = os.geteuid()
+        os.seteuid(0)
+        os.chown(path, user, user)
+        os.seteuid(user)
+
+
 @pytest.mark.usefixtures("desk")
 def test_a_read_only_directory_says_how_to_allow_writing(tmp_path, request):
     shut = tmp_path / "shut"
@@ -171,6 +180,7 @@ def test_a_read_only_file_says_how_to_allow_writing(tmp_path, request):
     (tmp_path / "ledger.db").chmod(0o444)
     before = (tmp_path / "ledger.db").read_bytes()
     request.getfixturevalue("powerless")
+    own(tmp_path / "ledger.db")
     line = refused("budget", "set", "tenant:acme", "9usd", *LEDGER)
     assert "chmod" in line
     assert (tmp_path / "ledger.db").read_bytes() == before

@@ -12,7 +12,8 @@ import pytest
 from comptroller.errors import ComptrollerError, LedgerRefused
 from comptroller.ledger.book.journal import Origin, asked_by
 from comptroller.ledger.opening import open_ledger
-from comptroller.ledger.sqlite import files, open_sqlite, retention, schema
+from comptroller.ledger.sqlite import open_sqlite, retention, schema
+from comptroller.ledger.sqlite.opened import OpenedFiles
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.upkeep import Upkeep
 from ledger.asking import (
@@ -171,6 +172,21 @@ async def test_a_clock_that_was_set_back_costs_nothing_but_time(ledger, path, cl
     assert (await ledger.verify()).differences == ()
 
 
+async def test_rows_of_a_clock_that_was_ahead_keep_no_others(ledger, path, clock, monkeypatch):
+    """They stand first for years; what follows them is due all the same."""
+    monkeypatch.setattr(retention, "_AT_ONCE", 2)
+    clock.advance(70 * 365 * DAY_MS)
+    for number in range(4):
+        await settled(ledger, f"ahead{number}")
+    clock.advance(-70 * 365 * DAY_MS)
+    for number in range(4):
+        await settled(ledger, f"k{number}")
+    clock.advance(31 * DAY_MS)
+    passed(path, clock())
+    assert count(path, "reservations") == 4 + 1
+    assert (await ledger.verify()).differences == ()
+
+
 async def test_an_open_ledger_forgets_by_itself_while_its_callers_go_on(path, clock):
     async with open_sqlite(path, now=clock) as ledger:
         await ledger.set_budget("tenant:acme", amount(10_000))
@@ -196,7 +212,7 @@ async def test_nothing_goes_from_a_file_that_a_newer_version_has_taken_over(path
             await settled(ledger, f"k{number}")
     clock.advance(31 * DAY_MS)
     upkeep = Upkeep(path, Retention(timedelta(days=30)), clock)
-    upkeep._opened = files.identity(path)
+    upkeep._files = OpenedFiles(path)
     with closing(sqlite3.connect(path)) as newer:
         newer.execute(f"PRAGMA user_version = {schema.newest() + 1}")
     with pytest.raises(ComptrollerError, match="by another comptroller"):

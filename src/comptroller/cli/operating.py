@@ -4,6 +4,7 @@ A remote ledger's budgets are its own operator's: to set one from here is refuse
 """
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -62,7 +63,9 @@ async def set_budget(ledger: Ledger, order: BudgetOrder, as_json: bool) -> None:
     overdraft = reading.optional_amount("--overdraft", order.overdraft)
     if overdraft is not None and overdraft.unit is not allocated.unit:
         raise ValueError(f"--overdraft {order.overdraft!r}: write it in the unit of the budget")
-    balance = await own(ledger).set_budget(
+    operator = own(ledger)
+    before = await operator.events(newest=True, limit=1)
+    balance = await operator.set_budget(
         order.scope,
         allocated,
         per=cast("Period | None", order.per),  # checked where it is used
@@ -73,6 +76,17 @@ async def set_budget(ledger: Ledger, order: BudgetOrder, as_json: bool) -> None:
         caps_below=order.caps_below,
     )
     _show(balance, ledger, as_json)
+    for entry in await operator.events(after=before[-1].number if before else 0, kinds=["renewed"]):
+        ahead_ms = entry.details.get("instead_of_ms")
+        if ahead_ms is not None and entry.scope == balance.scope_path and not as_json:
+            console.write(
+                f"a clock was ahead: it had begun the period of {_day(ahead_ms)};"
+                f" the one of {_day(entry.since_ms)} has begun in its place"
+            )
+
+
+def _day(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d}"
 
 
 def caps_of(

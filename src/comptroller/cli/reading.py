@@ -91,7 +91,7 @@ def ledger(address: str | None, key_variable: str | None, *, create: bool = Fals
         if not path.exists() and path.parent.is_dir():
             option = f" --ledger {address}" if address else ""
             raise ComptrollerError(
-                f"there is no ledger {path}: begin one with:"
+                f"there is no ledger {settings.url.removeprefix('sqlite:')}: begin one with:"
                 f" comptroller budget set tenant:acme 10usd{option}"
             )
     return settings

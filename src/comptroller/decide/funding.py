@@ -13,6 +13,9 @@ from comptroller.decide.periods import began, ends
 from comptroller.decide.terms import BudgetTerms
 from comptroller.money import MOST
 
+_DAY_MS = 86_400_000
+"""More than a clock is ahead of another one that is right: zones and summer time lie within it."""
+
 
 class Funding(Enum):
     """How an operator moves money: add to a budget, take from it, pay its debt from elsewhere."""
@@ -32,11 +35,14 @@ def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 
     One that was closed is open again.
 
     So does what it has told: an alert is told once a period, however often the budget is set. A
-    period that began is not begun again, also where a clock was set back before its beginning.
+    period that began is not begun again, also where a clock was set back before its beginning; but
+    one that begins more than a day from now was begun by a clock that was wrong: today's begins.
     """
     unit, allocated = terms.allocated.unit, terms.allocated.amount
     known = known or Account(scope, unit, allocated)
     per, zone = terms.per, terms.zone
+    if per and known.since_ms > now_ms + _DAY_MS:
+        known = _anew(known, began(per, zone, now_ms))
     told = known.alerts.told if known.alerts else ()
     present_ms = max(now_ms, known.since_ms)
     return reconciled(
@@ -105,14 +111,21 @@ def renewed(account: Account, now_ms: int) -> Account:
     if renewal is None or now_ms < renewal.at_ms:
         return account
     return attrs.evolve(
-        account,
+        _anew(account, began(renewal.per, renewal.zone, now_ms)),
         allocated=renewal.allocated,
+        renewal=attrs.evolve(renewal, at_ms=ends(renewal.per, renewal.zone, now_ms)),
+    )
+
+
+def _anew(account: Account, since_ms: int) -> Account:
+    """The account at the beginning of a period, out of which its debt is paid."""
+    return attrs.evolve(
+        account,
         spent=account.debt,
         reserved=0,
         debt=0,
         is_over_limit=False,
-        since_ms=began(renewal.per, renewal.zone, now_ms),
-        renewal=attrs.evolve(renewal, at_ms=ends(renewal.per, renewal.zone, now_ms)),
+        since_ms=since_ms,
         alerts=attrs.evolve(account.alerts, told=()) if account.alerts else None,
     )
 

@@ -97,8 +97,7 @@ def open_ledger(
             `BudgetTerms(usd("5"), per="day")`).
         on_alert: for an embedded one: called with each alert that this process sets off, in a
             thread of its own.
-        retention: for a file: how long what is finished is kept (30 days; at least a day and a
-            minute, the longest lease).
+        retention: for a file: how long what is finished is kept (30 days; 1 day 1 minute at least).
 
     Raises:
         TypeError: `url` is neither a string nor a path, or a setting not what it should be.
@@ -122,7 +121,8 @@ def open_ledger(
     if url == _MEMORY:
         return open_memory(**terms)
     kept = RETENTION if retention is None else retention
-    return open_sqlite(_file(url), synchronous=synchronous, retention=kept, **terms)
+    path, name = _file(url)
+    return open_sqlite(path, synchronous=synchronous, retention=kept, name=name, **terms)
 
 
 def _must_be_known(url: object) -> None:
@@ -148,14 +148,14 @@ def _must_be_its_operators(
         raise ValueError(f"{url!r} is a server: {theirs}")
 
 
-def _file(url: str | os.PathLike[str]) -> Path:
-    """The file that `url` names."""
+def _file(url: str | os.PathLike[str]) -> tuple[Path, str]:
+    """The file that `url` names now, wherever the process goes later; and how it is written."""
     name = url.removeprefix(_FILE) if isinstance(url, str) else os.fspath(url)
     if not name or name.startswith("//"):
         raise ValueError(f"{str(url)!r} names no ledger: write a path such as ledger.db")
     if isinstance(url, str) and _PLACE.fullmatch(url):
         raise ValueError(f"{url!r}: write http://{url} for a server, {_FILE}{url} for a file")
-    return at_home(name, "names no ledger")
+    return at_home(name, "names no ledger"), name
 
 
 @attrs.frozen

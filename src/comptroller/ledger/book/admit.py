@@ -30,7 +30,6 @@ from comptroller.decide.admission import (
     budgeted,
     charge,
 )
-from comptroller.decide.funding import renewed
 from comptroller.decide.scopes import scopes_of
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.book import answers
@@ -167,7 +166,7 @@ def _accounts(book: Book, scopes: tuple[str, ...], asked: Amount, now_ms: int) -
             return _first_budget(book, scopes, asked, now_ms, found)
         return found
     if any(account.renewal for account in found):
-        return tuple(renewed(account, now_ms) for account in found)
+        return tuple(book.renewed(account, now_ms) for account in found)
     return found
 
 

@@ -39,8 +39,11 @@ def set_budget(book: Book, scope: str, terms: BudgetTerms, now_ms: int) -> Answe
     path = parse_scope(scope)
     known = book.store.at(path).get(terms.allocated.unit)
     if known is not None:
-        known = funding.renewed(known, now_ms)
-    account = book.told(funding.budget(known, path, terms, now_ms), now_ms)
+        known = book.renewed(known, now_ms)
+    account = funding.budget(known, path, terms, now_ms)
+    if known is not None:
+        account = book.apart(known, account)
+    account = book.told(account, now_ms)
     book.set(account, now_ms)
     return partial(answers.balance, account)
 
@@ -69,7 +72,7 @@ def fund(
     key = _key(book, path, amount, operation, idempotency_key)
     if key is not None and (answer := key.recalled()) is not None:
         return partial(answers.balance, answer.accounts[0])
-    before = funding.renewed(known, now_ms)
+    before = book.renewed(known, now_ms)
     account = funding.fund(before, amount.amount, operation)
     if isinstance(account, Denial):
         raise denied(account, book.name)

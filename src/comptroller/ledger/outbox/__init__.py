@@ -8,7 +8,7 @@ sending   when each charge is sent, and what the ledger's answer does to it
 
 from .entries import Entry
 from .sending import DiskOutbox
-from .shelf import Shelf, browse, default_directory, directory, set_aside
+from .shelf import Shelf, browse, default_directory, directory, set_aside, text_of
 
 __all__ = [
     "DiskOutbox",
@@ -18,4 +18,5 @@ __all__ = [
     "default_directory",
     "directory",
     "set_aside",
+    "text_of",
 ]

@@ -31,6 +31,7 @@ import anyio.lowlevel
 from anyio import to_thread
 from runcycles import Amount
 
+from comptroller.arguments import at_home
 from comptroller.decide.terms import BudgetTerms
 from comptroller.errors import ComptrollerError, refusal
 from comptroller.ledger.alerts import OnAlert
@@ -39,6 +40,7 @@ from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.embedded import RETENTION, Act, Embedded, Records, Settings, T, wall_clock
 from comptroller.ledger.sqlite import files
+from comptroller.ledger.sqlite.opened import OpenedFiles
 from comptroller.ledger.sqlite.records import reading
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.store import SqliteStore
@@ -86,9 +88,9 @@ class SqliteLedger(Embedded):
     """An `EmbeddedLedger` in a file. Made by `open_sqlite`."""
 
     def __init__(
-        self, path: Path, synchronous: str, now: Callable[[], int], settings: Settings
+        self, path: Path, synchronous: str, now: Callable[[], int], settings: Settings, name: str
     ) -> None:
-        super().__init__(str(path), now, settings)
+        super().__init__(name, now, settings)
         self._path, self._full = path, synchronous == "FULL"
         self._loop, self._thread_of_loop = anyio.lowlevel.current_token(), threading.get_ident()
         self._waiting: deque[_Request[Any]] = deque()
@@ -118,18 +120,20 @@ class SqliteLedger(Embedded):
             if not self._turns.take(time.monotonic() + self.request_timeout):
                 raise self._held()
             self._sql = files.connected(self._path, synchronous)
-            self._identity = files.identity(self._path)
+            self._files = OpenedFiles(self._path)
         except BaseException:
             self._turns.close()
             raise
         self._turns.pass_on()
         self._store = SqliteStore(self._path, self._sql)
         self._book = Book(self._store, self.name, self._settings.default_budget)
-        self._upkeep.begin(self._identity)
+        self._upkeep.begin(self._files)
         self._courier.begin(self._sql)
 
     async def shut(self) -> None:
-        """End of use, once the batch that is being performed has ended."""
+        """End of use, once the batch that is being performed has ended. A fork has none."""
+        if os.getpid() != self._process:
+            return
         self.close()
         while self._performing is not None:
             await self._performing.wait()
@@ -140,7 +144,7 @@ class SqliteLedger(Embedded):
         self._told()
         self._courier.end()
         with self._in_use:
-            self._sql.close()
+            self._files.close(self._sql)
             self._turns.close()
 
     def _must_be_usable(self) -> None:
@@ -180,6 +184,7 @@ class SqliteLedger(Embedded):
 
     def _read_now(self, work: Callable[[Records], T]) -> T:
         """Blocks, as long as `work` does."""
+        self._files.must_still_be()
         try:
             with reading(self._path) as records:
                 return work(records)
@@ -241,7 +246,7 @@ class SqliteLedger(Embedded):
         """Perform a batch in one transaction, in our turn; False where another's is under way."""
         batch: list[_Request[Any]] = []
         try:
-            files.must_still_be(self._path, self._identity)
+            self._files.must_be_whole(self._sql)
             now_ms = self._now()
             if not self._store.begin(now_ms):
                 return False
@@ -300,12 +305,14 @@ async def open_sqlite(
     default_budget: Amount | BudgetTerms | None = None,
     on_alert: OnAlert | None = None,
     retention: timedelta = RETENTION,
+    name: str | None = None,
 ) -> AsyncGenerator[SqliteLedger]:
     """The ledger in the file at `path`, made where there is none.
 
     `synchronous="NORMAL"` survives the death of a process at any moment; "FULL" a power cut too, at
     the price of waiting for the disk with every batch. `now` gives epoch milliseconds;
-    `default_budget`, `on_alert` and `retention` are as `open_ledger` says.
+    `default_budget`, `on_alert` and `retention` are as `open_ledger` says. `name` is how people
+    write the path: as it is here unless said.
 
     Raises:
         ComptrollerError: the file cannot be used; the text says why and what to do.
@@ -314,7 +321,9 @@ async def open_sqlite(
     if synchronous not in ("NORMAL", "FULL"):
         raise ValueError(f'synchronous={synchronous!r}: use "NORMAL" or "FULL"')
     settings = Settings(default_budget, on_alert, retention)
-    ledger = SqliteLedger(Path(path), synchronous, now, settings)
+    ledger = SqliteLedger(
+        at_home(path, "names no ledger"), synchronous, now, settings, name or os.fspath(path)
+    )
     await to_thread.run_sync(ledger.open, synchronous)
     try:
         yield ledger

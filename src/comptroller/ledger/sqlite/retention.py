@@ -20,6 +20,7 @@ from comptroller.ledger.embedded import LONGEST_LEASE
 from comptroller.ledger.sqlite import rows
 
 _AT_ONCE = 100
+_DAY_MS = 86_400_000
 
 _RESERVATIONS = """
 SELECT id, created_ms,
@@ -100,7 +101,8 @@ class Retention:
         table = self._left[0]
         looked = connection.execute(table.look, (self._after, _AT_ONCE)).fetchall()
         youngest_ms = now_ms - (self._finished_ms if table.archived else self._answers_ms)
-        if looked and looked[-1][1] < youngest_ms:
+        # What a clock made that was ahead keeps its place among rows that are due.
+        if looked and not youngest_ms <= looked[-1][1] <= now_ms + _DAY_MS:
             self._after = looked[-1][0]
         else:
             del self._left[0]

@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.sqlite import files, schema
+from comptroller.ledger.sqlite import schema
+from comptroller.ledger.sqlite.opened import OpenedFiles, connect
 from comptroller.ledger.sqlite.retention import Due, Retention
 from comptroller.ledger.sqlite.turns import Turns, begun, waited
 
@@ -48,9 +49,9 @@ class Upkeep:
             target=self._run, name=f"upkeep of {path.name}", daemon=True
         )
 
-    def begin(self, opened: tuple[int, int]) -> None:
-        """Start the thread; `opened` is the identity of the file."""
-        self._opened = opened
+    def begin(self, files: OpenedFiles) -> None:
+        """Start the thread. `files` are the ledger's."""
+        self._files = files
         self._thread.start()
 
     def note(self, acts: int) -> None:
@@ -80,8 +81,8 @@ class Upkeep:
 
     def _work(self) -> float:
         """What is due; how many seconds nothing more is."""
-        files.must_still_be(self._path, self._opened)
-        with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as connection:
+        self._files.must_still_be()
+        with closing(connect(self._path, 0)) as connection:
             schema.must_be_current(self._path, connection)
             if self._checkpoint_wanted:
                 self._checkpoint_wanted = False
