@@ -24,6 +24,7 @@ from comptroller.ledger.server import asgi, operator, runtime
 from comptroller.ledger.server.asgi import Application, Message, Receive, Send
 from comptroller.ledger.server.callers import ADMIN_KEY, API_KEY, Caller, Doors
 from comptroller.ledger.server.exchange import Exchange, invalid, problem
+from comptroller.ledger.server.lanes import LONG, Lanes
 from comptroller.ledger.server.observing import Meter, observed
 from comptroller.ledger.server.rates import Rates
 from comptroller.ledger.server.replies import Reply, headers, refusal
@@ -87,6 +88,7 @@ class _Server:
     most_bytes: int
     meter: Meter | None
     now: Callable[[], float]
+    lanes: Lanes = attrs.field(factory=Lanes, init=False)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -134,17 +136,27 @@ class _Server:
             self._must_be_slow_enough(exchange, caller.tenant)
         if len(name) > _LONGEST_NAME:
             raise invalid(f"a reservation's id has at most {_LONGEST_NAME} characters")
-        body = None
-        if route.model is not None:
-            body = _request(route.model, exchange, await asgi.read(receive, self.most_bytes))
+        body = b"" if route.model is None else await asgi.read(receive, self.most_bytes)
+        if not route.long and len(body) < LONG:
+            request = None if route.model is None else _request(route.model, exchange, body)
+            return Reply(route.status, as_json(await self._asked(route, exchange, name, request)))
+        async with self.lanes.lane(caller.tenant if caller else None):
+            request = None
+            if route.model is not None:
+                request = await self.lanes.off_the_loop(_request, route.model, exchange, body)
+            answer = await self._asked(route, exchange, name, request)
+            return Reply(route.status, await self.lanes.off_the_loop(as_json, answer))
+
+    async def _asked(
+        self, route: Route, exchange: Exchange, name: str, request: BaseModel | None
+    ) -> BaseModel:
         before = asked_by.set(_origin(exchange, route))
         try:
-            answer = await route.answer(Asked(self.ledger, exchange, name, body))
+            return await route.answer(Asked(self.ledger, exchange, name, request))
         except wire.MalformedError as error:
             raise invalid(str(error)) from None
         finally:
             asked_by.reset(before)
-        return Reply(route.status, as_json(answer))
 
     def _caller(self, route: Route, exchange: Exchange) -> Caller | None:
         """Who asks. Where keys of both kinds came, the tenant's counts."""

@@ -38,6 +38,8 @@ class Route:
     model: type[BaseModel] | None = None
     status: int = 200
     admits: Admitted = "tenant"
+    long: bool = False
+    """Whether its answer may be long: many rows, or all that a caller has added to one."""
 
 
 Routes = Mapping[str, Mapping[str, Route]]
