@@ -272,7 +272,7 @@ class Embedded(ABC):
             one = read.reservation(book, reservation_id, tenant=tenant)
             return lambda: one
 
-        one = await self._perform(found)
+        one = await self._ask(found)
         if one.size > LONG:
             return await to_thread.run_sync(answers.detail, one)
         return answers.detail(one)
