@@ -101,7 +101,7 @@ def _with_integers(text: bytes, error: ValidationError) -> bytes | None:
         for one in wrong:
             *path, last = one["loc"]
             holder, given = reduce(getitem, path, body), reduce(getitem, one["loc"], exact)
-            if not abs(given) < _MOST or given != int(given):
+            if not -_MOST < given < _MOST or given != int(given):
                 return None
             holder[last] = int(given)
     except (LookupError, TypeError, ValueError):  # not where it was said, or too long for Python
