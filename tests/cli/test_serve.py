@@ -1,19 +1,24 @@
 """`comptroller serve` and `comptroller key`: from the command to the answer, and to the end."""
 
+import io
 import json
+import logging
 import re
 import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 
 import httpx
 import pytest
 import trustme
 
 from cli.commands import call, done, ended, refused, start
+from comptroller.cli import serving
 from served import key_of, served
 
 ADMIN = "an-operators-own-key"
@@ -162,6 +167,26 @@ class TestServing:
         assert not {"secret-agent", key.split("_", 2)[2], "ck_wrong"} & set(
             re.findall(r"[\w-]+", log.read_text())
         )
+
+    def test_an_access_log_that_cannot_be_written_costs_one_warning(self, capsys, monkeypatch):
+        """Not a traceback a request, and no request: here on a full disk."""
+        logger = logging.getLogger("comptroller.access")
+        monkeypatch.setattr(logger, "handlers", [])
+        monkeypatch.setattr(logger, "level", logger.level)
+        monkeypatch.setattr(logger, "propagate", logger.propagate)
+        serving._log_to("/dev/full")
+        for _ in range(3):
+            logger.info("a line")
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "No space left on device" in said
+        monkeypatch.setattr(sys, "stderr", closed := io.StringIO())
+        closed.close()
+        serving._log_to("-")
+        logger.info("a line")  # nowhere to be told of, either
+        for handler in logger.handlers:
+            with suppress(OSError, ValueError):
+                handler.close()
 
     def test_what_is_in_flight_is_answered_before_it_ends(self, ledger):
         """The body of a request is on its way when the signal comes."""

@@ -9,11 +9,11 @@ import logging
 import os
 import signal
 import sys
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from importlib.util import find_spec
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TextIO, cast
 
 import anyio
 import attrs
@@ -190,17 +190,55 @@ def _admin_key(variable: str | None) -> str | None:
     return key
 
 
+class _Lossy(logging.Handler):
+    """A handler whose lines may be lost, and nothing else.
+
+    `logging` would write a traceback to stderr for each line that a full disk does not take: by
+    default to the same disk, at the rate of the requests. It is told once, until a line is written
+    again; requests are answered all the while.
+    """
+
+    _losing = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            super().emit(record)
+        except Exception:  # noqa: BLE001 - a log that was moved away cannot be begun anew
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Every line ends with it: this one is written."""
+        super().flush()
+        self._losing = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - as logging's
+        """A line was not written."""
+        if not self._losing:
+            self._losing = True
+            with suppress(OSError, ValueError):  # stderr may be on the same disk, or closed
+                complain(f"warning: the access log loses lines: {sys.exc_info()[1]}")
+
+
+class _LogFile(_Lossy, WatchedFileHandler):
+    """A file; one that was moved away is begun anew."""
+
+
+class _LogStream(_Lossy, logging.StreamHandler[TextIO]):
+    """A stream of this process."""
+
+
 def _log_to(path: str | None) -> None:
-    """Send the access log where it was asked for; a log that was moved away is begun anew."""
+    """Send the access log where it was asked for."""
     if path is None:
         return
     handler: logging.Handler
     if path == "-":
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _LogStream(sys.stderr)
     elif not Path(path).absolute().parent.is_dir():
         raise ValueError(f"--access-log {path}: its directory is not there")
     else:
-        handler = WatchedFileHandler(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8")
     logger = logging.getLogger("comptroller.access")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

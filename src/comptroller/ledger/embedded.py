@@ -14,6 +14,7 @@ from functools import cache
 from typing import Protocol, TypeVar, Unpack
 
 import attrs
+from anyio import to_thread
 from runcycles import (
     Amount,
     Balance,
@@ -36,16 +37,18 @@ from runcycles import (
 )
 from runcycles.models import BalanceResponse
 
+from comptroller.decide.admission import Account
 from comptroller.decide.funding import Funding
 from comptroller.decide.names import lowered
 from comptroller.decide.periods import Period, zone_of
 from comptroller.decide.terms import BudgetTerms, Share
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.alerts import OnAlert, Teller
-from comptroller.ledger.book import admit, operate, read, settle, usage, verify
+from comptroller.ledger.book import admit, answers, operate, read, settle, usage, verify
 from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.journal import Entry, Origin, Sought, asked_by
+from comptroller.ledger.book.records import LONG, Reservation
 from comptroller.ledger.book.usage import Usage
 from comptroller.ledger.book.verify import Verified
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
@@ -55,8 +58,11 @@ Act = Callable[[Book, int], Answer[T]]
 """What a request does to a book at a time (epoch milliseconds), in the ledger's turn."""
 
 
-class Records(verify.Records, Protocol):
-    """All records, as they stand at one moment, for reports and audits."""
+class Records(read.Records, verify.Records, Protocol):
+    """All records, as they stand at one moment, for listings, reports and audits."""
+
+    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
+        """Every account, or one tenant's, ordered by scope and unit."""
 
     def entries(self, sought: Sought) -> list[Entry]:
         """The entries of the log that are sought, oldest first."""
@@ -149,12 +155,16 @@ class Embedded(ABC):
         return 0
 
     @abstractmethod
-    async def _perform(self, act: Act[T], *, scans: bool = False) -> T:
-        """The answer of `act`, performed in this ledger's turn; `scans`: it may read many rows."""
+    async def _perform(self, act: Act[T]) -> T:
+        """The answer of `act`, performed in this ledger's turn, which is short for it."""
 
     @abstractmethod
     async def _read(self, work: Callable[[Records], T]) -> T:
         """What `work` makes of all records as they stand at one moment; nobody waits for it."""
+
+    async def _swept(self) -> int:
+        """The time, once it is recorded which leases have ended by then."""
+        return await self._perform(lambda _, now_ms: lambda: now_ms)
 
     async def _ask(self, act: Act[T]) -> T:
         """Perform a request, for whom this context says."""
@@ -244,25 +254,29 @@ class Embedded(ABC):
         self, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
     ) -> BalanceResponse:
         """The balances of the scopes that have the given subject fields."""
-        return await self._perform(
-            lambda book, now_ms: read.balances(book, now_ms, tenant=tenant, **query), scans=True
-        )
+        return await self._read(read.balances(await self._swept(), tenant=tenant, **query))
 
     async def reservations(
         self, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
     ) -> ReservationListResponse:
         """One page of reservations (50, unless `limit` says 1 to 200)."""
-        return await self._perform(
-            lambda book, _: read.reservations(book, tenant=tenant, **query), scans=True
-        )
+        page = read.reservations(tenant=tenant, **query)
+        await self._swept()
+        return await self._read(page)
 
     async def reservation(
         self, reservation_id: str, *, tenant: str | None = None
     ) -> ReservationDetail:
         """One reservation, whole."""
-        return await self._perform(
-            lambda book, _: read.reservation(book, reservation_id, tenant=tenant)
-        )
+
+        def found(book: Book, _: int) -> Answer[Reservation]:
+            one = read.reservation(book, reservation_id, tenant=tenant)
+            return lambda: one
+
+        one = await self._ask(found)
+        if one.size > LONG:
+            return await to_thread.run_sync(answers.detail, one)
+        return answers.detail(one)
 
     async def set_budget(
         self,
@@ -326,7 +340,8 @@ class Embedded(ABC):
 
     async def budgets(self) -> list[Balance]:
         """Every budget of every tenant."""
-        return await self._perform(read.budgets, scans=True)
+        now_ms = await self._swept()
+        return await self._read(lambda records: read.budgets(records, now_ms))
 
     async def usage(
         self,

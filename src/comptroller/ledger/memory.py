@@ -28,6 +28,10 @@ from comptroller.ledger.book.records import Endpoint, Event, Remembered, Reserva
 from comptroller.ledger.book.refusals import MEMORY
 from comptroller.ledger.embedded import Act, Embedded, Records, Settings, T, wall_clock
 
+_AT_ONCE = 2**18
+"""Of records of this size (some thousand plain ones) a reader makes an answer at once: they are
+neither copied nor looked through in a thread of their own."""
+
 
 class MemoryStore:
     """Records in dictionaries."""
@@ -41,6 +45,17 @@ class MemoryStore:
         self._periods: dict[tuple[str, Unit, int], Account] = {}
         self._log: list[Entry] = []
         self._denied: dict[Denied, list[int]] = {}
+        self.size = 0
+        """How long what its callers wrote is, in characters of JSON."""
+
+    def copied(self) -> "MemoryStore":
+        """The records as they stand now: a copy does not change with them."""
+        copy = MemoryStore()
+        copy._accounts = {scope: dict(units) for scope, units in self._accounts.items()}
+        copy._reservations, copy._events = dict(self._reservations), dict(self._events)
+        copy._periods, copy._log = dict(self._periods), list(self._log)
+        copy._denied = {denied: list(count) for denied, count in self._denied.items()}
+        return copy
 
     def at(self, scope: str) -> Mapping[Unit, Account]:
         """The accounts of one scope, by unit."""
@@ -55,6 +70,11 @@ class MemoryStore:
             for account in units.values()
         )
         return sorted(every, key=lambda account: (account.scope, account.unit.value))
+
+    def units_within(self, scope: str) -> Iterable[Unit]:
+        """The units of all budgets of scopes within `scope`."""
+        inner = (units for at, units in self._accounts.items() if at.startswith(f"{scope}/"))
+        return sorted(set[Unit]().union(*inner), key=lambda unit: unit.value)
 
     def save(self, account: Account) -> None:
         """Keep `account` in place of the one of its scope and unit."""
@@ -86,6 +106,7 @@ class MemoryStore:
 
     def add(self, reservation: Reservation) -> None:
         """Keep a new reservation."""
+        self.size += reservation.size
         self.replace(reservation)
 
     def replace(self, reservation: Reservation) -> None:
@@ -106,12 +127,12 @@ class MemoryStore:
             if reservation.active and reservation.ends_ms == ends_ms:
                 yield reservation
 
-    def listed(self, wanted: Wanted) -> list[Reservation]:
+    def listed(self, wanted: Wanted) -> Iterable[Reservation]:
         """The reservations wanted, in the order wanted."""
         rows = sorted(self._reservations, reverse=not wanted.ascending)
         found = filter(wanted.has, (self._reservations[row] for row in rows))
         if wanted.order == "row":
-            return list(islice(found, wanted.limit))
+            return islice(found, wanted.limit)
         return sorted(found, key=wanted.place, reverse=not wanted.ascending)[: wanted.limit]
 
     def next_event(self) -> int:
@@ -120,6 +141,7 @@ class MemoryStore:
 
     def add_event(self, event: Event) -> None:
         """Keep an event."""
+        self.size += len(event.request)
         self._events[event.row] = event
 
     def recall(
@@ -191,7 +213,7 @@ class MemoryLedger(Embedded):
         self._store, self._turn = MemoryStore(), threading.Lock()
         self._book = Book(self._store, MEMORY, settings.default_budget)
 
-    async def _perform(self, act: Act[T], *, scans: bool = False) -> T:  # noqa: ARG002
+    async def _perform(self, act: Act[T]) -> T:
         self._must_be_usable()
         # The one checkpoint comes first: a cancelled request has done nothing, and an answer
         # that was given cannot be lost.
@@ -215,7 +237,10 @@ class MemoryLedger(Embedded):
         self._must_be_usable()
         await anyio.lowlevel.checkpoint()
         with self._turn:
-            return work(self._store)
+            if self._store.size <= _AT_ONCE:
+                return work(self._store)
+            records = self._store.copied()
+        return await to_thread.run_sync(work, records)
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from runcycles import (
     DecisionResponse,
     EventCreateResponse,
     ReleaseResponse,
+    ReservationCreateRequest,
     ReservationCreateResponse,
     ReservationDetail,
     ReservationExtendResponse,
@@ -251,6 +252,11 @@ def detail(reservation: Reservation) -> Detail:
     return Detail.model_validate(_row(reservation, asked) | _metadata(reservation, asked))
 
 
+def head(request: ReservationCreateRequest) -> str:
+    """What a listing shows of a request without being asked, as JSON."""
+    return request.model_dump_json(include={"subject", "action"}, exclude_none=True)
+
+
 METADATA = ("metadata", "committed_metadata")
 """What a row of a listing shows only where it is asked for."""
 
@@ -265,8 +271,9 @@ def page(found: list[Reservation], next_cursor: str | None, include: frozenset[s
 
 
 def _listed(reservation: Reservation, include: frozenset[str]) -> Listed:
-    asked = json.loads(reservation.request)
-    more = _metadata(reservation, asked) if include else {}
+    whole = include & set(METADATA)
+    asked = json.loads(reservation.request if whole else reservation.head or reservation.request)
+    more = _metadata(reservation, asked) if whole else {}
     shown = {name: value for name, value in more.items() if name in include}
     return Listed.model_validate(_row(reservation, asked) | shown)
 

@@ -22,6 +22,7 @@ from comptroller.decide.terms import BudgetTerms
 from comptroller.ledger.book.denials import Denials, Denied
 from comptroller.ledger.book.journal import Entry, Kind, Origin
 from comptroller.ledger.book.records import Store
+from comptroller.ledger.book.refusals import SERVED
 from comptroller.values import value
 
 _NOBODY = Origin()
@@ -43,7 +44,8 @@ class Book:
 
     def asked_by(self, origin: Origin) -> "Book":
         """The same book, for a request of `origin`."""
-        return Book(self.store, self.name, self.default, origin, self.alerts, self._denials)
+        name = self.name if origin.request_id is None else SERVED
+        return Book(self.store, name, self.default, origin, self.alerts, self._denials)
 
     def held(self, scopes: tuple[str, ...], unit: Unit, since: tuple[int, ...]) -> Accounts:
         """The accounts of `scopes` in the periods that began at `since`."""

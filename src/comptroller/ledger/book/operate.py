@@ -140,12 +140,7 @@ def close(book: Book, scope: str, now_ms: int) -> Answer[None]:
     path = parse_scope(scope)
     accounts = list(book.store.at(path).values())
     if not accounts:
-        units = {
-            account.unit
-            for account in book.store.accounts(within(path)[0].removeprefix("tenant:"))
-            if account.scope.startswith(f"{path}/")
-        }
-        accounts = [Account(path, unit, 0) for unit in sorted(units, key=lambda unit: unit.value)]
+        accounts = [Account(path, unit, 0) for unit in book.store.units_within(path)]
         for account in accounts:
             book.set(account, now_ms)
     if not accounts:

@@ -193,7 +193,7 @@ BUDGETS = "/v1/admin/budgets"
 ROUTES: Routes = {
     BUDGETS: {
         "POST": Route(_set, SetBudget, status=201, admits="operator"),
-        "GET": Route(_list, admits="operator"),
+        "GET": Route(_list, admits="operator", long=True),
     },
     f"{BUDGETS}/lookup": {"GET": Route(_look_up, admits="operator")},
     f"{BUDGETS}/fund": {"POST": Route(_fund, FundBudget, admits="operator")},

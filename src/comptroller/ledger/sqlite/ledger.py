@@ -55,8 +55,8 @@ _MOST = 256
 class _Request(Generic[T]):
     """One caller's act, and what came of it."""
 
-    def __init__(self, act: Act[T], *, scans: bool) -> None:
-        self._act, self.scans = act, scans
+    def __init__(self, act: Act[T]) -> None:
+        self._act = act
         self.done = False
         self._answer: Answer[T]
         self._error: Exception | None = None
@@ -158,11 +158,11 @@ class SqliteLedger(Embedded):
             " they share the file"
         )
 
-    async def _perform(self, act: Act[T], *, scans: bool = False) -> T:
+    async def _perform(self, act: Act[T]) -> T:
         super()._must_be_usable()
         if threading.get_ident() != self._thread_of_loop:  # the loop itself takes longer to ask for
             raise self._elsewhere()
-        request = _Request(act, scans=scans)
+        request = _Request(act)
         self._waiting.append(request)
         try:
             await anyio.lowlevel.checkpoint()
@@ -193,8 +193,7 @@ class SqliteLedger(Embedded):
 
     async def _batch(self) -> None:
         """Perform requests that wait, those that came first."""
-        may_block = self._full or any(request.scans for request in self._waiting)
-        if not may_block and self._at_once():
+        if not self._full and self._at_once():
             return
         self._performing = anyio.Event()
         try:

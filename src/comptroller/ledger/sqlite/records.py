@@ -17,7 +17,8 @@ from comptroller.decide.admission import Account
 from comptroller.decide.periods import began
 from comptroller.ledger.book import usage, verify
 from comptroller.ledger.book.journal import Entry, Sought
-from comptroller.ledger.sqlite import audit, rows
+from comptroller.ledger.book.records import Reservation, Wanted
+from comptroller.ledger.sqlite import audit, listing, rows
 
 _SUMS = """
 SELECT path, held, since, unit, sum(charged),
@@ -50,10 +51,20 @@ class SqliteRecords:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._sql = connection
 
-    def accounts(self) -> Iterable[Account]:
-        """The accounts."""
-        found = self._sql.execute(f"SELECT {rows.ACCOUNT} FROM accounts ORDER BY scope, unit")
+    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
+        """Every account, or one tenant's, ordered by scope and unit."""
+        test, given = listing.scopes_of(tenant)
+        found = self._sql.execute(
+            f"SELECT {rows.ACCOUNT} FROM accounts WHERE {test} ORDER BY scope, unit", given
+        )
         return map(rows.account, found)
+
+    def listed(self, wanted: Wanted) -> Iterable[Reservation]:
+        """The reservations wanted, in the order wanted, read one by one."""
+        one = listing.WHOLE if wanted.whole else listing.BARE
+        for number in self._sql.execute(*listing.statement(wanted)).fetchall():
+            *row, head = self._sql.execute(one, number).fetchone()
+            yield rows.reservation(tuple(row), head)
 
     def periods(self) -> Iterable[Account]:
         """The accounts of the periods that are over."""

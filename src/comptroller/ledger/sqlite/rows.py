@@ -190,8 +190,8 @@ def event(row: Row) -> Event:
     )
 
 
-def reservation(row: Row) -> Reservation:
-    """The reservation of a row of `RESERVATION`."""
+def reservation(row: Row, head: str | None = None) -> Reservation:
+    """The reservation of a row of `RESERVATION`, and of its head where that was read."""
     (number, token, tenant, path, held, unit, estimate, policy, created_ms, expires_ms, ends_ms) = (
         row[:11]
     )
@@ -215,6 +215,7 @@ def reservation(row: Row) -> Reservation:
         finalized_ms=finalized_ms,
         settlement=settlement,
         since=to_since(since),
+        head=head,
     )
 
 
