@@ -72,9 +72,12 @@ LONGEST_LEASE = timedelta(days=1, minutes=1)
 """A reservation's longest time to live and grace (protocol, createReservation): as long its
 requests may be sent again, so as long every answer is kept."""
 RETENTION = timedelta(days=30)
+"""How long what is finished is kept, where neither the operator nor the file says."""
 
 
-def _long_enough(_: object, __: object, given: timedelta) -> None:
+def _long_enough(_: object, __: object, given: timedelta | None) -> None:
+    if given is None:
+        return
     if not isinstance(given, timedelta):
         raise TypeError(f"retention={given!r}: give a timedelta, such as timedelta(days=30)")
     if given < LONGEST_LEASE:
@@ -91,12 +94,13 @@ class Settings:
     Attributes:
         default_budget: what a tenant gets that is seen for the first time.
         on_alert: is told of each alert of a budget that this process has set off.
-        retention: how long finished reservations and events are kept, with what was answered.
+        retention: how long finished reservations and events are kept, with what was answered;
+            None: as the file says, else `RETENTION`.
     """
 
     default_budget: BudgetTerms | None = attrs.field(default=None, converter=_terms)
     on_alert: OnAlert | None = None
-    retention: timedelta = attrs.field(default=RETENTION, validator=_long_enough)
+    retention: timedelta | None = attrs.field(default=None, validator=_long_enough)
 
 
 @cache

@@ -20,7 +20,6 @@ from comptroller.errors import ComptrollerError
 from comptroller.ledger.alerts import OnAlert
 from comptroller.ledger.connections import ApiKeys
 from comptroller.ledger.cycles import open_cycles
-from comptroller.ledger.embedded import RETENTION
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.ledger.keys import KeyTable, MemoryKeys
 from comptroller.ledger.memory import open_memory
@@ -96,7 +95,7 @@ def open_ledger(
         on_alert: for an embedded one: called with each alert that this process sets off, in a
             thread of its own.
         retention: for a file: how long what is finished is kept (30 days; at least a day and a
-            minute, the longest lease).
+            minute, the longest lease). It is kept in the file, and holds for whoever opens it.
 
     Raises:
         TypeError: `url` is neither a string nor a path, or a setting not what it should be.
@@ -120,8 +119,7 @@ def open_ledger(
     terms: Any = {"default_budget": default_budget, "on_alert": on_alert}
     if url == _MEMORY:
         return open_memory(**terms)
-    kept = RETENTION if retention is None else retention
-    return open_sqlite(_file(url), synchronous=synchronous, retention=kept, **terms)
+    return open_sqlite(_file(url), synchronous=synchronous, retention=retention, **terms)
 
 
 def _must_be_its_operators(

@@ -7,10 +7,11 @@ import os
 import shlex
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.sqlite import schema
+from comptroller.ledger.sqlite import retention, schema
 
 APPLICATION = 0x434D5054  # "CMPT", registered nowhere; it tells our files from others
 
@@ -37,8 +38,13 @@ def must_be_usable(path: Path) -> None:
         raise ComptrollerError(explained(path, error)) from None
 
 
-def connected(path: Path, synchronous: str) -> sqlite3.Connection:
+def connected(path: Path, synchronous: str, kept: timedelta | None = None) -> sqlite3.Connection:
     """A connection to the ledger at `path`, made new where there is none. Blocks.
+
+    Args:
+        path: the file.
+        synchronous: SQLite's setting of that name.
+        kept: the retention that the file is to name from now on.
 
     Raises:
         ComptrollerError: as `must_be_usable`, or it cannot be written.
@@ -48,7 +54,7 @@ def connected(path: Path, synchronous: str) -> sqlite3.Connection:
             path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
         )
         try:
-            _prepare(path, connection, synchronous)
+            _prepare(path, connection, synchronous, kept)
         except BaseException:
             connection.close()
             raise
@@ -57,7 +63,9 @@ def connected(path: Path, synchronous: str) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(path: Path, connection: sqlite3.Connection, synchronous: str) -> None:
+def _prepare(
+    path: Path, connection: sqlite3.Connection, synchronous: str, kept: timedelta | None
+) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # `upkeep` does it
@@ -67,6 +75,8 @@ def _prepare(path: Path, connection: sqlite3.Connection, synchronous: str) -> No
     if not schema.version(connection):
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
     schema.migrate(connection)
+    if kept is not None and kept != retention.named(connection):
+        retention.name(connection, kept)
     connection.execute("COMMIT")
     connection.execute("PRAGMA busy_timeout = 0")  # who waits, waits for its turn
 

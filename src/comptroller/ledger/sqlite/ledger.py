@@ -95,7 +95,7 @@ class SqliteLedger(Embedded):
         self._performing: anyio.Event | None = None  # set when the worker thread's batch ends
         self._thread = anyio.CapacityLimiter(1)
         self._in_use = threading.Lock()  # the connection and the turn, by who performs
-        self._upkeep = Upkeep(path, Retention(settings.retention), now)
+        self._upkeep = Upkeep(path, Retention(RETENTION), now)
         self._courier = Courier(path)
 
     @property
@@ -117,7 +117,7 @@ class SqliteLedger(Embedded):
         try:
             if not self._turns.take(time.monotonic() + self.request_timeout):
                 raise self._held()
-            self._sql = files.connected(self._path, synchronous)
+            self._sql = files.connected(self._path, synchronous, self._settings.retention)
             self._identity = files.identity(self._path)
         except BaseException:
             self._turns.close()
@@ -299,7 +299,7 @@ async def open_sqlite(
     now: Callable[[], int] = wall_clock,
     default_budget: Amount | BudgetTerms | None = None,
     on_alert: OnAlert | None = None,
-    retention: timedelta = RETENTION,
+    retention: timedelta | None = None,
 ) -> AsyncGenerator[SqliteLedger]:
     """The ledger in the file at `path`, made where there is none.
 

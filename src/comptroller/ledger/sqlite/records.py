@@ -16,7 +16,7 @@ from runcycles import Unit
 from comptroller.decide.admission import Account
 from comptroller.decide.periods import began
 from comptroller.ledger.book import usage, verify
-from comptroller.ledger.book.journal import Entry, Sought
+from comptroller.ledger.book.journal import REQUESTS, Entry, Sought
 from comptroller.ledger.sqlite import audit, rows
 
 _SUMS = """
@@ -69,9 +69,9 @@ class SqliteRecords:
             scopes = rows.to_held(path, held)
             periods = rows.to_since(since)
             yield verify.Sum(scopes, periods, Unit(unit), charged or 0, reserved)
-        archived = self._sql.execute("SELECT scope, since_ms, unit, charged FROM archived")
-        for scope, since_ms, unit, charged in archived:
-            yield verify.Sum((scope,), (since_ms,), Unit(unit), charged)
+        archived = self._sql.execute("SELECT scope, since_ms, unit, charged, debt FROM archived")
+        for scope, since_ms, unit, charged, debt in archived:
+            yield verify.Sum((scope,), (since_ms,), Unit(unit), charged, debt=debt)
 
     def entries(self, sought: Sought) -> list[Entry]:
         """The entries of the log that are sought, oldest first."""
@@ -80,6 +80,8 @@ class SqliteRecords:
         if sought.kinds:
             tests.append(f"kind IN ({','.join('?' * len(sought.kinds))})")
             given += sought.kinds
+            if not set(sought.kinds) & set(REQUESTS):
+                tests.append(f"kind NOT IN {REQUESTS}")  # said so, the index of the others serves
         if sought.since_ms is not None:
             tests.append("at_ms >= ?")
             given.append(sought.since_ms)
