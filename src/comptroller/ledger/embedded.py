@@ -45,6 +45,7 @@ from comptroller.ledger.book import admit, operate, read, settle, usage, verify
 from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.journal import Entry, Origin, Sought, asked_by
+from comptroller.ledger.book.statistics import Statistics
 from comptroller.ledger.book.usage import Usage
 from comptroller.ledger.book.verify import Verified
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
@@ -59,6 +60,9 @@ class Records(verify.Records, Protocol):
 
     def entries(self, sought: Sought) -> list[Entry]:
         """The entries of the log that are sought, oldest first."""
+
+    def statistics(self, now_ms: int, *, by_tenant: bool) -> Statistics:
+        """How the ledger stands."""
 
     def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """What calls and denials come to, added up as far as this store does it by itself."""
@@ -357,3 +361,9 @@ class Embedded(ABC):
     async def verify(self) -> Verified:
         """Every balance, recomputed from the log and the reservations."""
         return await self._read(verify.verified)
+
+    async def statistics(self, *, by_tenant: bool = False) -> Statistics:
+        """How the ledger stands, for monitoring."""
+        return await self._read(
+            lambda records: records.statistics(self._now(), by_tenant=by_tenant)
+        )

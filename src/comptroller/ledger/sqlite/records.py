@@ -17,7 +17,8 @@ from comptroller.decide.admission import Account
 from comptroller.decide.periods import began
 from comptroller.ledger.book import usage, verify
 from comptroller.ledger.book.journal import REQUESTS, Entry, Sought
-from comptroller.ledger.sqlite import audit, rows
+from comptroller.ledger.book.statistics import Statistics
+from comptroller.ledger.sqlite import audit, rows, statistics
 
 _SUMS = """
 SELECT path, held, since, unit, sum(charged),
@@ -39,7 +40,7 @@ def reading(path: Path) -> Iterator["SqliteRecords"]:
     try:
         connection.isolation_level = None
         connection.execute("BEGIN")
-        yield SqliteRecords(connection)
+        yield SqliteRecords(path, connection)
     finally:
         connection.close()
 
@@ -47,8 +48,8 @@ def reading(path: Path) -> Iterator["SqliteRecords"]:
 class SqliteRecords:
     """What a ledger file holds."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._sql = connection
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path, self._sql = path, connection
 
     def accounts(self) -> Iterable[Account]:
         """The accounts."""
@@ -96,6 +97,10 @@ class SqliteRecords:
         )
         entries = [audit.entry(row) for row in found]
         return entries[::-1] if sought.newest else entries
+
+    def statistics(self, now_ms: int, *, by_tenant: bool) -> Statistics:
+        """How the ledger stands."""
+        return statistics.statistics(self._sql, self._path, now_ms, by_tenant=by_tenant)
 
     def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """What calls and denials come to, by what the report tells apart."""
