@@ -44,7 +44,11 @@ def events(
     tenant: Tenant = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help="Such as set, fund, alert, denied, renewed; repeatable."),
+        typer.Option(
+            metavar="KIND",
+            help="A kind, such as alert, or a group: operator (set, fund, freeze, ...), request"
+            " (reserve, commit, ... over HTTP), all. Repeatable. Left out: all but requests.",
+        ),
     ] = None,
     since: Annotated[str | None, typer.Option(metavar="TIME", help=_TIME)] = None,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
@@ -57,12 +61,12 @@ def events(
     ] = False,
 ) -> None:
     """The event log: what operators did, what budgets did, what was denied, who asked."""
-    from .auditing import Order
+    from .auditing import Order, kinds
     from .auditing import events as shown
     from .operating import at
 
-    code = at(ledger, None, shown, Order(tenant, tuple(kind or ()), since, limit, follow, as_json))
-    raise typer.Exit(code or 0)
+    order = Order(tenant, kinds(kind or ()), since, limit, follow, as_json)
+    raise typer.Exit(at(ledger, None, shown, order) or 0)
 
 
 def verify(ledger: Ledger = None, as_json: Json = False) -> None:
