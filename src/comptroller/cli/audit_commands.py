@@ -1,5 +1,6 @@
-"""The commands of whoever wants to know: `report`, `events`, `verify`."""
+"""The commands of whoever wants to know, or to be sure: `report`, `events`, `verify`, `backup`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -75,3 +76,20 @@ def verify(ledger: Ledger = None, as_json: Json = False) -> None:
     from .operating import at
 
     raise typer.Exit(at(ledger, None, verified, as_json) or 0)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The copy.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace it if it is there, once the new one is whole.")
+    ] = False,
+    ledger: Ledger = None,
+    as_json: Json = False,
+) -> None:
+    """Copy an embedded ledger while it is in use: one whole file, checked, as of one moment.
+
+    Ends with 1 if a balance of it is not what its history comes to.
+    """
+    from .backing_up import back_up
+
+    raise typer.Exit(back_up(ledger, file, force, as_json))

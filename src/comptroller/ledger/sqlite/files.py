@@ -1,21 +1,37 @@
 """Opening a ledger file: its schema, its version, and one clear line about a bad file.
 
 A file is looked at before anything is written to it. `application_id` says that it is a ledger.
+
+Its header says whether it is whole by itself: SQLite's own number there is 2 while what was
+written last may stand in the log beside it (`-wal`), and 1 once whoever closed it last has taken
+that in. So a copy that was made beside a running server, and a log that belongs to another file,
+can be told.
 """
 
+import logging
 import os
 import shlex
 import sqlite3
-from contextlib import closing
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.sqlite import retention, schema
+from comptroller.ledger.sqlite.turns import Turns, waited
 
 APPLICATION = 0x434D5054  # "CMPT", registered nowhere; it tells our files from others
 
 _PATIENCE = 5.0  # seconds for another program's lock while a file is opened
+_PATIENCE_AT_THE_END = 0.5  # seconds for a turn while it is closed
+_A_MOMENT = 0.1  # seconds, longer than opening or closing a file takes
+_WRITE_VERSION = 18
+"""Where it stands in a file (SQLite's file format, 1.3.3)."""
+_WHOLE, _WITH_LOG = b"\x01", b"\x02"
+
+_logger = logging.getLogger("comptroller.ledger")
 
 
 def must_be_usable(path: Path) -> None:
@@ -28,6 +44,7 @@ def must_be_usable(path: Path) -> None:
         _must_be_possible(path)
         if not path.exists() or not path.stat().st_size:
             return
+        _look_for_its_log(path)
     except OSError as error:
         said = f"{path} cannot be reached ({error.strerror}): name a file that you may write"
         raise ComptrollerError(said) from None
@@ -79,6 +96,64 @@ def _prepare(
         retention.name(connection, kept)
     connection.execute("COMMIT")
     connection.execute("PRAGMA busy_timeout = 0")  # who waits, waits for its turn
+
+
+def close(connection: sqlite3.Connection, turns: Turns) -> None:
+    """Close it; whoever is the last one leaves a file that is whole by itself. Blocks."""
+    try:
+        if turns.take(time.monotonic() + _PATIENCE_AT_THE_END):
+            with suppress(sqlite3.Error):  # others have it open
+                connection.execute("PRAGMA journal_mode = DELETE")
+    finally:
+        connection.close()
+        turns.pass_on()
+
+
+def _log_of(path: Path) -> Path:
+    """Where SQLite keeps the log of a file."""
+    whole = path.resolve()
+    return whole.with_name(f"{whole.name}-wal")
+
+
+def _write_version(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(_WRITE_VERSION)
+        return file.read(1)
+
+
+def _look_for_its_log(path: Path) -> None:
+    """Refuse a file beside the log of another one, and tell of one whose own log is gone.
+
+    SQLite would read either as if nothing were wrong. What another process is about while it opens
+    or closes the file lasts a moment, so either is believed when it lasts longer.
+
+    Raises:
+        ComptrollerError: the log is another file's.
+    """
+    log = _log_of(path)
+
+    def alone() -> bool:
+        return _write_version(path) == _WITH_LOG and not log.exists()
+
+    def beside_another() -> bool:
+        return _write_version(path) == _WHOLE and log.exists() and log.stat().st_size > 0
+
+    def lasts(state: Callable[[], bool]) -> bool:
+        return state() and not waited(lambda: not state(), time.monotonic() + _A_MOMENT)
+
+    if lasts(alone):
+        _logger.warning(
+            "%s was not closed, and %s is not beside it: if this is a copy of a ledger in use, it"
+            " lacks what stood there (copies are made with: comptroller backup FILE)",
+            path,
+            log.name,
+        )
+    elif lasts(beside_another):
+        raise ComptrollerError(
+            f"{path} was put beside {log.name}, the log of the file that was there before, which"
+            f" would be written into it: stop what uses it, and remove that with:"
+            f" rm {shlex.quote(str(log))} {shlex.quote(str(log.with_name(f'{path.name}-shm')))}"
+        )
 
 
 def identity(path: Path) -> tuple[int, int]:

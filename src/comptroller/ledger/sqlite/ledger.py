@@ -140,7 +140,7 @@ class SqliteLedger(Embedded):
         self._told()
         self._courier.end()
         with self._in_use:
-            self._sql.close()
+            files.close(self._sql, self._turns)
             self._turns.close()
 
     def _must_be_usable(self) -> None:

@@ -20,5 +20,5 @@ CREATE TABLE totals (
     PRIMARY KEY (what, unit)
 ) WITHOUT ROWID;
 
--- What every process that opens the file keeps to, and in a backup when it was made.
+-- What every process that opens the file keeps to.
 CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
