@@ -126,6 +126,19 @@ def set_aside(root: Path) -> list[Path]:
     return sorted(path for path in found if path.suffix in (CORRUPT, REJECTED))
 
 
+def counted(root: Path | None = None) -> dict[str, int]:
+    """How many charges there are in each state, unread: as cheap as looking at the names."""
+    states = {_ENTRY: "owed", REJECTED: "rejected", CORRUPT: "corrupt"}
+    counts = dict.fromkeys(states.values(), 0)
+    for place in _places(root or default_directory()):
+        with suppress(OSError), os.scandir(place) as files:  # somebody else's
+            for file in files:
+                state = states.get(os.path.splitext(file.name)[1])  # noqa: PTH122
+                if state is not None:
+                    counts[state] += 1
+    return counts
+
+
 def _read(path: Path, address: str) -> Entry | None:
     """The entry in a file, which gets the name of today; None where none is owed to `address`.
 

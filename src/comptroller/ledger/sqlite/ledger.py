@@ -54,7 +54,7 @@ class _Request(Generic[T]):
     """One caller's act, and what came of it."""
 
     def __init__(self, act: Act[T], *, scans: bool) -> None:
-        self._act, self.scans = act, scans
+        self._act, self.scans, self.asked = act, scans, time.perf_counter()
         self.done = False
         self._answer: Answer[T]
         self._error: Exception | None = None
@@ -97,6 +97,8 @@ class SqliteLedger(Embedded):
         self._in_use = threading.Lock()  # the connection and the turn, by who performs
         self._upkeep = Upkeep(path, Retention(RETENTION), now)
         self._courier = Courier(path)
+        self.on_wait: Callable[[float], object] | None = None
+        """Is told how many seconds each request has waited to be performed."""
 
     @property
     def path(self) -> Path:
@@ -235,6 +237,10 @@ class SqliteLedger(Embedded):
         batch: list[_Request[Any]] = []
         while self._waiting and len(batch) < _MOST:
             batch.append(self._waiting.popleft())
+        if self.on_wait is not None:
+            now = time.perf_counter()
+            for request in batch:
+                self.on_wait(now - request.asked)
         return batch
 
     def _performed(self) -> bool:
