@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from children import Python
-from cli.commands import call, done, ended, refused, start
+from cli.commands import call, done, ended, environment, refused, start
 from served import key_of, served
 
 ADMIN = "an-operators-own-key"
@@ -156,6 +156,12 @@ class TestServing:
         with served(ledger, *files) as running, client_of(running, None, verify=context) as client:
             assert running.url.startswith("https://")
             assert client.get("/healthz").status_code == 200
+            authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+            key = key_of("acme", ledger)
+            asked = ("budget", "list", "--tenant", "acme", "--ledger", running.url)
+            for trusted, code in ((str(tmp_path / "ca.pem"), 0), ("", 1)):
+                env = environment(CYCLES_API_KEY=key, SSL_CERT_FILE=trusted)
+                assert ended(start(*asked, env=env))[0] == code
 
     def test_the_access_log_is_json_without_secrets(self, ledger, tmp_path):
         key, log = key_of("acme", ledger), tmp_path / "access.jsonl"

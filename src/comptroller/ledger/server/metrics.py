@@ -124,8 +124,8 @@ class Metrics:
             found = await ledger.statistics(by_tenant=self._by_tenant)
         with suppress(OSError, ValueError):
             outbox = await to_thread.run_sync(self._outbox)
-        seen: bytes = generate_latest(_Seen(found, outbox, self._now_ms()))
-        return seen
+        seen = _Seen(found, outbox, self._now_ms())
+        return await to_thread.run_sync(generate_latest, seen)  # of thousands of tenants, perhaps
 
 
 class _Seen(Collector):
