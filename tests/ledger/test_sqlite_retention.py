@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 
-from comptroller.errors import ComptrollerError, LedgerRefused
+from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerRefused
 from comptroller.ledger.book.journal import Origin, asked_by
 from comptroller.ledger.opening import open_ledger
 from comptroller.ledger.sqlite import open_sqlite, retention, schema
@@ -17,6 +17,7 @@ from comptroller.ledger.sqlite.opened import OpenedFiles
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.upkeep import Upkeep
 from ledger.asking import (
+    OVERDRAFT,
     amount,
     asking,
     balance_of,
@@ -264,6 +265,55 @@ async def test_a_report_outlives_its_reservations_and_the_log_keeps_what_is_nobo
     assert [entry.kind for entry in kept] == ["set", "set", "fund", "freeze"]
     assert await ledger.usage(by="agent,model,day", until=report_end(clock)) == report
     assert (await ledger.verify()).differences == ()
+
+
+async def test_denials_and_debts_go_with_the_requests_that_made_them(ledger, path, clock):
+    """What a request leaves in the log is no operator's act, whatever its kind."""
+    await ledger.set_budget("tenant:owing", amount(5), overdraft_limit=50)
+    await ledger.record(event("owed", 9, tenant="owing", policy=OVERDRAFT))
+    with pytest.raises(BudgetExceeded):
+        await ledger.reserve(asking("denied", 10_001))
+    clock.advance(31 * DAY_MS)
+    await ledger.fund("tenant:owing", amount(3))
+    before = await ledger.budgets()
+    passed(path, clock())
+    assert [entry.kind for entry in await ledger.events()] == ["set", "set", "set", "fund"]
+    assert await ledger.budgets() == before
+    assert (await ledger.verify()).differences == ()
+
+
+async def test_what_an_operator_did_cannot_be_removed(ledger, path):
+    with (
+        closing(sqlite3.connect(path)) as other,
+        pytest.raises(sqlite3.IntegrityError, match="append-only"),
+    ):
+        other.execute("DELETE FROM log")
+
+
+class TestWhoSaysHowLong:
+    """A command that looks at a ledger must not remove what its server keeps."""
+
+    async def test_what_was_named_once_holds_for_whoever_opens_the_file(self, path, clock):
+        async with open_sqlite(path, now=clock, retention=timedelta(days=365)) as ledger:
+            await ledger.set_budget("tenant:acme", amount(100))
+            await settled(ledger, "old")
+            await settled(ledger, "newest")
+        clock.advance(31 * DAY_MS)
+        async with open_sqlite(path, now=clock):
+            assert passed(path, clock()) == []
+        clock.advance(365 * DAY_MS)
+        assert passed(path, clock()) == [1]
+
+    async def test_another_one_takes_its_place_also_where_the_file_is_open(self, path, clock):
+        async with open_sqlite(path, now=clock, retention=timedelta(days=365)) as ledger:
+            await ledger.set_budget("tenant:acme", amount(100))
+            await settled(ledger, "old")
+            await settled(ledger, "newest")
+            clock.advance(3 * DAY_MS)
+            async with open_sqlite(path, now=clock, retention=timedelta(days=2)):
+                pass
+            assert passed(path, clock()) in ([], [1])  # the first one's thread may have been here
+            assert count(path, "reservations") == 1
 
 
 def report_end(clock):

@@ -1,5 +1,6 @@
-"""The commands of whoever wants to know: `report`, `events`, `verify`."""
+"""The commands of whoever wants to know, or to be sure: `report`, `events`, `verify`, `backup`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,7 +45,11 @@ def events(
     tenant: Tenant = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help="Such as set, fund, alert, denied, renewed; repeatable."),
+        typer.Option(
+            metavar="KIND",
+            help="A kind, such as alert, or a group: operator (set, fund, freeze, ...), request"
+            " (reserve, commit, ... over HTTP), all. Repeatable. Left out: all but requests.",
+        ),
     ] = None,
     since: Annotated[str | None, typer.Option(metavar="TIME", help=_TIME)] = None,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
@@ -57,12 +62,12 @@ def events(
     ] = False,
 ) -> None:
     """The event log: what operators did, what budgets did, what was denied, who asked."""
-    from .auditing import Order
+    from .auditing import Order, kinds
     from .auditing import events as shown
     from .operating import at
 
-    code = at(ledger, None, shown, Order(tenant, tuple(kind or ()), since, limit, follow, as_json))
-    raise typer.Exit(code or 0)
+    order = Order(tenant, kinds(kind or ()), since, limit, follow, as_json)
+    raise typer.Exit(at(ledger, None, shown, order) or 0)
 
 
 def verify(ledger: Ledger = None, as_json: Json = False) -> None:
@@ -71,3 +76,20 @@ def verify(ledger: Ledger = None, as_json: Json = False) -> None:
     from .operating import at
 
     raise typer.Exit(at(ledger, None, verified, as_json) or 0)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The copy.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace it if it is there, once the new one is whole.")
+    ] = False,
+    ledger: Ledger = None,
+    as_json: Json = False,
+) -> None:
+    """Copy an embedded ledger while it is in use: one whole file, checked, as of one moment.
+
+    Ends with 1 if a balance of it is not what its history comes to.
+    """
+    from .backing_up import back_up
+
+    raise typer.Exit(back_up(ledger, file, force, as_json))

@@ -1,9 +1,9 @@
 """The event log as it is written, and whether the balances are what it says they are."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import anyio.abc
@@ -11,7 +11,7 @@ import attrs
 from runcycles import Unit
 
 from comptroller import console
-from comptroller.ledger.book.journal import Entry
+from comptroller.ledger.book.journal import ACTS, OPERATORS, REQUESTS, Entry, Kind
 from comptroller.ledger.book.verify import Difference
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
 from comptroller.money import formatted
@@ -21,6 +21,11 @@ from .moments import moment
 from .operating import own
 
 _PAUSE = 0.5  # seconds between two looks at the log
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "operator": OPERATORS,
+    "request": REQUESTS,
+    "all": get_args(Kind),
+}
 
 
 @attrs.frozen
@@ -35,6 +40,24 @@ class Order:
     as_json: bool
 
 
+def kinds(written: Iterable[str]) -> tuple[str, ...]:
+    """The kinds of entries that were asked for, by their own names or those of groups.
+
+    Without any: all but requests, of which there are two a call, so that nothing else is seen.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    found: list[str] = []
+    for word in written:
+        name = word.strip().lower()
+        if name not in _GROUPS and name not in _GROUPS["all"]:
+            known = ", ".join([*_GROUPS, *_GROUPS["all"]])
+            raise ValueError(f"--kind {word!r}: there is no such kind: write any of {known}")
+        found += _GROUPS.get(name, (name,))
+    return tuple(dict.fromkeys(found)) or ACTS
+
+
 async def events(ledger: Ledger, order: Order) -> int:
     """Show the newest entries, oldest first; with `follow` every further one until a signal.
 
@@ -46,7 +69,8 @@ async def events(ledger: Ledger, order: Order) -> int:
         kinds=order.kinds, tenant=order.tenant, since=since, limit=order.limit, newest=True
     )
     if not entries and not order.follow and not order.as_json:
-        console.write(f"no such event in {ledger.name}")
+        requests = " (requests are shown with --kind request)" if order.kinds == ACTS else ""
+        console.write(f"no such event in {ledger.name}{requests}")
     for entry in entries:
         _show(entry, order)
     if not order.follow:

@@ -49,6 +49,7 @@ from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.journal import Entry, Origin, Sought, asked_by
 from comptroller.ledger.book.records import LONG, Reservation
+from comptroller.ledger.book.statistics import Statistics
 from comptroller.ledger.book.usage import Usage
 from comptroller.ledger.book.verify import Verified
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
@@ -67,6 +68,9 @@ class Records(read.Records, verify.Records, Protocol):
     def entries(self, sought: Sought) -> list[Entry]:
         """The entries of the log that are sought, oldest first."""
 
+    def statistics(self, now_ms: int, *, by_tenant: bool) -> Statistics:
+        """How the ledger stands."""
+
     def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """What calls and denials come to, added up as far as this store does it by itself."""
 
@@ -79,9 +83,12 @@ LONGEST_LEASE = timedelta(days=1, minutes=1)
 """A reservation's longest time to live and grace (protocol, createReservation): as long its
 requests may be sent again, so as long every answer is kept."""
 RETENTION = timedelta(days=30)
+"""How long what is finished is kept, where neither the operator nor the file says."""
 
 
-def _long_enough(_: object, __: object, given: timedelta) -> None:
+def _long_enough(_: object, __: object, given: timedelta | None) -> None:
+    if given is None:
+        return
     if not isinstance(given, timedelta):
         raise TypeError(f"retention={given!r}: give a timedelta, such as timedelta(days=30)")
     if given < LONGEST_LEASE:
@@ -98,12 +105,13 @@ class Settings:
     Attributes:
         default_budget: what a tenant gets that is seen for the first time.
         on_alert: is told of each alert of a budget that this process has set off.
-        retention: how long finished reservations and events are kept, with what was answered.
+        retention: how long finished reservations and events are kept, with what was answered;
+            None: as the file says, else `RETENTION`.
     """
 
     default_budget: BudgetTerms | None = attrs.field(default=None, converter=_terms)
     on_alert: OnAlert | None = None
-    retention: timedelta = attrs.field(default=RETENTION, validator=_long_enough)
+    retention: timedelta | None = attrs.field(default=None, validator=_long_enough)
 
 
 @cache
@@ -380,3 +388,9 @@ class Embedded(ABC):
     async def verify(self) -> Verified:
         """Every balance, recomputed from the log and the reservations."""
         return await self._read(verify.verified)
+
+    async def statistics(self, *, by_tenant: bool = False) -> Statistics:
+        """How the ledger stands, for monitoring."""
+        return await self._read(
+            lambda records: records.statistics(self._now(), by_tenant=by_tenant)
+        )

@@ -39,6 +39,7 @@ from comptroller.decide.funding import Funding
 from comptroller.decide.periods import Period
 from comptroller.decide.terms import Share
 from comptroller.ledger.book.journal import Entry
+from comptroller.ledger.book.statistics import Statistics
 from comptroller.ledger.book.usage import Usage
 from comptroller.ledger.book.verify import Verified
 
@@ -272,6 +273,12 @@ class EmbeddedLedger(Ledger, Protocol):
 
     async def verify(self) -> Verified:
         """Every balance, recomputed from the event log and the reservations: the differences."""
+
+    async def statistics(self, *, by_tenant: bool = False) -> Statistics:
+        """How the ledger stands, for monitoring: read as often as wanted, it holds nobody up.
+
+        `by_tenant`: with the budgets of each tenant, by name.
+        """
 
 
 @attrs.frozen(kw_only=True)

@@ -6,6 +6,7 @@ thread and event loop of its process may use it.
 
 import heapq
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -20,7 +21,7 @@ from comptroller.decide.admission import Account
 from comptroller.decide.scopes import within
 from comptroller.decide.terms import BudgetTerms
 from comptroller.ledger.alerts import OnAlert
-from comptroller.ledger.book import settle, usage, verify
+from comptroller.ledger.book import settle, statistics, usage, verify
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.denials import Denied
 from comptroller.ledger.book.journal import Entry, Sought
@@ -45,6 +46,8 @@ class MemoryStore:
         self._periods: dict[tuple[str, Unit, int], Account] = {}
         self._log: list[Entry] = []
         self._denied: dict[Denied, list[int]] = {}
+        self._active: dict[int, Reservation] = {}
+        self._totals = statistics.Totals()
         self.size = 0
         """How long what its callers wrote is, in characters of JSON."""
 
@@ -97,6 +100,7 @@ class MemoryStore:
         count = self._denied.setdefault(denied, [0, 0])
         count[0] += 1
         count[1] += requested
+        self._totals[statistics.DENIED + denied.code, denied.unit] += 1
         if entry is not None:
             self.log(entry)
 
@@ -113,7 +117,10 @@ class MemoryStore:
         """Keep a reservation's new state."""
         self._reservations[reservation.row] = reservation
         if reservation.active:
+            self._active[reservation.row] = reservation
             heapq.heappush(self._ends, (reservation.ends_ms, reservation.row))
+        elif self._active.pop(reservation.row, None):
+            statistics.add(self._totals, [reservation])
 
     def reservation(self, row: int) -> Reservation | None:
         """The reservation of that row."""
@@ -143,6 +150,7 @@ class MemoryStore:
         """Keep an event."""
         self.size += len(event.request)
         self._events[event.row] = event
+        statistics.add(self._totals, [], [event])
 
     def recall(
         self,
@@ -180,6 +188,25 @@ class MemoryStore:
             yield verify.Sum(one.held, one.since, one.unit, one.charged or 0, held)
         for event in self._events.values():
             yield verify.Sum(event.held, event.since, event.unit, event.charged)
+
+    def statistics(self, now_ms: int, *, by_tenant: bool) -> statistics.Statistics:
+        """How the ledger stands."""
+        budgets: dict[Unit, Counter[str]] = {}
+        tenants = []
+        for account in self.accounts():
+            counts = budgets.setdefault(account.unit, Counter())
+            counts["budgets"] += 1
+            counts["full"] += statistics.is_full(account, now_ms)
+            counts["in_debt"] += account.debt > 0
+            counts["debt"] += account.debt
+            if by_tenant and "/" not in account.scope:
+                tenants.append(account)
+        held: dict[Unit, tuple[int, int]] = {}
+        for one in self._active.values():
+            active, reserved = held.get(one.unit, (0, 0))
+            held[one.unit] = active + 1, reserved + one.estimate
+        units = statistics.of_units(self._totals, budgets, held)
+        return statistics.Statistics(units, tuple(tenants))
 
     def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """What each reservation, event and count of denials comes to."""

@@ -20,7 +20,6 @@ from comptroller.errors import ComptrollerError
 from comptroller.ledger.alerts import OnAlert
 from comptroller.ledger.connections import ApiKeys
 from comptroller.ledger.cycles import open_cycles
-from comptroller.ledger.embedded import RETENTION
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.ledger.keys import KeyTable, MemoryKeys
 from comptroller.ledger.memory import open_memory
@@ -97,7 +96,8 @@ def open_ledger(
             `BudgetTerms(usd("5"), per="day")`).
         on_alert: for an embedded one: called with each alert that this process sets off, in a
             thread of its own.
-        retention: for a file: how long what is finished is kept (30 days; 1 day 1 minute at least).
+        retention: for a file: how long what is finished is kept (30 days; at least a day and a
+            minute, the longest lease). It is kept in the file, and holds for whoever opens it.
 
     Raises:
         TypeError: `url` is neither a string nor a path, or a setting not what it should be.
@@ -120,9 +120,8 @@ def open_ledger(
     terms: Any = {"default_budget": default_budget, "on_alert": on_alert}
     if url == _MEMORY:
         return open_memory(**terms)
-    kept = RETENTION if retention is None else retention
     path, name = _file(url)
-    return open_sqlite(path, synchronous=synchronous, retention=kept, name=name, **terms)
+    return open_sqlite(path, synchronous=synchronous, retention=retention, name=name, **terms)
 
 
 def _must_be_known(url: object) -> None:

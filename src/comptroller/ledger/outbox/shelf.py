@@ -165,6 +165,19 @@ def text_of(path: Path) -> str:
     return private_files.read(path, _MOST_BYTES).decode("utf-8", errors="replace")
 
 
+def counted(root: Path | None = None) -> dict[str, int]:
+    """How many charges there are in each state, unread: as cheap as looking at the names."""
+    states = {_ENTRY: "owed", REJECTED: "rejected", CORRUPT: "corrupt"}
+    counts = dict.fromkeys(states.values(), 0)
+    for place in _places(root or default_directory()):
+        with suppress(OSError), os.scandir(place) as files:  # somebody else's
+            for file in files:
+                state = states.get(os.path.splitext(file.name)[1])  # noqa: PTH122
+                if state is not None:
+                    counts[state] += 1
+    return counts
+
+
 def _read(path: Path, address: str) -> Entry | None:
     """The entry in a file, which gets the name of today; None where none is owed to `address`.
 

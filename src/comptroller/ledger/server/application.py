@@ -203,7 +203,7 @@ class _Server:
         if self.meter is None:
             raise problem("this server keeps no metrics", 404, "NOT_FOUND")
         exchange.route = _METRICS
-        return Reply(200, self.meter.text(), self.meter.content_type)
+        return Reply(200, await self.meter.text(), self.meter.content_type)
 
     async def _health(self, well: str, failing: str) -> Reply:
         """Asks the ledger for a reservation that there is not: a turn, and no more work."""

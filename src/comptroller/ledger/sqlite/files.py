@@ -3,24 +3,39 @@
 A file is looked at before anything is written to it. `application_id` says that it is a ledger.
 It and what SQLite keeps beside it are made for this user alone: SQLite gives its log the mode that
 the ledger has.
+
+Its header says whether it is whole by itself: SQLite's own number there is 2 while what was
+written last may stand in the log beside it (`-wal`), and 1 once whoever closed it last has taken
+that in. So a copy that was made beside a running server, and a log that belongs to another file,
+can be told.
 """
 
 import errno
+import logging
 import os
 import shlex
 import sqlite3
+import time
+from collections.abc import Callable
 from contextlib import closing, suppress
+from datetime import timedelta
 from pathlib import Path
 
 from comptroller import private_files
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.sqlite import schema
+from comptroller.ledger.sqlite import retention, schema
 from comptroller.ledger.sqlite.opened import connect
-from comptroller.ledger.sqlite.turns import PRIMARY, beside
+from comptroller.ledger.sqlite.turns import PRIMARY, beside, waited
 
 APPLICATION = 0x434D5054  # "CMPT", registered nowhere; it tells our files from others
 
 _PATIENCE = 5.0  # seconds for another program's lock while a file is opened
+_A_MOMENT = 0.1  # seconds, longer than opening or closing a file takes
+_WRITE_VERSION = 18
+"""Where it stands in a file (SQLite's file format, 1.3.3)."""
+_WHOLE, _WITH_LOG = b"\x01", b"\x02"
+
+_logger = logging.getLogger("comptroller.ledger")
 
 
 def must_be_usable(path: Path) -> None:
@@ -34,6 +49,7 @@ def must_be_usable(path: Path) -> None:
         if not path.exists() or not path.stat().st_size:
             _must_be_new(path)
             return
+        _must_have_no_log_of_another(path)
     except private_files.Unusable as error:
         raise ComptrollerError(str(error)) from None
     except OSError as error:
@@ -47,8 +63,13 @@ def must_be_usable(path: Path) -> None:
         raise ComptrollerError(explained(path, error)) from None
 
 
-def connected(path: Path, synchronous: str) -> sqlite3.Connection:
+def connected(path: Path, synchronous: str, kept: timedelta | None = None) -> sqlite3.Connection:
     """A connection to the ledger at `path`, made new where there is none. Blocks; in a turn.
+
+    Args:
+        path: the file.
+        synchronous: SQLite's setting of that name.
+        kept: the retention that the file is to name from now on.
 
     Raises:
         ComptrollerError: as `must_be_usable`, or it cannot be written.
@@ -57,7 +78,7 @@ def connected(path: Path, synchronous: str) -> sqlite3.Connection:
         _make_ours(path)
         connection = connect(path, _PATIENCE)
         try:
-            _prepare(path, connection, synchronous)
+            _prepare(path, connection, synchronous, kept)
         except BaseException:
             connection.close()
             raise
@@ -83,35 +104,80 @@ def _make_ours(path: Path) -> None:
         private_files.narrow(one)
 
 
+def _must_have_no_log_of_another(path: Path) -> None:
+    """Refuse a file beside the log of another one, which SQLite would write into it."""
+    log = beside(path, "-wal")
+
+    def is_another() -> bool:
+        return _write_version(path) == _WHOLE and log.exists() and log.stat().st_size > 0
+
+    if _lasts(is_another):
+        raise ComptrollerError(
+            f"{shown(path)} was put beside {log.name}, the log of the file that was there before,"
+            " which would be written into it: stop what uses it, and remove that with:"
+            f" rm {shlex.quote(str(log))} {shlex.quote(str(beside(path, '-shm')))}"
+        )
+
+
 def _must_have_its_log(path: Path) -> None:
     """Refuse a ledger whose log was removed while another process has it open.
 
     That one's log holds what this one would not find. Whoever has the file open holds a lock on it,
     and the log is removed by the last one to close it, before that lock is given up.
+
+    A log that is gone although nobody has the file open is told of: SQLite would read on as if
+    nothing were missing.
     """
-    if _has_its_log(path):
-        return
-    with closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as alone:
-        alone.execute("PRAGMA locking_mode = EXCLUSIVE")
-        try:
-            schema.version(alone)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & PRIMARY != sqlite3.SQLITE_BUSY:
-                raise
-            if _has_its_log(path):  # others have just opened it
-                return
-            raise ComptrollerError(
-                f"the log of {shown(path)} ({path.name}-wal, {path.name}-shm) was removed while it"
-                " was open: close it there first, where what the log held is saved, and open it"
-                " again"
-            ) from None
+
+    def is_settled() -> bool:
+        return _has_its_log(path) or _has_nobody(path)
+
+    if not waited(is_settled, time.monotonic() + _PATIENCE):
+        raise ComptrollerError(
+            f"the log of {shown(path)} ({path.name}-wal, {path.name}-shm) was removed while it was"
+            " open: close it there first, where what the log held is saved, and open it again"
+        )
+    log = beside(path, "-wal")
+    if _lasts(lambda: _write_version(path) == _WITH_LOG and not log.exists()):
+        _logger.warning(
+            "%s was not closed, and %s is not beside it: if this is a copy of a ledger in use, it"
+            " lacks what stood there (copies are made with: comptroller backup FILE)",
+            shown(path),
+            log.name,
+        )
 
 
 def _has_its_log(path: Path) -> bool:
     return beside(path, "-wal").exists() and beside(path, "-shm").exists()
 
 
-def _prepare(path: Path, connection: sqlite3.Connection, synchronous: str) -> None:
+def _has_nobody(path: Path) -> bool:
+    """Whether no connection to the file is open at this moment."""
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as alone:
+        alone.execute("PRAGMA locking_mode = EXCLUSIVE")
+        try:
+            schema.version(alone)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & PRIMARY != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+    return True
+
+
+def _write_version(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(_WRITE_VERSION)
+        return file.read(1)
+
+
+def _lasts(state: Callable[[], bool]) -> bool:
+    """Whether it is more than what another process is about as it opens or closes the file."""
+    return state() and not waited(lambda: not state(), time.monotonic() + _A_MOMENT)
+
+
+def _prepare(
+    path: Path, connection: sqlite3.Connection, synchronous: str, kept: timedelta | None
+) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # `upkeep` does it
@@ -121,6 +187,8 @@ def _prepare(path: Path, connection: sqlite3.Connection, synchronous: str) -> No
     if not schema.version(connection):
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
     schema.migrate(connection)
+    if kept is not None and kept != retention.named(connection):
+        retention.name(connection, kept)
     connection.execute("COMMIT")
     connection.execute("PRAGMA busy_timeout = 0")  # who waits, waits for its turn
 

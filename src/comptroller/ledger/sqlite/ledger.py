@@ -52,11 +52,15 @@ _MOST = 256
 """Requests in one batch: about as many as an event loop may be kept from its other work for."""
 
 
+_PATIENCE_AT_THE_END = 0.5
+"""Seconds for a turn while the file is closed."""
+
+
 class _Request(Generic[T]):
     """One caller's act, and what came of it."""
 
     def __init__(self, act: Act[T]) -> None:
-        self._act = act
+        self._act, self.asked = act, time.perf_counter()
         self.done = False
         self._answer: Answer[T]
         self._error: Exception | None = None
@@ -97,8 +101,10 @@ class SqliteLedger(Embedded):
         self._performing: anyio.Event | None = None  # set when the worker thread's batch ends
         self._thread = anyio.CapacityLimiter(1)
         self._in_use = threading.Lock()  # the connection and the turn, by who performs
-        self._upkeep = Upkeep(path, Retention(settings.retention), now)
+        self._upkeep = Upkeep(path, Retention(RETENTION), now)
         self._courier = Courier(path)
+        self.on_wait: Callable[[float], object] | None = None
+        """Is told how many seconds each request has waited to be performed."""
 
     @property
     def path(self) -> Path:
@@ -119,7 +125,7 @@ class SqliteLedger(Embedded):
         try:
             if not self._turns.take(time.monotonic() + self.request_timeout):
                 raise self._held()
-            self._sql = files.connected(self._path, synchronous)
+            self._sql = files.connected(self._path, synchronous, self._settings.retention)
             self._files = OpenedFiles(self._path)
         except BaseException:
             self._turns.close()
@@ -144,7 +150,8 @@ class SqliteLedger(Embedded):
         self._told()
         self._courier.end()
         with self._in_use:
-            self._files.close(self._sql)
+            in_turn = self._turns.take(time.monotonic() + _PATIENCE_AT_THE_END)
+            self._files.close(self._sql, in_turn=in_turn)
             self._turns.close()
 
     def _must_be_usable(self) -> None:
@@ -239,6 +246,10 @@ class SqliteLedger(Embedded):
         batch: list[_Request[Any]] = []
         while self._waiting and len(batch) < _MOST:
             batch.append(self._waiting.popleft())
+        if self.on_wait is not None:
+            now = time.perf_counter()
+            for request in batch:
+                self.on_wait(now - request.asked)
         return batch
 
     def _performed(self) -> bool:
@@ -303,7 +314,7 @@ async def open_sqlite(
     now: Callable[[], int] = wall_clock,
     default_budget: Amount | BudgetTerms | None = None,
     on_alert: OnAlert | None = None,
-    retention: timedelta = RETENTION,
+    retention: timedelta | None = None,
     name: str | None = None,
 ) -> AsyncGenerator[SqliteLedger]:
     """The ledger in the file at `path`, made where there is none.

@@ -75,14 +75,20 @@ class OpenedFiles:
             self._must_be_shorter_for_a_reason(sql, sizes)
         self._sizes = sizes
 
-    def close(self, sql: sqlite3.Connection) -> None:
-        """Close the ledger's own connection, which tidies up if the files are still its own."""
+    def close(self, sql: sqlite3.Connection, *, in_turn: bool) -> None:
+        """Close the ledger's own connection, which tidies up if the files are still its own.
+
+        In a turn, the last one to close them leaves a ledger that says itself that it is whole.
+        """
         with closing(sql):
             try:
                 self.must_be_whole(sql)
             except (ComptrollerError, sqlite3.Error):
                 return  # whoever asked for something since has been told
             _set_tidies_up(sql, True)
+            if in_turn:
+                with suppress(sqlite3.Error):  # others have it open
+                    sql.execute("PRAGMA journal_mode = DELETE")
 
     def _look(self) -> tuple[int, int]:
         """The sizes of the ledger and of its log."""
