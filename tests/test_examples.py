@@ -87,6 +87,11 @@ PROMISED = {
 }
 """Lines that each one prints, in this order."""
 
+SAID = {
+    "fastapi_backend": r"GET /ask: globex: \$0\.00\d+ requested for gpt-4\.1-mini by agent Support, .*\n"
+}
+"""What they write to stderr; the others are silent there."""
+
 OPTIONS = {"fastapi_backend": ["--try"]}
 OF_THE_E2E_TESTS = {"local_model"}
 
@@ -108,7 +113,8 @@ def run(tmp_path):
             env={**os.environ, **own, **settings},
             stdin=subprocess.DEVNULL,
         )
-        assert (code, err) == (0, "")
+        assert code == 0
+        assert re.fullmatch(SAID.get(name, ""), err)
         assert [left for left in place.rglob("*") if left.is_file()] == []
         return out
 

@@ -1,11 +1,13 @@
 """`comptroller backup`: a copy of a ledger file that is in use."""
 
+import shlex
 from pathlib import Path
 
 from comptroller import console
 from comptroller.arguments import at_home
 from comptroller.ledger.sqlite.backup import Backup
 from comptroller.ledger.sqlite.backup import back_up as copied
+from comptroller.ledger.sqlite.files import shown
 
 from . import reading
 from .exits import DONE, FAILED, complain
@@ -26,26 +28,26 @@ def back_up(address: str | None, file: Path, force: bool, as_json: bool) -> int:
         checked = made.verified is not None
         console.write_json(
             {
-                "ledger": str(ledger),
-                "backup": str(copy),
+                "ledger": shown(ledger),
+                "backup": shown(copy),
                 "bytes": made.size,
                 "budgets": made.verified.accounts if made.verified else None,
                 "differences": differences if checked else None,
             }
         )
     else:
-        console.write_text(f"{copy}: {_told(ledger, made)}")
+        console.write_text(f"{shown(copy)}: {_told(ledger, made)}")
     if differences:
         complain(
-            f"{copy} is as {ledger} is, where {differences} of the balances are not what their"
-            f" history comes to: see comptroller verify --ledger {ledger}"
+            f"{shown(copy)} is as {shown(ledger)} is, where {differences} of the balances are not what their"
+            f" history comes to: see comptroller verify --ledger {shlex.quote(shown(ledger))}"
         )
     return FAILED if differences else DONE
 
 
 def _told(ledger: Path, made: Backup) -> str:
     size = f"{made.size / _MB:,.1f} MB" if made.size >= _MB else f"{made.size:,} bytes"
-    whole = f"a whole copy of {ledger}, {size}"
+    whole = f"a whole copy of {shown(ledger)}, {size}"
     if made.verified is None:
         return f"{whole}; of an older schema, which is brought forward when it is opened"
     return f"{whole}; its balances were recomputed (budgets: {made.verified.accounts})"

@@ -110,6 +110,11 @@ class _Lossy(logging.Handler):
             with suppress(OSError, ValueError):  # stderr may be on the same disk, or closed
                 complain(f"warning: the log loses lines: {sys.exc_info()[1]}")
 
+    def close(self) -> None:
+        """A line that was never written cannot be written now, either."""
+        with suppress(OSError, ValueError):
+            super().close()
+
 
 class _LogFile(_Lossy, WatchedFileHandler):
     """A file; one that was moved away is begun anew."""

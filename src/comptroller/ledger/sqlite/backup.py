@@ -19,6 +19,7 @@ import attrs
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.book.verify import Verified, verified
 from comptroller.ledger.sqlite import files, schema
+from comptroller.ledger.sqlite.opened import opening
 from comptroller.ledger.sqlite.records import SqliteRecords
 
 _PAGES = 4_096
@@ -52,7 +53,8 @@ def back_up(ledger: Path, path: Path, *, replace: bool = False) -> Backup:
     Raises:
         ComptrollerError: the ledger cannot be read, or the copy not be made; the text says why.
     """
-    files.must_be_usable(ledger)
+    with opening():
+        files.must_be_usable(ledger)
     _must_be_free(ledger, path, replace=replace)
     try:
         number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")

@@ -24,7 +24,7 @@ from pathlib import Path
 from comptroller import private_files
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.sqlite import retention, schema
-from comptroller.ledger.sqlite.opened import connect
+from comptroller.ledger.sqlite.opened import OpenedFiles, connect
 from comptroller.ledger.sqlite.turns import PRIMARY, beside, waited
 
 APPLICATION = 0x434D5054  # "CMPT", registered nowhere; it tells our files from others
@@ -39,17 +39,19 @@ _logger = logging.getLogger("comptroller.ledger")
 
 
 def must_be_usable(path: Path) -> None:
-    """Look at `path` without writing anything there. Blocks.
+    """Look at `path` without writing anything there. Blocks; in `opening()`.
 
     Raises:
         ComptrollerError: it is, or can be, no ledger; the text says why and what to do.
     """
+    is_open = OpenedFiles.are_ours(path)
     try:
         _must_be_possible(path)
         if not path.exists() or not path.stat().st_size:
             _must_be_new(path)
             return
-        _must_have_no_log_of_another(path)
+        if not is_open:
+            _must_have_no_log_of_another(path)
     except private_files.Unusable as error:
         raise ComptrollerError(str(error)) from None
     except OSError as error:
@@ -57,6 +59,8 @@ def must_be_usable(path: Path) -> None:
         raise ComptrollerError(said) from None
     try:
         _must_have_its_log(path)
+        if not is_open:
+            _tell_of_a_missing_log(path)
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as looking:
             _must_be_ours(path, looking)
     except sqlite3.Error as error:
@@ -124,9 +128,6 @@ def _must_have_its_log(path: Path) -> None:
 
     That one's log holds what this one would not find. Whoever has the file open holds a lock on it,
     and the log is removed by the last one to close it, before that lock is given up.
-
-    A log that is gone although nobody has the file open is told of: SQLite would read on as if
-    nothing were missing.
     """
 
     def is_settled() -> bool:
@@ -137,6 +138,10 @@ def _must_have_its_log(path: Path) -> None:
             f"the log of {shown(path)} ({path.name}-wal, {path.name}-shm) was removed while it was"
             " open: close it there first, where what the log held is saved, and open it again"
         )
+
+
+def _tell_of_a_missing_log(path: Path) -> None:
+    """SQLite would read on as if nothing were missing."""
     log = beside(path, "-wal")
     if _lasts(lambda: _write_version(path) == _WITH_LOG and not log.exists()):
         _logger.warning(

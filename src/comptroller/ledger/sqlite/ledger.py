@@ -40,7 +40,7 @@ from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.embedded import RETENTION, Act, Embedded, Records, Settings, T, wall_clock
 from comptroller.ledger.sqlite import files
-from comptroller.ledger.sqlite.opened import OpenedFiles
+from comptroller.ledger.sqlite.opened import OpenedFiles, opening
 from comptroller.ledger.sqlite.records import reading
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.store import SqliteStore
@@ -117,7 +117,8 @@ class SqliteLedger(Embedded):
         Raises:
             ComptrollerError: it cannot be used as a ledger; the text says why and what to do.
         """
-        files.must_be_usable(self._path)
+        with opening():
+            files.must_be_usable(self._path)
         try:
             self._turns = Turns(self._path)
         except OSError as error:
@@ -125,15 +126,16 @@ class SqliteLedger(Embedded):
         try:
             if not self._turns.take(time.monotonic() + self.request_timeout):
                 raise self._held()
-            self._sql = files.connected(self._path, synchronous, self._settings.retention)
-            self._files = OpenedFiles(self._path)
+            with opening():
+                self._sql = files.connected(self._path, synchronous, self._settings.retention)
+                self._files = OpenedFiles(self._path)
+            self._upkeep.begin(self._files)
         except BaseException:
             self._turns.close()
             raise
         self._turns.pass_on()
         self._store = SqliteStore(self._path, self._sql)
         self._book = Book(self._store, self.name, self._settings.default_budget)
-        self._upkeep.begin(self._files)
         self._courier.begin(self._sql)
 
     async def shut(self) -> None:

@@ -10,9 +10,11 @@ are still theirs, and never in a fork, which closes its copies whenever it ends.
 import os
 import sqlite3
 import sys
+import threading
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import NoReturn
+from weakref import WeakSet
 
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.sqlite.turns import beside
@@ -38,6 +40,26 @@ def connect(path: Path, timeout: float) -> sqlite3.Connection:
     return connection
 
 
+_lock = threading.RLock()
+
+
+def _in_a_fork() -> None:
+    global _lock  # noqa: PLW0603 - a thread that is not in the fork may hold the other
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_in_a_fork)
+
+
+def opening() -> threading.RLock:
+    """The lock under which this process opens ledgers, and looks whether it has one open.
+
+    To read a file otherwise than by SQLite is safe only where it has not: closing the descriptor
+    drops the locks that SQLite has on the file in this process (SQLite, "How To Corrupt", 2.2).
+    """
+    return _lock
+
+
 class OpenedFiles:
     """The ledger at `path`, its log and the log's index, as they are now."""
 
@@ -46,6 +68,8 @@ class OpenedFiles:
         self._path = path
         self._known = [(str(one), _identity(one)) for one in paths]
         self._sizes = (0, 0)
+        with opening():
+            _opened.add(self)
 
     def must_still_be(self) -> None:
         """Refuse to write where nobody would find it again.
@@ -75,20 +99,29 @@ class OpenedFiles:
             self._must_be_shorter_for_a_reason(sql, sizes)
         self._sizes = sizes
 
+    @classmethod
+    def are_ours(cls, path: Path) -> bool:
+        """Whether this process has the ledger at `path` open."""
+        found = _identity(path)
+        with opening():
+            return any(one._known[0][1] == found for one in _opened)
+
     def close(self, sql: sqlite3.Connection, *, in_turn: bool) -> None:
         """Close the ledger's own connection, which tidies up if the files are still its own.
 
         In a turn, the last one to close them leaves a ledger that says itself that it is whole.
         """
-        with closing(sql):
-            try:
-                self.must_be_whole(sql)
-            except (ComptrollerError, sqlite3.Error):
-                return  # whoever asked for something since has been told
+        try:
+            self.must_be_whole(sql)
             _set_tidies_up(sql, True)
             if in_turn:
-                with suppress(sqlite3.Error):  # others have it open
-                    sql.execute("PRAGMA journal_mode = DELETE")
+                sql.execute("PRAGMA journal_mode = DELETE")
+        except (ComptrollerError, sqlite3.Error):
+            pass  # who asked for something since has been told; or others have the ledger open
+        finally:
+            sql.close()
+            with opening():
+                _opened.discard(self)
 
     def _look(self) -> tuple[int, int]:
         """The sizes of the ledger and of its log."""
@@ -136,6 +169,9 @@ class OpenedFiles:
                 f"{missing} was cut short while {ledger} was open: stop what uses it, and put a"
                 " backup in its place"
             )
+
+
+_opened: WeakSet[OpenedFiles] = WeakSet()
 
 
 def _is_whole(path: Path) -> bool:
