@@ -39,8 +39,8 @@ def back_up(address: str | None, file: Path, force: bool, as_json: bool) -> int:
         console.write_text(f"{shown(copy)}: {_told(ledger, made)}")
     if differences:
         complain(
-            f"{shown(copy)} is as {shown(ledger)} is, where {differences} of the balances are not what their"
-            f" history comes to: see comptroller verify --ledger {shlex.quote(shown(ledger))}"
+            f"{shown(copy)} is as {shown(ledger)} is, where {differences} of the balances are not"
+            f" what their history comes to: see comptroller verify --ledger {shlex.quote(shown(ledger))}"
         )
     return FAILED if differences else DONE
 

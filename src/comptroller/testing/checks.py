@@ -88,6 +88,10 @@ def innermost(ledger: Any) -> Ledger:
     return found
 
 
+_TURNS_OF_TRIO = 10
+"""In which an asyncio loop on it surely turns once."""
+
+
 async def spent(ledger: Ledger, tenant: str) -> dict[Unit, int]:
     """What the tenant's own budgets say was spent, by unit."""
     balances = (await ledger.balances(tenant=tenant)).balances
@@ -132,8 +136,11 @@ def trio_tasks_left() -> set[Any]:
 
 def tasks_left() -> set[Any]:
     """`asyncio_tasks_left` or `trio_tasks_left`, after the loop that runs."""
-    on_asyncio = isinstance(current_token().native_token, asyncio.AbstractEventLoop)
-    return asyncio_tasks_left() if on_asyncio else trio_tasks_left()
+    return asyncio_tasks_left() if _on_asyncio() else trio_tasks_left()
+
+
+def _on_asyncio() -> bool:
+    return isinstance(current_token().native_token, asyncio.AbstractEventLoop)
 
 
 @asynccontextmanager
@@ -142,14 +149,15 @@ async def no_task_left(*, turns: int = 3) -> AsyncIterator[None]:
 
     Args:
         turns: how often the loop may turn until then: a task that has ended is forgotten only
-            when the loop has told its waiters.
+            when the loop has told its waiters, and a generator that nobody reads any more is
+            closed in a task. On trio it is the asyncio loop there that turns so often.
 
     Raises:
         AssertionError: names each task that is left.
     """
     before = tasks_left()
     yield
-    for _ in range(turns):
+    for _ in range(turns if _on_asyncio() else turns * _TURNS_OF_TRIO):
         await anyio.lowlevel.checkpoint()
     if left := tasks_left() - before:
         raise AssertionError(f"tasks left: {'; '.join(sorted(map(repr, left)))}")
