@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import anyio
-import anyio.to_thread
 import attrs
 from anyio.abc import TaskGroup
 from runcycles import CommitRequest, EventCreateRequest
@@ -25,6 +24,7 @@ from comptroller.decide import backoff
 from comptroller.decide.settlement import Next, after
 from comptroller.errors import ComptrollerError
 from comptroller.interrupts import uninterrupted
+from comptroller.ledger import threads
 from comptroller.ledger.interface import Owed
 
 from .clerk import Clerk
@@ -130,7 +130,7 @@ class DiskOutbox:
             self._over.clear()
             await self._clerk.do(_nothing)  # the files of what ended before this are gone then
             try:
-                found = await anyio.to_thread.run_sync(self._shelf.load)
+                found = await threads.run_sync(self._shelf.load)
             except OSError as error:
                 log.error("the outbox %s: %s", self._shelf.root, error)
                 found = []
