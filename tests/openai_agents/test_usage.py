@@ -2,8 +2,6 @@
 
 from types import SimpleNamespace
 
-import httpx
-import openai
 import pytest
 from agents import Usage
 from agents.models.openai_chatcompletions import OpenAIChatCompletionsModel
@@ -16,7 +14,7 @@ from comptroller.decide.pricing import TokenCount
 from comptroller.openai_agents import usage
 from comptroller.testing import CountingModel
 from openai_agents.books import open_books
-from openai_agents.scenarios.models import refused_connection, retrying, status_error
+from openai_agents.scenarios.models import retrying, status_error
 from openai_agents.stage import Way, open_ledgers, policy_for
 from openai_agents.voices import Trace, Turn, call, told
 
@@ -67,37 +65,6 @@ CLIENT = SimpleNamespace(base_url="http://127.0.0.1")
 )
 def test_models_are_named_by_provider_and_model(model, asked_for, name):
     assert usage.model_name(model, asked_for) == name
-
-
-def caused(error, cause):
-    error.__cause__ = cause
-    return error
-
-
-def in_a_circle():
-    error = ValueError("round and round")
-    return caused(error, caused(KeyError("x"), error))
-
-
-@pytest.mark.parametrize(
-    ("error", "facts"),
-    [
-        (status_error(429), (429, False)),
-        (status_error(500), (500, False)),
-        (caused(RuntimeError("wrapped"), status_error(401)), (401, False)),
-        (refused_connection(), (None, True)),
-        (ConnectionRefusedError("no"), (None, True)),
-        (caused(RuntimeError("wrapped"), httpx.ConnectTimeout("slow")), (None, True)),
-        (httpx.ReadTimeout("slow"), (None, False)),
-        (openai.APITimeoutError(httpx.Request("POST", "http://127.0.0.1")), (None, False)),
-        (ConnectionResetError("lost"), (None, False)),
-        (SimpleNamespace(status_code="429", __cause__=None), (None, False)),
-        (in_a_circle(), (None, False)),
-    ],
-)
-def test_an_error_tells_whether_work_may_have_begun(error, facts):
-    """Its causes count: client libraries wrap. Causes may go round in a circle."""
-    assert usage.why_failed(error) == facts
 
 
 def tokens_of(*content):

@@ -48,20 +48,14 @@ class Abandoned:
 
 End = Finished | NeverBegan | Abandoned
 
-_REFUSED_BEFORE_WORK = frozenset({400, 401, 403, 404, 429})
+_CLIENT_ERRORS = range(400, 500)
+_AFTER_WORK = frozenset({408, 409, 425, 499})
+"""Client errors that may follow work: a time-out, a conflict, "too early", a client that left."""
 
 
-def failed(reason: str, status: int | None, *, unsent: bool) -> NeverBegan | Abandoned:
-    """The end of an LLM call whose model raised.
-
-    Args:
-        reason: the error, for the receipt.
-        status: the provider's HTTP status, where it answered with one.
-        unsent: the request never reached the provider (connection refused, and the like).
-    """
-    if unsent or status in _REFUSED_BEFORE_WORK:
-        return NeverBegan(reason)
-    return Abandoned(reason)
+def refused_before_work(status: int | None) -> bool:
+    """Whether a provider that answers a call with this HTTP status has not begun to work on it."""
+    return status in _CLIENT_ERRORS and status not in _AFTER_WORK
 
 
 # -- from the end to a decision
@@ -169,7 +163,6 @@ _NEVER = frozenset(
 _GONE = 410
 _THROTTLED = 429
 _UNAUTHORIZED = frozenset({401, 403})
-_CLIENT_ERRORS = range(400, 500)
 
 
 def after(status: int, error_code: str | None) -> Next:

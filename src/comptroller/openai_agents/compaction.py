@@ -16,7 +16,7 @@ from comptroller.runtime.run import Run
 
 from . import usage
 from .active import admit
-from .model import end_of
+from .failures import Attempt
 
 
 def governed_session(run: Run, episode: str, agent: str, session: Any) -> Any:
@@ -73,10 +73,11 @@ class _Client:
             ),
         )
         actor, _ = await admit(self._run, draft)
+        attempt = Attempt()
         try:
             answer = await self._real.responses.compact(**request)
         except BaseException as error:
-            actor.tell(end_of(error, self._run.ended))
+            actor.tell(attempt.end_of(error, self._run.ended))
             raise
         actor.tell(Finished(usage.token_count(usage.told(answer, "usage"))))
         return answer

@@ -9,7 +9,6 @@ One reservation per attempt (law 2): `get_response` and `stream_response` bracke
 its result, its exception, its cancellation and a closed generator are all seen in one frame.
 """
 
-import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -23,7 +22,7 @@ from runcycles import Caps
 
 from comptroller.decide.estimates import CHARACTERS_PER_TOKEN, LlmRequest
 from comptroller.decide.pricing import TokenCount
-from comptroller.decide.settlement import Abandoned, Finished, NeverBegan, failed
+from comptroller.decide.settlement import Finished, NeverBegan
 from comptroller.errors import ComptrollerError
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Draft
@@ -32,6 +31,7 @@ from comptroller.runtime.run import Run
 from . import usage
 from .active import admit
 from .compat import close_stream, get_model
+from .failures import Attempt
 
 _PLACES = ("system_instructions", "input", "model_settings", "tools")  # of `Model`'s methods
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
@@ -109,10 +109,11 @@ class Dispatcher(Model):
         """One attempt, reserved before and settled after it."""
         model, asked = self._resolve(), _Asked(places, names)
         actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
+        attempt = Attempt()
         try:
             response = await model.get_response(*asked.places, **asked.names)
         except BaseException as error:
-            actor.tell(end_of(error, self._run.ended))
+            actor.tell(attempt.end_of(error, self._run.ended))
             raise
         self._finished(actor, response)
         return response
@@ -125,16 +126,18 @@ class Dispatcher(Model):
             settings = dataclasses.replace(settings, include_usage=True)
         actor, asked = await self._begin(model, asked, settings)
         items: list[Any] = []  # of its output, those seen whole so far
+        attempt = Attempt()
         try:
             stream: Any = model.stream_response(*asked.places, **asked.names)
             try:
                 async for event in stream:
+                    attempt.heard = True
                     self._streamed(actor, event, items)
                     yield event
             finally:
                 await close_stream(stream)
         except BaseException as error:
-            actor.tell(end_of(error, self._run.ended))
+            actor.tell(attempt.end_of(error, self._run.ended))
             raise
         finally:
             noted(self._run, actor, items)
@@ -283,13 +286,3 @@ def _capped(settings: ModelSettings, caps: Caps | None) -> ModelSettings:
     if wanted is None or wanted < 0:  # some local servers read a negative one as "no limit"
         wanted = caps.max_tokens
     return dataclasses.replace(settings, max_tokens=min(wanted, caps.max_tokens))
-
-
-def end_of(error: BaseException, why: BaseException | None) -> NeverBegan | Abandoned:
-    """How a model call ended that raised `error`. `why`: what ended its run, if anything did."""
-    if isinstance(error, asyncio.CancelledError):
-        return Abandoned(str(why or "cancelled in flight"))
-    if isinstance(error, GeneratorExit):
-        return Abandoned(str(why or "the stream was closed"))
-    status, unsent = usage.why_failed(error)
-    return failed(usage.described(error), status, unsent=unsent)

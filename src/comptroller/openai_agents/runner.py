@@ -33,7 +33,7 @@ from .compat import (
     set_default_agent_runner,
 )
 from .episode import EPISODE, Episode
-from .usage import described
+from .failures import described
 
 
 class DelegatingRunner:

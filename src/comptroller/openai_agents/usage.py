@@ -1,4 +1,4 @@
-"""The SDK's values turned into ours: usage to token counts, models to names, errors to facts."""
+"""The SDK's values turned into ours: usage to token counts, models to names."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +8,6 @@ from agents.items import TResponseInputItem
 from agents.tool import Tool
 
 from comptroller.decide.estimates import CHARACTERS_PER_TOKEN
-from comptroller.decide.names import carried
 from comptroller.decide.pricing import TokenCount
 
 from . import attachments
@@ -23,9 +22,7 @@ _LOCAL_CALLS = frozenset(
         "apply_patch_call",
     }
 )
-_NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
 _SENT_OF_A_TOOL = ("name", "description", "params_json_schema")
-_DESCRIBED = 200  # characters; a ledger's metadata has room for 256
 
 
 def told(thing: Any, name: str) -> Any:
@@ -102,27 +99,3 @@ def hosted_tools(output: Any) -> list[str]:
         for kind in kinds
         if kind.endswith("_call") and kind not in _LOCAL_CALLS
     ]
-
-
-def why_failed(error: BaseException) -> tuple[int | None, bool]:
-    """(HTTP status, never sent) of a model's exception. Client libraries wrap: causes count."""
-    seen: list[BaseException | None] = [None]
-    cause: BaseException | None = error
-    while cause not in seen:  # causes may go round in a circle
-        seen.append(cause)
-        status = getattr(cause, "status_code", None)
-        if isinstance(status, int):
-            return status, False
-        if isinstance(cause, ConnectionRefusedError) or type(cause).__name__ in _NOT_SENT:
-            return None, True
-        cause = getattr(cause, "__cause__", None)
-    return None, False
-
-
-def described(error: BaseException) -> str:
-    """The error in a line that any ledger takes, whatever its own text is like."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - somebody else's `__str__`
-        text = "(it has no text)"
-    return carried(f"{type(error).__name__}: {text}", _DESCRIBED)
