@@ -1,12 +1,13 @@
 """The SDK's values read as ours: tokens, names of models, errors, hosted tools."""
 
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from agents import Usage
 from agents.models.openai_chatcompletions import OpenAIChatCompletionsModel
 from agents.models.openai_responses import OpenAIResponsesModel
-from openai.types.responses import ResponseUsage
+from openai.types.responses import ResponseOutputItem, ResponseUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
 from comptroller import governed_run, tokens
@@ -149,6 +150,47 @@ def test_hosted_tools_are_the_calls_that_nobody_here_ran():
     items = [SimpleNamespace(type=kind) for kind in kinds] + [{"type": "code_interpreter_call"}]
     assert usage.hosted_tools(items) == ["web_search", "mcp", "image_generation",
                                          "code_interpreter"]  # fmt: skip
+
+
+def shell_call(call_id, **where):
+    return {"type": "shell_call", "call_id": call_id, "environment": where or None}
+
+
+@pytest.mark.parametrize(
+    ("items", "hosted"),
+    [
+        ([shell_call("1", type="container_reference", container_id="c")], ["shell"]),
+        ([shell_call("1", type="container_auto")], ["shell"]),
+        ([shell_call("1", type="local")], []),
+        ([shell_call("1")], []),
+        ([shell_call("1"), {"type": "shell_call_output", "call_id": "1"}], ["shell"]),
+        ([shell_call("1"), {"type": "shell_call_output", "call_id": "2"}], []),
+        ([shell_call(None), {"type": "shell_call_output", "call_id": None}], []),
+        ([shell_call([]), {"type": "shell_call_output", "call_id": [[]]}], []),
+        ([{"type": "tool_search_call", "execution": "server"}], ["tool_search"]),
+        ([{"type": "tool_search_call", "execution": "client"}], []),
+        ([{"type": "program"}, {"type": "program_output"}], ["programmatic_tool_calling"]),
+        ([{"type": "mcp_list_tools"}, {"type": "compaction"}], []),
+    ],
+)
+def test_what_can_run_here_or_there_says_where_it_ran(items, hosted):
+    """A call is the provider's where its environment or its executor is, or its output is given."""
+    assert usage.hosted_tools(items) == hosted
+
+
+def test_every_item_that_a_response_can_hold_is_sorted():
+    """A kind that the SDK comes to know is looked at here, before it runs up a bill unseen."""
+    [union, _] = get_args(ResponseOutputItem)
+    kinds = {get_args(item.model_fields["type"].annotation)[0] for item in get_args(union)}
+    hosted = {kind for kind in kinds if usage.hosted_tools([{"type": kind}])}
+    assert hosted == {
+        "file_search_call", "web_search_call", "tool_search_call", "image_generation_call",
+        "code_interpreter_call", "mcp_call", "program",
+    }  # fmt: skip
+    assert {kind for kind in kinds - hosted if kind.endswith("_call")} == {
+        "function_call", "computer_call", "local_shell_call", "shell_call", "apply_patch_call",
+        "custom_tool_call",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("output", [None, "file_search_call", 7, [], [None, "x", {}, object()]])

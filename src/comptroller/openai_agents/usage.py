@@ -13,15 +13,10 @@ from comptroller.decide.pricing import TokenCount
 from . import attachments
 
 _LOCAL_CALLS = frozenset(
-    {
-        "function_call",
-        "custom_tool_call",
-        "shell_call",
-        "local_shell_call",
-        "computer_call",
-        "apply_patch_call",
-    }
-)
+    {"function_call", "custom_tool_call", "shell_call", "local_shell_call", "computer_call",
+     "apply_patch_call"}
+)  # fmt: skip
+_PROGRAM = "programmatic_tool_calling"  # the SDK's name of the tool that such items are of
 _SENT_OF_A_TOOL = ("name", "description", "params_json_schema")
 
 
@@ -93,9 +88,26 @@ def streamed_tokens(event: Any) -> int:
 def hosted_tools(output: Any) -> list[str]:
     """The tools that the provider ran inside the call (`web_search`, `code_interpreter`, ...)."""
     items = output if isinstance(output, list | tuple) else ()
-    kinds = [str(told(item, "type")) for item in items]
+    kinds = [(str(told(item, "type")), item) for item in items]
+    outputs = [told(item, "call_id") for kind, item in kinds if kind.endswith("_call_output")]
     return [
-        kind.removesuffix("_call")
-        for kind in kinds
-        if kind.endswith("_call") and kind not in _LOCAL_CALLS
+        _PROGRAM if kind == "program" else kind.removesuffix("_call")
+        for kind, item in kinds
+        if kind == "program" or (kind.endswith("_call") and _ran_there(kind, item, outputs))
     ]
+
+
+def _ran_there(kind: str, call: Any, outputs: list[Any]) -> bool:
+    """Whether the provider ran a call that it shows.
+
+    Some kinds run here or there: a shell says where by its environment, a search among tools by who
+    executes it, and what has its output beside it has run.
+    """
+    if told(call, "execution") == "client":
+        return False
+    if kind not in _LOCAL_CALLS:
+        return True
+    where = told(told(call, "environment"), "type")
+    return where not in (None, "local") or (
+        told(call, "call_id") is not None and told(call, "call_id") in outputs
+    )
