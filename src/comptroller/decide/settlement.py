@@ -26,10 +26,12 @@ class Finished:
     Attributes:
         usage: an LLM call's tokens, None where the model did not say.
         cost: what a tool call really cost, where its `actual` function said so.
+        problem: why that function's word does not count, where it does not.
     """
 
     usage: TokenCount | None = None
     cost: Amount | None = None
+    problem: str = ""
 
 
 @attrs.frozen
@@ -63,11 +65,15 @@ def refused_before_work(status: int | None) -> bool:
 
 @attrs.frozen
 class Commit:
-    """Charge `actual`. `source`: where it came from (`usage`, `tool`, `estimate`, `streamed`)."""
+    """Charge `actual`. `source`: where it came from (`usage`, `tool`, `estimate`, `streamed`).
+
+    `remark`: what people are to know of it.
+    """
 
     actual: Amount
     source: str
     abandoned: str | None = None
+    remark: str = ""
 
 
 @attrs.frozen
@@ -107,8 +113,8 @@ def settlement(
         case Finished(usage=usage) if spent.model is not None:
             cost = actual(estimate.unit, spent.model, usage, prices, estimate)
             return Commit(cost.amount, cost.source)
-        case Finished():
-            return Commit(estimate, "estimate")
+        case Finished(problem=problem):
+            return Commit(estimate, "estimate", remark=problem)
         case NeverBegan(reason):
             return Release(reason)
         case Abandoned(reason) if on_abandoned == "release":

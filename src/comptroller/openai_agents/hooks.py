@@ -9,6 +9,7 @@ model has answered, and a denied one becomes a rejected approval, which the mode
 """
 
 import asyncio
+import inspect
 import json
 import logging
 from contextvars import ContextVar
@@ -17,15 +18,17 @@ from typing import Any
 from agents import Agent, RunHooks, Tool
 from agents.items import ModelResponse, ToolApprovalItem
 from openai.types.responses import ResponseFunctionToolCall
-from runcycles import Amount
+from runcycles import Unit
 
 from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
 from comptroller.errors import CallDenied
+from comptroller.money import checked, show
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Draft
 from comptroller.runtime.run import Run
 
 from .active import admit
+from .failures import described
 from .model import Dispatcher
 
 log = logging.getLogger("comptroller")
@@ -88,7 +91,7 @@ class CallHooks(RunHooks[Any]):
         """What it cost is told."""
         actor = self._running.pop(_key(context, tool), None)
         if actor is not None:  # none: it was approved in an earlier run, and settled there
-            actor.tell(Finished(cost=_cost(actor, context, result)))
+            actor.tell(_end(actor, context, result))
         await self._hand_on("on_tool_end", context, agent, tool, result)
 
     def _reserved_ahead(self, key: object) -> Actor | None:
@@ -174,23 +177,23 @@ def _key(context: Any, tool: Tool) -> object:
     return getattr(context, "tool_call_id", None) or id(tool)
 
 
-def _cost(actor: Actor, context: Any, result: Any) -> Amount | None:
-    """What the user's `actual` function says; None (the estimate is charged) where it fails."""
-    if actor.call.actual is None:
-        return None
+def _end(actor: Actor, context: Any, result: Any) -> Finished:
+    """What the user's `actual` function says; where that is wrong, the estimate is charged."""
+    actual, reserved = actor.call.actual, actor.call.estimate
+    if actual is None:
+        return Finished()
     try:
-        cost = actor.call.actual(_arguments(context), result)
-    except Exception:
-        log.exception("actual() of tool %s failed: its estimate is charged", actor.call.draft.name)
-        return None
-    reserved = actor.call.estimate
-    if isinstance(cost, Amount) and (cost.unit == reserved.unit or reserved.amount == 0):
-        return cost
-    log.error(
-        "actual() of tool %s gave %r, not an Amount in %s: its estimate is charged",
-        actor.call.draft.name, cost, reserved.unit,
-    )  # fmt: skip
-    return None
+        given: object = actual(_arguments(context), result)
+        if inspect.iscoroutine(given):
+            given.close()  # else Python says that nobody awaited it, where nobody looks
+        cost = checked(given)
+        if cost.unit != reserved.unit and reserved.amount:
+            raise ValueError(f"{show(cost)} is not in {Unit(reserved.unit).value}, as its estimate")
+    except Exception as error:
+        tool, why = actor.call.draft.name, described(error)
+        log.exception("actual() of tool %s is wrong: %s: its estimate is charged", tool, why)
+        return Finished(problem=f"actual() is wrong: {why}: its estimate is charged")
+    return Finished(cost=cost)
 
 
 def _arguments(context: Any) -> Any:

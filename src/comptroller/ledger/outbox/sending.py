@@ -25,7 +25,7 @@ from comptroller.decide.settlement import Next, after
 from comptroller.errors import ComptrollerError
 from comptroller.interrupts import uninterrupted
 from comptroller.ledger import threads
-from comptroller.ledger.interface import Owed
+from comptroller.ledger.interface import Owed, Tells, after_finalized
 
 from .clerk import Clerk
 from .entries import Entry
@@ -41,7 +41,7 @@ _LOOKING = 5.0
 """Seconds that a search for what others left behind may keep those who wait for it."""
 
 
-class Settles(Protocol):
+class Settles(Tells, Protocol):
     """The part of a ledger that charges are sent to."""
 
     async def commit(
@@ -219,6 +219,8 @@ class DiskOutbox:
         status = getattr(error, "status", None)
         then = Next.KEEP if status is None else after(status, getattr(error, "error_code", None))
         entry, due = parcel.entry, None
+        if then is Next.SETTLED and entry.commit is not None:
+            then = await after_finalized(self._ledger, entry.key, entry.tenant)
         if then is Next.SETTLED:
             self.settled(entry.key)
         elif then is Next.STOP:
