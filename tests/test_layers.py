@@ -43,6 +43,7 @@ FORBIDDEN = {  # layer -> what its files may not import
 
 EXCEPTIONS: dict[tuple[str, str], str] = {  # (module, what it imports all the same): why
     ("comptroller.decide.estimates", "threading"): "a lock: what is learned serves all threads",
+    ("comptroller.ledger.threads", "asyncio"): "anyio's threads there keep a process from its end",
     ("comptroller.ledger.connections", "asyncio"): "to ask which flavour of loop is running",
 }
 

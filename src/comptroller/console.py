@@ -127,7 +127,7 @@ def _cells(call: CallReceipt) -> list[RenderableType]:
         show(call.reserved) if call.reserved.amount else "-",
         charged,
         f"{call.tokens.input:,}+{call.tokens.output:,}" if call.tokens else "-",
-        Text(call.outcome, STYLES.get(call.outcome, "")),
+        Text(call.ending, STYLES.get(call.outcome, "")),
     ]
 
 

@@ -77,6 +77,18 @@ def amount(unit: Unit, count: int, *, shown: str | None = None) -> Amount:
     return Amount(unit=unit, amount=count)
 
 
+def checked(given: object) -> Amount:
+    """`given`, if it is an amount that a ledger takes: what a function of a user's returned.
+
+    Raises:
+        TypeError: no amount, or not of whole units.
+        ValueError: an unknown unit, negative, or more than the protocol's 64 bits.
+    """
+    if not isinstance(given, Amount):
+        raise TypeError(f'{_shown(given)} is no amount: return one such as usd("0.05")')
+    return amount(Unit(given.unit), given.amount)
+
+
 def formatted(unit: Unit, count: int) -> str:
     """How people read `count` of `unit`: `$0.05`, `5,000 tokens`. A negative count is a debt."""
     if unit is Unit.USD_MICROCENTS:

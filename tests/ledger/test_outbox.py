@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import anyio.lowlevel
@@ -61,12 +62,17 @@ class Books:
     def __init__(self, *answers):
         self.answers, self.sent, self.hangs = list(answers), [], False
         self.now = self.most = 0
+        self.released = False
 
     async def commit(self, reservation_id, request, *, tenant=None):
         await self._take(("commit", reservation_id, tenant))
 
     async def record(self, request, *, tenant=None):
         await self._take(("record", request.idempotency_key, tenant))
+
+    async def reservation(self, reservation_id, *, tenant=None):
+        await self._take(("reservation", reservation_id, tenant))
+        return SimpleNamespace(is_released=lambda: self.released)
 
     def try_now(self):
         """It is always asked."""
@@ -230,6 +236,18 @@ async def test_what_was_settled_by_an_earlier_attempt_is_over(root):
     async with opened(Books(no(409, "RESERVATION_FINALIZED")), root) as outbox:
         outbox.keep(owed())
         assert await outbox.drain(60) == 0
+    assert names(root) == []
+
+
+async def test_what_an_operator_released_meanwhile_is_recorded(root):
+    """It ran, so it is charged; a ledger that does not say who settled it is asked again."""
+    final = no(409, "RESERVATION_FINALIZED")
+    books = Books(final, no(503, "UNAVAILABLE"), final)
+    books.released = True
+    async with opened(books, root) as outbox:
+        outbox.keep(owed())
+        assert await outbox.drain(60) == 0
+    assert books.what == ["commit", "reservation", "commit", "reservation", "record"]
     assert names(root) == []
 
 

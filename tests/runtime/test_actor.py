@@ -5,7 +5,7 @@ from itertools import repeat
 
 import anyio
 import pytest
-from runcycles import Unit
+from runcycles import ReleaseRequest, Unit
 
 from comptroller.decide.lifecycle import TRANSITIONS, Event, Outcome, State
 from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
@@ -671,6 +671,20 @@ async def test_settled_by_an_earlier_attempt_is_settled():
         {"commit": [lost_answer(), refused(409, "RESERVATION_FINALIZED")]}
     )
     assert (line.outcome, line.charged, charged) == (Outcome.COMMITTED, tokens(30), 30)
+
+
+async def test_what_an_operator_releases_while_it_runs_is_recorded_and_says_so():
+    """Work that ran is never released (law 3), whoever gave its reservation back."""
+    async with funded() as memory, bench(memory) as it:
+        opened = await it.granted()
+        [held] = await open_reservations(memory)
+        request = ReleaseRequest(idempotency_key="operator", reason="stuck?")
+        await memory.release(held.reservation_id, request)
+        opened.actor.tell(DONE)
+        await it.over(opened)
+        line = opened.line
+        assert (line.outcome, line.charged) == (Outcome.RECORDED, tokens(30))
+        assert "released while it ran" in line.reason
 
 
 async def test_a_release_without_an_answer_lapses():

@@ -40,7 +40,8 @@ def back_up(address: str | None, file: Path, force: bool, as_json: bool) -> int:
     if differences:
         complain(
             f"{shown(copy)} is as {shown(ledger)} is, where {differences} of the balances are not"
-            f" what their history comes to: see comptroller verify --ledger {shlex.quote(shown(ledger))}"
+            " what their history comes to: see comptroller verify --ledger"
+            f" {shlex.quote(shown(ledger))}"
         )
     return FAILED if differences else DONE
 

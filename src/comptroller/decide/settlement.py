@@ -27,11 +27,13 @@ class Finished:
         usage: an LLM call's tokens, None where the model did not say.
         cost: what a tool call really cost, where its `actual` function said so.
         said: what an LLM call's answer says of its price.
+        problem: why that function's word does not count, where it does not.
     """
 
     usage: TokenCount | None = None
     cost: Amount | None = None
     said: Answered = NOTHING_SAID
+    problem: str = ""
 
 
 @attrs.frozen
@@ -50,20 +52,14 @@ class Abandoned:
 
 End = Finished | NeverBegan | Abandoned
 
-_REFUSED_BEFORE_WORK = frozenset({400, 401, 403, 404, 429})
+_CLIENT_ERRORS = range(400, 500)
+_AFTER_WORK = frozenset({408, 409, 425, 499})
+"""Client errors that may follow work: a time-out, a conflict, "too early", a client that left."""
 
 
-def failed(reason: str, status: int | None, *, unsent: bool) -> NeverBegan | Abandoned:
-    """The end of an LLM call whose model raised.
-
-    Args:
-        reason: the error, for the receipt.
-        status: the provider's HTTP status, where it answered with one.
-        unsent: the request never reached the provider (connection refused, and the like).
-    """
-    if unsent or status in _REFUSED_BEFORE_WORK:
-        return NeverBegan(reason)
-    return Abandoned(reason)
+def refused_before_work(status: int | None) -> bool:
+    """Whether a provider that answers a call with this HTTP status has not begun to work on it."""
+    return status in _CLIENT_ERRORS and status not in _AFTER_WORK
 
 
 # -- from the end to a decision
@@ -71,11 +67,16 @@ def failed(reason: str, status: int | None, *, unsent: bool) -> NeverBegan | Aba
 
 @attrs.frozen
 class Commit:
-    """Charge `actual`. `source`: where it came from (`usage`, `reported`, `tool`, ...)."""
+    """Charge `actual`.
+
+    `source`: where it came from (`usage`, `reported`, `tool`, `estimate`, `streamed`). `remark`:
+    what people are to know of it.
+    """
 
     actual: Amount
     source: str
     abandoned: str | None = None
+    remark: str = ""
 
 
 @attrs.frozen
@@ -118,8 +119,8 @@ def settlement(
             unit = Unit(estimate.unit)
             cost = actual(unit, spent.model, usage, prices, estimate, spent.billing, said)
             return Commit(cost.amount, cost.source)
-        case Finished():
-            return Commit(estimate, "estimate")
+        case Finished(problem=problem):
+            return Commit(estimate, "estimate", remark=problem)
         case NeverBegan(reason):
             return Release(reason)
         case Abandoned(reason) if on_abandoned == "release":
@@ -174,7 +175,6 @@ _NEVER = frozenset(
 _GONE = 410
 _THROTTLED = 429
 _UNAUTHORIZED = frozenset({401, 403})
-_CLIENT_ERRORS = range(400, 500)
 
 
 def after(status: int, error_code: str | None) -> Next:

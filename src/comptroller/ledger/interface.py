@@ -37,7 +37,9 @@ from runcycles.models import BalanceResponse
 
 from comptroller.decide.funding import Funding
 from comptroller.decide.periods import Period
+from comptroller.decide.settlement import Next
 from comptroller.decide.terms import Share
+from comptroller.errors import ComptrollerError, LedgerRefused
 from comptroller.ledger.book.journal import Entry
 from comptroller.ledger.book.statistics import Statistics
 from comptroller.ledger.book.usage import Usage
@@ -323,3 +325,33 @@ class Outbox(Protocol):
 
     def rejected(self, key: str, why: str) -> None:
         """The ledger will never accept it: it is not sent again."""
+
+
+# -- what has become of a reservation that takes no commit any more
+
+RELEASED_MEANWHILE = "its reservation was released while it ran: its cost is recorded"
+
+
+class Tells(Protocol):
+    """The part of a ledger that is asked."""
+
+    async def reservation(
+        self, reservation_id: str, *, tenant: str | None = None
+    ) -> ReservationDetail:
+        """As `Ledger.reservation`."""
+
+
+async def after_finalized(ledger: Tells, reservation_id: str, tenant: str | None) -> Next:
+    """What follows on RESERVATION_FINALIZED: who has settled it, an earlier attempt or an operator?
+
+    An operator may release the reservation of a call that runs. What ran is charged all the same
+    (law 3), as an event. A ledger that does not answer is asked again; one that shows no
+    reservations has settled it, as far as anybody can tell.
+    """
+    try:
+        found = await ledger.reservation(reservation_id, tenant=tenant)
+    except LedgerRefused:
+        return Next.SETTLED
+    except ComptrollerError:
+        return Next.RETRY
+    return Next.RECORD if found.is_released() else Next.SETTLED

@@ -14,12 +14,12 @@ from itertools import islice
 import anyio
 import anyio.lowlevel
 import attrs
-from anyio import to_thread
 from runcycles import Amount, Unit
 
 from comptroller.decide.admission import Account
 from comptroller.decide.scopes import within
 from comptroller.decide.terms import BudgetTerms
+from comptroller.ledger import threads
 from comptroller.ledger.alerts import OnAlert
 from comptroller.ledger.book import settle, statistics, usage, verify
 from comptroller.ledger.book.book import Book
@@ -258,7 +258,7 @@ class MemoryLedger(Embedded):
         self.close()
         if self._teller is not None:
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(self._told)
+                await threads.run_sync(self._told)
 
     async def _read(self, work: Callable[[Records], T]) -> T:
         self._must_be_usable()
@@ -267,7 +267,7 @@ class MemoryLedger(Embedded):
             if self._store.size <= _AT_ONCE:
                 return work(self._store)
             records = self._store.copied()
-        return await to_thread.run_sync(work, records)
+        return await threads.run_sync(work, records)
 
 
 @asynccontextmanager

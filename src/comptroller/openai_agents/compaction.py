@@ -17,7 +17,7 @@ from comptroller.runtime.run import Run
 
 from . import billing, usage
 from .active import admit
-from .model import end_of
+from .failures import Attempt
 from .raw_answers import RawAnswer
 
 
@@ -87,10 +87,11 @@ class _Client:
             ),
         )
         actor, _ = await admit(self._run, draft)
+        attempt = Attempt()
         try:
             answer = await self._real.responses.compact(**request)
         except BaseException as error:
-            actor.tell(end_of(error, self._run.ended))
+            actor.tell(attempt.end_of(error, self._run.ended))
             raise
         actor.tell(billing.finished(answer, RawAnswer(), name, usage.told(answer, "output")))
         return answer

@@ -11,6 +11,7 @@ model has answered, and a denied one becomes a rejected approval, which the mode
 """
 
 import asyncio
+import inspect
 import json
 import logging
 from contextvars import ContextVar
@@ -20,15 +21,17 @@ import attrs
 from agents import Agent, CustomTool, FunctionTool, RunHooks, Tool
 from agents.items import ModelResponse, ToolApprovalItem
 from openai.types.responses import ResponseFunctionToolCall
-from runcycles import Amount
+from runcycles import Unit
 
 from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
 from comptroller.errors import BudgetExceeded, CallDenied
+from comptroller.money import checked, show
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Draft
 from comptroller.runtime.run import Run
 
 from .active import admit
+from .failures import described
 from .model import Dispatcher
 
 log = logging.getLogger("comptroller")
@@ -102,7 +105,7 @@ class CallHooks(RunHooks[Any]):
         """What it cost is told."""
         running = self._running.pop((id(context), id(tool)), None)
         if running is not None:  # none: it was approved in an earlier run, and settled there
-            running.actor.tell(Finished(cost=_cost(running, result)))
+            running.actor.tell(_end(running, result))
         await self._hand_on("on_tool_end", context, agent, tool, result)
 
     def _reserved_ahead(self, context: Any, tool: Tool) -> Actor | None:
@@ -196,24 +199,24 @@ def _for_the_model(denial: CallDenied) -> str:
     return denial.public if by_ledger and not in_amounts else str(denial)
 
 
-def _cost(running: _Running, result: Any) -> Amount | None:
-    """What the user's `actual` function says; None (the estimate is charged) where it fails."""
+def _end(running: _Running, result: Any) -> Finished:
+    """What the user's `actual` function says; where that is wrong, the estimate is charged."""
     actor = running.actor
-    if actor.call.actual is None:
-        return None
+    actual, reserved = actor.call.actual, actor.call.estimate
+    if actual is None:
+        return Finished()
     try:
-        cost = actor.call.actual(_arguments(running), result)
-    except Exception:
-        log.exception("actual() of tool %s failed: its estimate is charged", actor.call.draft.name)
-        return None
-    reserved = actor.call.estimate
-    if isinstance(cost, Amount) and (cost.unit == reserved.unit or reserved.amount == 0):
-        return cost
-    log.error(
-        "actual() of tool %s gave %r, not an Amount in %s: its estimate is charged",
-        actor.call.draft.name, cost, reserved.unit,
-    )  # fmt: skip
-    return None
+        given: object = actual(_arguments(running), result)
+        if inspect.iscoroutine(given):
+            given.close()  # else Python says that nobody awaited it, where nobody looks
+        cost = checked(given)
+        if cost.unit != reserved.unit and reserved.amount:
+            raise ValueError(f"{show(cost)} is not in {Unit(reserved.unit).value}, as its estimate")
+    except Exception as error:
+        tool, why = actor.call.draft.name, described(error)
+        log.exception("actual() of tool %s is wrong: %s: its estimate is charged", tool, why)
+        return Finished(problem=f"actual() is wrong: {why}: its estimate is charged")
+    return Finished(cost=cost)
 
 
 def _arguments(running: _Running) -> Any:

@@ -9,7 +9,6 @@ One reservation per attempt (law 2): `get_response` and `stream_response` bracke
 its result, its exception, its cancellation and a closed generator are all seen in one frame.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -22,7 +21,7 @@ from runcycles import Amount, Caps, Unit
 
 from comptroller.decide.estimates import CHARACTERS_PER_TOKEN, LlmRequest
 from comptroller.decide.pricing import TokenCount
-from comptroller.decide.settlement import Abandoned, Finished, NeverBegan, failed
+from comptroller.decide.settlement import Finished, NeverBegan
 from comptroller.errors import ComptrollerError
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Draft
@@ -31,6 +30,7 @@ from comptroller.runtime.run import Run
 from . import billing, usage
 from .active import admit
 from .compat import changed, close_stream, get_model
+from .failures import Attempt
 from .raw_answers import RawAnswer, overheard
 
 _PLACES = ("system_instructions", "input", "model_settings", "tools")  # of `Model`'s methods
@@ -112,12 +112,13 @@ class Dispatcher(Model):
         model, asked = self._resolve(), _Asked(places, names)
         actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
         model, raw = overheard(model)
+        attempt = Attempt()
         try:
             response = await model.get_response(*asked.places, **asked.names)
         except BaseException as error:
             if raw.whole and raw.usage is not None:  # answered, in a way that the SDK rejects
                 answered(self._run, actor, None, raw)
-            actor.tell(end_of(error, self._run.ended))
+            actor.tell(attempt.end_of(error, self._run.ended))
             raise
         self._finished(actor, response, raw)
         return response
@@ -128,16 +129,18 @@ class Dispatcher(Model):
         actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
         model, raw = overheard(model)
         items: list[Any] = []  # of its output, those seen whole so far
+        attempt = Attempt()
         try:
             stream: Any = model.stream_response(*asked.places, **asked.names)
             try:
                 async for event in stream:
+                    attempt.heard = True
                     self._streamed(actor, event, raw, items)
                     yield event
             finally:
                 await close_stream(stream)
         except BaseException as error:
-            actor.tell(end_of(error, self._run.ended))
+            actor.tell(attempt.end_of(error, self._run.ended))
             raise
         finally:
             noted(self._run, actor, items)
@@ -314,13 +317,3 @@ def _capped(settings: ModelSettings, caps: Caps | None) -> ModelSettings:
     if wanted is None or wanted < 0:  # some local servers read a negative one as "no limit"
         wanted = caps.max_tokens
     return changed(settings, max_tokens=min(wanted, caps.max_tokens))
-
-
-def end_of(error: BaseException, why: BaseException | None) -> NeverBegan | Abandoned:
-    """How a model call ended that raised `error`. `why`: what ended its run, if anything did."""
-    if isinstance(error, asyncio.CancelledError):
-        return Abandoned(str(why or "cancelled in flight"))
-    if isinstance(error, GeneratorExit):
-        return Abandoned(str(why or "the stream was closed"))
-    status, unsent = usage.why_failed(error)
-    return failed(usage.described(error), status, unsent=unsent)

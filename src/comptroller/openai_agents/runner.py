@@ -37,8 +37,8 @@ from .compat import (
     show_configs,
 )
 from .episode import EPISODE, Episode
+from .failures import described
 from .model import callers_own
-from .usage import described
 
 
 class DelegatingRunner:

@@ -1,4 +1,4 @@
-"""The SDK's values turned into ours: usage to token counts, models to names, errors to facts."""
+"""The SDK's values turned into ours: usage to token counts, models to names."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -19,19 +19,12 @@ from comptroller.decide.pricing import TokenCount
 from . import attachments
 
 _LOCAL_CALLS = frozenset(
-    {
-        "function_call",
-        "custom_tool_call",
-        "shell_call",
-        "local_shell_call",
-        "computer_call",
-        "apply_patch_call",
-    }
-)
-_NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+    {"function_call", "custom_tool_call", "shell_call", "local_shell_call", "computer_call",
+     "apply_patch_call"}
+)  # fmt: skip
+_PROGRAM = "programmatic_tool_calling"  # the SDK's name of the tool that such items are of
 _SENT_OF_A_TOOL = ("name", "description", "params_json_schema")
-_DESCRIBED = 200  # characters; a ledger's metadata has room for 256
-_NAMED = 200  # the same, of a model
+_NAMED = 200  # characters of a model's name; a ledger's metadata has room for 256
 _MOST_WRAPPED = 8  # models in models: a mock has an attribute `model` however deep one looks
 
 
@@ -194,9 +187,13 @@ def hosted_tools(output: Any) -> list[str]:
 
 
 def _hosted_calls(output: Any) -> Iterator[tuple[str, Any]]:
-    for item in output if isinstance(output, list | tuple) else ():
-        kind = str(told(item, "type"))
-        if kind.endswith("_call") and kind not in _LOCAL_CALLS:
+    items = output if isinstance(output, list | tuple) else ()
+    kinds = [(str(told(item, "type")), item) for item in items]
+    outputs = [told(item, "call_id") for kind, item in kinds if kind.endswith("_call_output")]
+    for kind, item in kinds:
+        if kind == "program":
+            yield _PROGRAM, item
+        elif kind.endswith("_call") and _ran_there(kind, item, outputs):
             yield kind.removesuffix("_call"), item
 
 
@@ -220,25 +217,17 @@ def hosted_units(output: Any) -> Counter[str]:
     )
 
 
-def why_failed(error: BaseException) -> tuple[int | None, bool]:
-    """(HTTP status, never sent) of a model's exception. Client libraries wrap: causes count."""
-    seen: list[BaseException | None] = [None]
-    cause: BaseException | None = error
-    while cause not in seen:  # causes may go round in a circle
-        seen.append(cause)
-        status = getattr(cause, "status_code", None)
-        if isinstance(status, int):
-            return status, False
-        if isinstance(cause, ConnectionRefusedError) or type(cause).__name__ in _NOT_SENT:
-            return None, True
-        cause = getattr(cause, "__cause__", None)
-    return None, False
+def _ran_there(kind: str, call: Any, outputs: list[Any]) -> bool:
+    """Whether the provider ran a call that it shows.
 
-
-def described(error: BaseException) -> str:
-    """The error in a line that any ledger takes, whatever its own text is like."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - somebody else's `__str__`
-        text = "(it has no text)"
-    return carried(f"{type(error).__name__}: {text}", _DESCRIBED)
+    Some kinds run here or there: a shell says where by its environment, a search among tools by who
+    executes it, and what has its output beside it has run.
+    """
+    if told(call, "execution") == "client":
+        return False
+    if kind not in _LOCAL_CALLS:
+        return True
+    where = told(told(call, "environment"), "type")
+    return where not in (None, "local") or (
+        told(call, "call_id") is not None and told(call, "call_id") in outputs
+    )

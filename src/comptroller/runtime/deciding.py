@@ -14,6 +14,7 @@ from comptroller.decide.settlement import (
     Spent,
     settlement,
 )
+from comptroller.money import checked
 
 from .call import Call, Terms
 
@@ -46,9 +47,16 @@ def decided(call: Call, terms: Terms, end: End, streamed: int | None) -> Commit 
     )
     try:
         decision = settlement(end, call.estimate, spent, terms.prices, terms.policy.on_abandoned)
-    except Exception:  # the user's price book: the call ran and must be charged
+        if isinstance(decision, Commit):
+            checked(decision.actual)
+    except Exception as error:  # the user's price book: the call ran and must be charged
         log.exception("call %s: its price is not to be had, its estimate is charged", call.key)
-        return Commit(call.estimate, "estimate", end.reason if isinstance(end, Abandoned) else None)
+        return Commit(
+            call.estimate,
+            "estimate",
+            end.reason if isinstance(end, Abandoned) else None,
+            f"its price is not to be had ({type(error).__name__})",
+        )
     if _lacks_price(end, decision):
         _warn_of(_UNPRICED, call.draft.name)
     elif _is_guess(terms, spent, decision):

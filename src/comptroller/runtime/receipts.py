@@ -16,6 +16,9 @@ from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.pricing import TokenCount
 from comptroller.money import MICROCENTS_PER_USD, Sums, formatted, show
 
+GUESSES = frozenset({"estimate", "streamed"})
+"""The sources of an actual that nobody has reported."""
+
 
 @attrs.frozen(kw_only=True)
 class CallReceipt:
@@ -66,6 +69,16 @@ class CallReceipt:
         return self.episode.rpartition(".")[0] or None
 
     @property
+    def estimated(self) -> bool:
+        """Whether what it cost is a guess: an estimate, or the size of what was streamed."""
+        return self.actual_source in GUESSES and bool(self.actual and self.actual.amount)
+
+    @property
+    def ending(self) -> str:
+        """How it stands, for people; a cost that is a guess is marked as one."""
+        return f"{self.outcome.value} (estimate)" if self.estimated else self.outcome.value
+
+    @property
     def shortfall(self) -> int:
         """What was spent and not charged, in the unit of `actual`."""
         if self.actual is None or self.charged is None:
@@ -90,7 +103,12 @@ class CallReceipt:
             plain[name] = value and {"unit": Unit(value.unit).value, "amount": value.amount}
         plain["tokens"] = self.tokens and attrs.asdict(self.tokens)
         plain["outcome"] = self.outcome.value
-        return {**plain, "parent": self.parent, "shortfall": self.shortfall}
+        return {
+            **plain,
+            "parent": self.parent,
+            "shortfall": self.shortfall,
+            "estimated": self.estimated,
+        }
 
 
 @attrs.frozen(kw_only=True)
@@ -131,6 +149,15 @@ class Receipt:
         return Sums(total)
 
     @property
+    def estimated(self) -> dict[Unit, int]:
+        """How much of what was charged is a guess, by unit."""
+        total: Counter[Unit] = Counter()
+        for call in self.calls:
+            if call.charged is not None and call.estimated:
+                total[Unit(call.charged.unit)] += call.charged.amount
+        return {unit: n for unit, n in total.items() if n}
+
+    @property
     def tokens(self) -> TokenCount:
         """All tokens that models reported."""
         seen = [call.tokens for call in self.calls if call.tokens is not None]
@@ -166,6 +193,7 @@ class Receipt:
             "calls": [call.to_dict() for call in self.calls],
             "charged": {unit.value: total for unit, total in self.charged.items()},
             "shortfall": {unit.value: total for unit, total in self.shortfall.items()},
+            "estimated": {unit.value: total for unit, total in self.estimated.items()},
             "by_agent": _plain(self.by_agent),
             "by_model": _plain(self.by_model),
             "tokens": attrs.asdict(self.tokens),
@@ -178,12 +206,15 @@ class Receipt:
         table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
                  for row in rows]  # fmt: skip
         total = f"run {self.run_id} of {self.tenant}: charged {self.charged}"
+        guessed = ", ".join(formatted(unit, n) for unit, n in self.estimated.items())
+        if guessed:
+            total += f", of which {guessed} by estimate"
         return "\n".join([total, *table])
 
 
 def _row(call: CallReceipt) -> tuple[str, ...]:
     depth = call.episode.count(".")
-    outcome = call.outcome.value + (f" ({call.reason})" if call.reason else "")
+    outcome = call.ending + (f" ({call.reason})" if call.reason else "")
     short = f" short {formatted(Unit(call.actual.unit), call.shortfall)}" if (
         call.actual and call.shortfall) else ""  # fmt: skip
     return (

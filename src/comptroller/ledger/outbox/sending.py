@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
-import anyio.to_thread
 import attrs
 from anyio.abc import TaskGroup
 from runcycles import CommitRequest, EventCreateRequest
@@ -29,7 +28,8 @@ from comptroller.decide import backoff
 from comptroller.decide.settlement import Next, after
 from comptroller.errors import ComptrollerError
 from comptroller.interrupts import uninterrupted
-from comptroller.ledger.interface import Owed
+from comptroller.ledger import threads
+from comptroller.ledger.interface import Owed, Tells, after_finalized
 
 from .clerk import Clerk
 from .entries import Entry
@@ -48,7 +48,7 @@ _LOOKING = 5.0
 """Seconds that a search for what others left behind may keep those who wait for it."""
 
 
-class Settles(Protocol):
+class Settles(Tells, Protocol):
     """The part of a ledger that charges are sent to."""
 
     async def commit(
@@ -144,7 +144,7 @@ class DiskOutbox:
             self._over.clear()
             await self._clerk.do(_nothing)  # the files of what ended before this are gone then
             try:
-                names, hidden = await anyio.to_thread.run_sync(self._shelf.names)
+                names, hidden = await threads.run_sync(self._shelf.names)
             except OSError as error:
                 log.error("the outbox %s: %s", self._shelf.root, error)
                 self._unread, self._hidden_by = None, error
@@ -152,7 +152,7 @@ class DiskOutbox:
             self._unread, self._hidden_by = len(names) + hidden, None
             for first in range(0, len(names), _AT_ONCE):
                 some = names[first : first + _AT_ONCE]
-                found, read = await anyio.to_thread.run_sync(self._read, some)
+                found, read = await threads.run_sync(self._read, some)
                 self._unread -= read
                 self._take_up(found)
 
@@ -271,6 +271,8 @@ class DiskOutbox:
         status = getattr(error, "status", None)
         then = Next.KEEP if status is None else after(status, getattr(error, "error_code", None))
         entry, due = parcel.entry, None
+        if then is Next.SETTLED and entry.commit is not None:
+            then = await after_finalized(self._ledger, entry.key, entry.tenant)
         if then is Next.SETTLED:
             self.settled(entry.key)
         elif then is Next.STOP:

@@ -28,12 +28,12 @@ from typing import Any, Generic, Literal
 
 import anyio
 import anyio.lowlevel
-from anyio import to_thread
 from runcycles import Amount
 
 from comptroller.arguments import at_home
 from comptroller.decide.terms import BudgetTerms
 from comptroller.errors import ComptrollerError, refusal
+from comptroller.ledger import threads
 from comptroller.ledger.alerts import OnAlert
 from comptroller.ledger.book import settle
 from comptroller.ledger.book.answers import Answer
@@ -145,7 +145,7 @@ class SqliteLedger(Embedded):
         self.close()
         while self._performing is not None:
             await self._performing.wait()
-        await to_thread.run_sync(self._shut)
+        await threads.run_sync(self._shut)
 
     def _shut(self) -> None:
         self._upkeep.end()
@@ -189,7 +189,7 @@ class SqliteLedger(Embedded):
 
     async def _read(self, work: Callable[[Records], T]) -> T:
         self._must_be_usable()
-        return await to_thread.run_sync(self._read_now, work)
+        return await threads.run_sync(self._read_now, work)
 
     def _read_now(self, work: Callable[[Records], T]) -> T:
         """Blocks, as long as `work` does."""
@@ -208,7 +208,7 @@ class SqliteLedger(Embedded):
         try:
             # Shielded: a batch that has begun ends, within `request_timeout` and its own work.
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(self._in_turn, limiter=self._thread)
+                await threads.run_sync(self._in_turn, limiter=self._thread)
         finally:
             self._performing.set()
             self._performing = None
@@ -336,7 +336,7 @@ async def open_sqlite(
     ledger = SqliteLedger(
         at_home(path, "names no ledger"), synchronous, now, settings, name or os.fspath(path)
     )
-    await to_thread.run_sync(ledger.open, synchronous)
+    await threads.run_sync(ledger.open, synchronous)
     try:
         yield ledger
     finally:
