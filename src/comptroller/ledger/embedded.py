@@ -14,7 +14,6 @@ from functools import cache
 from typing import Protocol, TypeVar, Unpack
 
 import attrs
-from anyio import to_thread
 from runcycles import (
     Amount,
     Balance,
@@ -43,6 +42,7 @@ from comptroller.decide.names import lowered
 from comptroller.decide.periods import Period, zone_of
 from comptroller.decide.terms import BudgetTerms, Share
 from comptroller.errors import ComptrollerError
+from comptroller.ledger import threads
 from comptroller.ledger.alerts import OnAlert, Teller
 from comptroller.ledger.book import admit, answers, operate, read, settle, usage, verify
 from comptroller.ledger.book.answers import Answer
@@ -283,7 +283,7 @@ class Embedded(ABC):
 
         one = await self._ask(found)
         if one.size > LONG:
-            return await to_thread.run_sync(answers.detail, one)
+            return await threads.run_sync(answers.detail, one)
         return answers.detail(one)
 
     async def set_budget(

@@ -44,6 +44,7 @@ __all__ = [
     "compact_through",
     "get_default_agent_runner",
     "get_model",
+    "is_paused",
     "normalized",
     "set_default_agent_runner",
     "show_configs",
@@ -156,6 +157,16 @@ async def close_owned_provider(provider: ModelProvider) -> None:
 def close_owned_provider_with(stream: RunResultStreaming, provider: ModelProvider) -> None:
     """The same for a streamed run, when its task has ended."""
     stream._ensure_model_provider_cleanup_on_completion(lambda: close_owned_provider(provider))
+
+
+def is_paused(model: Any, response: Any) -> bool:
+    """Whether the provider goes on with this response when it is given the outputs of its calls.
+
+    The hosted multi-agent model hands out such pauses without a usage, and the sum at the end.
+    """
+    active = getattr(model, "_active_response", None)
+    name = getattr(response, "response_id", None) or getattr(response, "id", None)
+    return name is not None and getattr(active, "response_id", None) == name
 
 
 async def close_stream(stream: Any) -> None:

@@ -74,8 +74,8 @@ class Attempt:
         heard: something of its answer has come.
     """
 
-    def __init__(self) -> None:
-        self.heard = False
+    def __init__(self, *, heard: bool = False) -> None:
+        self.heard = heard
         self._around = sys.exception()  # handled by whoever asks: it becomes a context of ours
         self._waited = False
         asyncio.get_running_loop().call_soon(self._has_waited)

@@ -21,15 +21,15 @@ from runcycles import Amount, Caps, Unit
 
 from comptroller.decide.estimates import CHARACTERS_PER_TOKEN, LlmRequest
 from comptroller.decide.pricing import TokenCount
-from comptroller.decide.settlement import Finished, NeverBegan
+from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
 from comptroller.errors import ComptrollerError
 from comptroller.runtime.actor import Actor
-from comptroller.runtime.call import Draft
+from comptroller.runtime.call import Draft, Grant
 from comptroller.runtime.run import Run
 
 from . import billing, usage
 from .active import admit
-from .compat import changed, close_stream, get_model
+from .compat import changed, close_stream, get_model, is_paused
 from .failures import Attempt
 from .raw_answers import RawAnswer, overheard
 
@@ -57,6 +57,8 @@ class Dispatcher(Model):
         self.tools: frozenset[str] = frozenset()
         self._attempt = 0
         self._read_and_said = 0  # tokens of the latest answer, with all that it was the answer to
+        self._asking: tuple[Model, Actor, Grant] | None = None
+        self._paused: tuple[Model, Actor, Grant] | None = None  # `_asking`, whose answer goes on
         self._target: Model | None = None
         self._used: list[Model] = []
 
@@ -69,6 +71,13 @@ class Dispatcher(Model):
     def rests(self) -> None:
         """The episode is over. Contexts of the SDK may hold us for longer: we hold a name only."""
         self.agent = Agent(self.agent.name)
+        self._give_up("its answer was not asked for to the end")
+
+    def _give_up(self, why: str) -> None:
+        """What was paused does not go on: it has run, and nobody says what it used."""
+        if self._paused is not None:
+            self._paused[1].tell(Abandoned(why))
+            self._paused = None
 
     # -- what the SDK asks of the model in place
 
@@ -110,9 +119,10 @@ class Dispatcher(Model):
     async def get_response(self, *places: Any, **names: Any) -> ModelResponse:
         """One attempt, reserved before and settled after it."""
         model, asked = self._resolve(), _Asked(places, names)
+        goes_on = self._paused is not None
         actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
         model, raw = overheard(model)
-        attempt = Attempt()
+        attempt = Attempt(heard=goes_on)
         try:
             response = await model.get_response(*asked.places, **asked.names)
         except BaseException as error:
@@ -126,10 +136,11 @@ class Dispatcher(Model):
     async def stream_response(self, *places: Any, **names: Any) -> AsyncIterator[Any]:
         """The same, event by event. Usage comes with the terminal event only."""
         model, asked = self._resolve(), _Asked(places, names)
+        goes_on = self._paused is not None
         actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
         model, raw = overheard(model)
         items: list[Any] = []  # of its output, those seen whole so far
-        attempt = Attempt()
+        attempt = Attempt(heard=goes_on)
         try:
             stream: Any = model.stream_response(*asked.places, **asked.names)
             try:
@@ -140,11 +151,13 @@ class Dispatcher(Model):
             finally:
                 await close_stream(stream)
         except BaseException as error:
-            actor.tell(attempt.end_of(error, self._run.ended))
+            if self._paused is None:
+                actor.tell(attempt.end_of(error, self._run.ended))
             raise
         finally:
             noted(self._run, actor, items)
-        actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
+        if self._paused is None:
+            actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
 
     def _streamed(self, actor: Actor, event: Any, raw: RawAnswer, items: list[Any]) -> None:
         kind, response = usage.told(event, "type"), usage.told(event, "response")
@@ -159,6 +172,10 @@ class Dispatcher(Model):
     def _finished(
         self, actor: Actor, response: Any, raw: RawAnswer, seen: Sequence[Any] = ()
     ) -> None:
+        if self._asking is not None and is_paused(self._asking[0], response):
+            self._paused = self._asking
+            noted(self._run, actor, usage.told(response, "output") or seen)
+            return
         if (used := answered(self._run, actor, response, raw, seen)) is not None:
             self._read_and_said = used.total
 
@@ -174,6 +191,11 @@ class Dispatcher(Model):
         """Reserve the attempt. Returns its actor, and what is asked under the grant's caps."""
         tools = asked["tools"]
         self.tools = frozenset(tool.name for tool in tools)
+        if self._paused is not None and self._paused[0] is model:  # one answer, one reservation
+            self._run.check()
+            (_, actor, grant), self._paused = self._paused, None
+            return actor, asked.under(_capped(settings, grant.caps))
+        self._give_up("another model was asked instead of going on")
         self._attempt += 1
         named = self.agent.model if self.original.model is None else self.original.model
         name = usage.model_name(model, named if isinstance(named, str) else None)
@@ -197,6 +219,7 @@ class Dispatcher(Model):
                 request=request,
             ),
         )
+        self._asking = model, actor, grant
         try:
             return actor, asked.under(_capped(settings, grant.caps))
         except UserError as error:
