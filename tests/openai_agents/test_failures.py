@@ -160,6 +160,9 @@ class Failing(CountingModel):
         super().__init__("so far")
         self.error, self.waits, self.begins = error, waits, begins
 
+    def __repr__(self):
+        return f"{self.error!r}, waits={self.waits}, begins={self.begins}"
+
     async def _fail(self):
         if self.waits:
             await asyncio.sleep(0)
