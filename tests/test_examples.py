@@ -59,7 +59,7 @@ PROMISED = {
     ],
     "cancel": [
         r"cancelled: the user closed the tab",
-        r"llm-1 .* abandoned \(the user closed the tab\)",
+        r"llm-1 .* abandoned \(estimate\) \(the user closed the tab\)",
         r"stopped: acme: the run's limit of 0\.5 seconds is over",
         r"timed out",
         r"tenant:acme: \$0\.\d+ of \$1\.000000 spent, \$0\.000000 reserved",

@@ -13,7 +13,7 @@ from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerRefused
 from comptroller.ledger.book.journal import Origin, asked_by
 from comptroller.ledger.opening import open_ledger
 from comptroller.ledger.sqlite import open_sqlite, retention, schema
-from comptroller.ledger.sqlite.opened import OpenedFiles
+from comptroller.ledger.sqlite.opened import OpenedFiles, connect
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.upkeep import Upkeep
 from ledger.asking import (
@@ -213,11 +213,12 @@ async def test_nothing_goes_from_a_file_that_a_newer_version_has_taken_over(path
             await settled(ledger, f"k{number}")
     clock.advance(31 * DAY_MS)
     upkeep = Upkeep(path, Retention(timedelta(days=30)), clock)
-    upkeep._files = OpenedFiles(path)
+    upkeep._files, upkeep._sql = OpenedFiles(path), connect(path, 0)
     with closing(sqlite3.connect(path)) as newer:
         newer.execute(f"PRAGMA user_version = {schema.newest() + 1}")
     with pytest.raises(ComptrollerError, match="by another comptroller"):
         upkeep._work()
+    upkeep._sql.close()
     assert count(path, "reservations") == 3
 
 

@@ -23,12 +23,13 @@ class _Job(threading.Thread):
     """A daemon for one job: what blocks takes longer than starting a thread.
 
     Attributes:
-        loop: whose job it is.
+        loop: which one waits for it; None once it does not have to any more.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Any]) -> None:
         super().__init__(name="comptroller ledger", daemon=True)
-        self.loop, self._work = loop, work
+        self.loop: asyncio.AbstractEventLoop | None = loop
+        self._work = work
         self.done: Future[Any] = Future()
 
     def run(self) -> None:
@@ -37,8 +38,10 @@ class _Job(threading.Thread):
             try:
                 result = self._work()
             except Exception as error:  # noqa: BLE001 - it is for whoever waits
+                self.loop = None
                 self.done.set_exception(error)
             else:
+                self.loop = None
                 self.done.set_result(result)
             finally:
                 if not self.done.done():

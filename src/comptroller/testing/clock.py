@@ -69,6 +69,11 @@ class _Selector(selectors.DefaultSelector):
         return super().select(None if seconds == math.inf else seconds)
 
 
+_LOOK_AGAIN = 0.5
+"""Real seconds after which it is looked again whether anything real is awaited: a thread that was
+about to end wakes nobody."""
+
+
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop on virtual time (see the head of this module). It starts at 0."""
 
@@ -89,7 +94,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             self._now += timeout
             return []
         before = time.monotonic()
-        events = selector.wait(timeout)
+        events = selector.wait(min(timeout, _LOOK_AGAIN) if real else timeout)
         # with no timer to meet, time stands still unless something real is awaited
         self._now += min(time.monotonic() - before, timeout) if real else 0.0
         return events
