@@ -40,7 +40,7 @@ __all__ = ["Clock", "EmbeddedContract", "LedgerContract", "OperatorContract", "S
 
 
 class LedgerContract(BudgetLaws, ReplayLaws, LeaseLaws, RecordLaws):
-    """What every ledger keeps: the rules of `comptroller.Ledger` and of the Cycles protocol."""
+    """What every ledger keeps: the rules of `Ledger` and of the Cycles protocol."""
 
 
 class OperatorContract(LedgerContract, OperatorLaws):

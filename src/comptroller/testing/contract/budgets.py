@@ -34,7 +34,7 @@ class BudgetLaws(Given):
 
     @law
     async def test_it_has_the_members_of_a_ledger(self, ledger: Ledger) -> None:
-        """A ledger has every member of `comptroller.Ledger`, and says how it is to be treated."""
+        """A ledger has every member of `Ledger`, and says how it is to be treated."""
         assert [name for name in MEMBERS if not hasattr(ledger, name)] == []
         assert isinstance(ledger.name, str)
         assert ledger.request_timeout > 0
