@@ -19,7 +19,12 @@ from comptroller.money import tokens, usd
 from comptroller.runtime.receipts import CallReceipt, Receipt
 
 SURFACE = Path(__file__).parent / "data" / "public_surface.txt"
-MODULES = ("comptroller", "comptroller.cycles", "comptroller.testing")
+MODULES = (
+    "comptroller",
+    "comptroller.cycles",
+    "comptroller.testing",
+    "comptroller.testing.contract",
+)
 
 pytestmark = pytest.mark.alike
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from comptroller import Supervisor
     from comptroller.testing import Governing, PlannedLedger
 
+# a law that is broken shows the values that it compares
+pytest.register_assert_rewrite("comptroller.testing.contract")
+
 
 @pytest.fixture
 def ledger_budgets() -> "Mapping[str, Sequence[Amount]]":

@@ -1,17 +1,5 @@
-"""A clock that tests move."""
+"""A clock that tests move: that of the shipped contract."""
 
-import attrs
+from comptroller.testing.contract import Clock
 
-
-@attrs.define
-class Clock:
-    """Epoch milliseconds that stand still until a test advances them."""
-
-    start: int = 1_750_000_000_000
-    now: int = attrs.Factory(lambda self: self.start, takes_self=True)
-
-    def __call__(self):
-        return self.now
-
-    def advance(self, milliseconds):
-        self.now += milliseconds
+__all__ = ["Clock"]

@@ -20,14 +20,14 @@ class Served:
     """
 
     def __init__(self, remote, behind):
-        self.remote, self.behind = remote, behind
+        self._asked, self._behind = remote, behind
 
     def __getattr__(self, name):
         if name in ABOUT_A_RESERVATION:
-            return lambda *asked, tenant="acme", **more: getattr(self.remote, name)(
+            return lambda *asked, tenant="acme", **more: getattr(self._asked, name)(
                 *asked, tenant=tenant, **more
             )
-        return getattr(self.behind if name in OPERATORS else self.remote, name)
+        return getattr(self._behind if name in OPERATORS else self._asked, name)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@
 `governing`    a funded ledger in memory, governed runs on it (the pytest fixtures are made of it)
 `models`       models that answer, block, fail, or stream slowly, and count what they were asked
 `checks`       that a ledger holds no open reservation, and a loop no task; what was spent
+`contract`     what every ledger keeps, as a pytest suite for one of your own; imported by itself
 =============  =================================================================================
 """
 
