@@ -7,6 +7,8 @@ SDK has moved it, one sentence says what is missing, and which versions have it.
 import asyncio
 import copy
 import gc
+import inspect
+import sys
 from collections.abc import Callable
 from contextvars import Context, ContextVar
 from functools import cache, wraps
@@ -41,6 +43,8 @@ __all__ = [
     "close_owned_provider",
     "close_owned_provider_with",
     "close_stream",
+    "codex_options",
+    "codex_result",
     "compact_through",
     "get_default_agent_runner",
     "get_model",
@@ -59,6 +63,7 @@ _CLOSE_PROVIDER = "agents.run_internal.model_provider_lifecycle:_close_runner_ow
 _CLOSE_ITERATOR = "agents.run_internal.model_retry:_close_async_iterator_quietly"
 _GET_MODEL = "agents.run_internal.turn_preparation:get_model"
 _CLEANUP = "agents.result:RunResultStreaming._ensure_model_provider_cleanup_on_completion"
+_CODEX = "agents.extensions.experimental.codex.codex_tool"
 _PRIVATE = (_COERCE, _CLOSE_PROVIDER, _CLOSE_ITERATOR, _GET_MODEL, _CLEANUP)
 
 
@@ -167,6 +172,32 @@ def is_paused(model: Any, response: Any) -> bool:
     active = getattr(model, "_active_response", None)
     name = getattr(response, "response_id", None) or getattr(response, "id", None)
     return name is not None and getattr(active, "response_id", None) == name
+
+
+def codex_result(tool: Any, result: Any) -> tuple[bool, Any]:
+    """Whether `tool` runs Codex, and what Codex has told; None where it has not.
+
+    The SDK's extension is experimental, and nothing of it is imported for this.
+    """
+    loaded = sys.modules.get(_CODEX)
+    if isinstance(result, getattr(loaded, "CodexToolResult", ())):
+        return True, result
+    return getattr(tool, "_is_codex_tool", False) is True, None
+
+
+def codex_options(tool: Any) -> tuple[Any, Any]:
+    """The options of a Codex tool's threads, and those of its Codex; None where they are not known.
+
+    The SDK keeps both in the closure of the function that it invokes.
+    """
+    invoke = getattr(getattr(tool, "on_invoke_tool", None), "_invoke_tool_impl", None)
+    kept = inspect.getclosurevars(invoke).nonlocals if inspect.isfunction(invoke) else {}
+    options = kept.get("resolved_options")
+    of_client = getattr(getattr(options, "codex", None), "_options", None)
+    return (
+        kept.get("resolved_thread_options"),
+        of_client or getattr(options, "codex_options", None),
+    )
 
 
 async def close_stream(stream: Any) -> None:

@@ -31,6 +31,7 @@ from comptroller.runtime.call import Draft
 from comptroller.runtime.run import Run
 
 from .active import admit
+from .codex import UNTOLD, turn_of
 from .failures import described
 from .model import Dispatcher
 
@@ -105,8 +106,23 @@ class CallHooks(RunHooks[Any]):
         """What it cost is told."""
         running = self._running.pop((id(context), id(tool)), None)
         if running is not None:  # none: it was approved in an earlier run, and settled there
-            running.actor.tell(_end(running, result))
+            running.actor.tell(self._ended(running, result))
         await self._hand_on("on_tool_end", context, agent, tool, result)
+
+    def _ended(self, running: _Running, result: Any) -> Finished:
+        """How a tool's call ended. What Codex used in it is charged apart, unless the user's map
+        has a price for the tool.
+        """
+        end, asked = _end(running, result), running.actor.call.draft
+        turn = turn_of(running.tool, result, asked)
+        if turn is None:
+            return end
+        if asked.name in self._run.terms.policy.tools:
+            return attrs.evolve(end, usage=turn.used)
+        if not turn.told:
+            return attrs.evolve(end, problem=UNTOLD)
+        self._run.used(turn.draft, turn.used)
+        return end
 
     def _reserved_ahead(self, context: Any, tool: Tool) -> Actor | None:
         """The actor of a call that was asked for when the model requested it."""

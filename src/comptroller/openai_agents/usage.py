@@ -49,7 +49,7 @@ _TOKENS: dict[str, _Paths] = {
     "input": (("input_tokens",), ("prompt_tokens",)),
     "output": (("output_tokens",), ("completion_tokens",)),
     "total": (("total_tokens",),),
-    "cached": _both("cached_tokens"),
+    "cached": (*_both("cached_tokens"), ("cached_input_tokens",)),
     "cache_write": (*_both("cache_write_tokens"), *_both("cache_creation_tokens"),
                     ("cache_creation_input_tokens",)),
     "reasoning": _made("reasoning_tokens"),

@@ -2,9 +2,11 @@
 
 import logging
 
+import attrs
 from runcycles import Unit
 
-from comptroller.decide.pricing import PLAIN, PriceBook
+from comptroller.decide.estimates import DEFAULT_ESTIMATE, Estimated, LlmRequest, resolve_estimate
+from comptroller.decide.pricing import PLAIN, PriceBook, TokenCount
 from comptroller.decide.settlement import (
     Abandoned,
     Commit,
@@ -16,7 +18,7 @@ from comptroller.decide.settlement import (
 )
 from comptroller.money import checked
 
-from .call import Call, Terms
+from .call import Call, Kind, Terms
 
 log = logging.getLogger("comptroller")
 
@@ -34,6 +36,29 @@ _GUESSED = (
 _WARNED: set[tuple[str, str]] = set()
 """What this process has warned of, and for which model."""
 _MOST_WARNINGS = 1_000
+
+
+def estimated(kind: Kind, request: LlmRequest, terms: Terms) -> Estimated:
+    """What an LLM call reserves. What has happened already is charged whatever the strategy does.
+
+    Raises:
+        Exception: a call is about to begin, and the user's strategy failed.
+    """
+    try:
+        return resolve_estimate(terms.policy.llm_estimate, request, terms.prices)
+    except Exception:
+        if kind != "event":
+            raise
+        log.exception("llm_estimate failed for %s: the default is taken", request.model)
+        return Estimated(DEFAULT_ESTIMATE, "default")
+
+
+def charged(call: Call, terms: Terms, used: TokenCount | None) -> Call:
+    """The call of a model that nobody here was asked about, at what it has cost."""
+    decision = decided(call, terms, Finished(used), None)
+    if isinstance(decision, Release):
+        return call
+    return attrs.evolve(call, estimate=decision.actual, estimate_source=decision.source)
 
 
 def decided(call: Call, terms: Terms, end: End, streamed: int | None) -> Commit | Release:
@@ -57,7 +82,7 @@ def decided(call: Call, terms: Terms, end: End, streamed: int | None) -> Commit 
             end.reason if isinstance(end, Abandoned) else None,
             f"its price is not to be had ({type(error).__name__})",
         )
-    if _lacks_price(end, decision):
+    if spent.model is not None and _lacks_price(end, decision):
         _warn_of(_UNPRICED, call.draft.name)
     elif _is_guess(terms, spent, decision):
         _warn_of(_GUESSED, call.draft.name)
@@ -102,7 +127,12 @@ def _teach(call: Call, terms: Terms, decision: Commit | Release) -> None:
     """A strategy that learns is told what was really used; an estimate would confirm itself."""
     learn = getattr(terms.policy.llm_estimate, "learn", None)
     request = call.draft.request
-    if learn is None or request is None or not isinstance(decision, Commit):
+    if (
+        learn is None
+        or request is None
+        or call.draft.kind != "llm"
+        or not isinstance(decision, Commit)
+    ):
         return
     if decision.source in ("usage", "reported"):
         learn(request.agent, request.model, decision.actual)

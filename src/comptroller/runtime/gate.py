@@ -45,9 +45,9 @@ class Gate:
         if self._steps_left is not None:
             self._steps_left -= 1
 
-    def happened(self, event: Call) -> None:
+    def happened(self, event: CallReceipt) -> None:
         """Something that nobody was asked about: what it cost is spent."""
-        self._tally.spend[Unit(event.estimate.unit)] += event.estimate.amount
+        self._spent(event)
 
     def granted(self, call: Call, grant: Grant) -> None:
         """The caps of the latest LLM grant bind what follows it."""
@@ -62,6 +62,9 @@ class Gate:
     def ended(self, line: CallReceipt) -> None:
         """The call is over: what it really cost counts in place of what it had reserved."""
         self._tally.spend[Unit(line.reserved.unit)] -= line.reserved.amount
+        self._spent(line)
+
+    def _spent(self, line: CallReceipt) -> None:
         if line.actual is not None:
             self._tally.spend[Unit(line.actual.unit)] += line.actual.amount
         if line.tokens is not None:

@@ -18,10 +18,10 @@ import anyio
 import attrs
 from runcycles import Action, Amount, Subject, Unit
 
-from comptroller.decide.estimates import resolve_estimate
 from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.limits import Breach
 from comptroller.decide.names import carried, fitted
+from comptroller.decide.pricing import TokenCount
 from comptroller.decide.settlement import Abandoned, NeverBegan
 from comptroller.errors import CallDenied, ComptrollerError, LimitReached, RunCancelled, again
 from comptroller.money import amount
@@ -30,6 +30,7 @@ from comptroller.policy import Limits
 from .actor import Actor
 from .call import Answer, Call, Draft, Grant, Terms
 from .check import check
+from .deciding import charged, estimated
 from .denials import explained, from_breach
 from .event import Recorder
 from .gate import Gate
@@ -125,8 +126,17 @@ class Run:
         if self.terms.policy.dry_run:
             return
         estimate = amount(self._llm_unit, 0) if cost is None else cost
-        call = self._call(draft, kind, estimate, "estimate", metadata)
-        recorder = Recorder(call, self.terms, self._reported)
+        self._record(self._call(draft, kind, estimate, "estimate", metadata))
+
+    def used(self, draft: Draft, tokens: TokenCount | None) -> None:
+        """Record what a model has used that nobody here was asked about; None: it did not say.
+
+        It is charged as an LLM call of the run is that cannot be reserved any more.
+        """
+        self._record(charged(self._identify(draft), self.terms, tokens), tokens)
+
+    def _record(self, call: Call, tokens: TokenCount | None = None) -> None:
+        recorder = Recorder(call, self.terms, self._reported, tokens)
         try:
             self.terms.home.call(self._note, recorder)
         except HomeClosed:
@@ -180,7 +190,7 @@ class Run:
         """The call with its estimate, as policy has it."""
         policy, metadata = self.terms.policy, {"attempt": str(draft.attempt)}
         if draft.request is not None:
-            found = resolve_estimate(policy.llm_estimate, draft.request, self.terms.prices)
+            found = estimated(draft.kind, draft.request, self.terms)
             call = self._call(draft, "llm.completion", found.amount, found.source, metadata)
             return attrs.evolve(call, assumed_output=found.output)
         cost = policy.tools.cost(draft.name)
@@ -240,7 +250,7 @@ class Run:
         if self.closed:
             self._missed(recorder)
         else:
-            self._gate.happened(recorder.call)
+            self._gate.happened(recorder.line)
             self._book.put(recorder.line)
             self._start(recorder)
 

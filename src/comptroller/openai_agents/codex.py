@@ -1,0 +1,57 @@
+"""The SDK's Codex tool: an agent in a process of its own, whose model nobody here is asked for.
+
+What it used is known when it comes back: that is charged then, at the price of its model.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+
+from comptroller.decide.estimates import CHARACTERS_PER_TOKEN, LlmRequest
+from comptroller.decide.pricing import Billing, TokenCount
+from comptroller.runtime.call import Draft
+
+from .compat import codex_options, codex_result
+from .usage import token_count, told
+
+UNTOLD = "it came back without saying what its model used: that is not charged"
+
+_DEFAULT = "codex:default"
+"""The model of a thread whose options name none: Codex's own settings do. It has no known price."""
+
+
+@attrs.frozen
+class Turn:
+    """What came back of a Codex tool.
+
+    Attributes:
+        draft: its model's part of the tool's call.
+        used: its tokens, None where it did not say.
+        told: whether it ran to its end, and that reached us.
+    """
+
+    draft: Draft
+    used: TokenCount | None
+    told: bool
+
+
+def turn_of(tool: Any, result: Any, asked: Draft) -> Turn | None:
+    """What Codex did in the call `asked` of `tool`; None where that does not run Codex."""
+    is_codex, answer = codex_result(tool, result)
+    if not is_codex:
+        return None
+    thread, client = codex_options(tool)
+    model = told(thread, "model")
+    name = f"openai:{model}" if isinstance(model, str) and model else _DEFAULT
+    url = told(client, "base_url")
+    used = token_count(told(answer, "usage"))
+    request = LlmRequest(
+        model=name,
+        agent=asked.agent,
+        input_characters=used.input * CHARACTERS_PER_TOKEN if used else 0,
+        max_tokens=used.output if used else None,
+        billing=Billing(url=url if isinstance(url, str) else None, at=datetime.now(UTC)),
+    )
+    draft = attrs.evolve(asked, kind="event", name=name, request=request, tells_model=False)
+    return Turn(draft, used, answer is not None)
