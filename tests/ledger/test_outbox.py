@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import anyio
 import anyio.lowlevel
 import attrs
+import httpx
 import pytest
 from runcycles import Action, CommitRequest, EventCreateRequest, Subject
 
@@ -73,6 +74,8 @@ class Books:
     async def reservation(self, reservation_id, *, tenant=None):
         await self._take(("reservation", reservation_id, tenant))
         return SimpleNamespace(is_released=lambda: self.released)
+
+    rest = 0.0
 
     def try_now(self):
         """It is always asked."""
@@ -276,6 +279,55 @@ async def test_draining_does_not_wait_for_what_may_not_be_sent_in_time(root):
         began = anyio.current_time()
         assert await outbox.drain(60) == 1
         assert anyio.current_time() - began < 1
+
+
+async def test_what_lies_there_costs_nothing_while_its_ledger_is_not_asked(root):
+    """However many charges wait for a ledger that gives no answer, a lane tries one now and then;
+    and all of them are sent when it is back.
+    """
+    for number in range(300):
+        Shelf(root, ADDRESS).put(Entry.of(owed(f"rsv_{number}"), ADDRESS))
+    tried, down = [], True
+
+    def answer(request):
+        tried.append(anyio.current_time())
+        if down:
+            raise httpx.ConnectError("refused")
+        unit = {"unit": "TOKENS", "amount": 30}
+        return httpx.Response(200, json={"status": "COMMITTED", "charged": unit})
+
+    settings = {"api_key": "k", "transport": httpx.MockTransport(answer), "outbox": root}
+    async with open_cycles(ADDRESS, **settings, drain_timeout=0.0) as ledger:
+        taken = counted(ledger.outbox._parcels)
+        await ledger.outbox.found()
+        assert await ledger.drain(3600) == 300
+        assert len(tried) > 100  # it is asked all the time
+        assert len(taken) < LANES * (len(tried) + 2)
+        down = False
+        assert await ledger.drain(60) == 0
+
+
+def counted(parcels):
+    """What is taken in hand from now on."""
+    taken, take = [], parcels.next
+
+    async def next_one():
+        taken.append(parcel := await take())
+        return parcel
+
+    parcels.next = next_one
+    return taken
+
+
+async def test_a_drain_does_not_wait_for_a_ledger_that_is_not_asked_in_time(root):
+    books = Books()
+    async with opened(books, root) as outbox:
+        outbox.keep(owed())
+        books.rest = 30.0
+        began = anyio.current_time()
+        assert await outbox.drain(10) == 1
+        assert anyio.current_time() - began < 1
+        books.rest = 0.0
 
 
 async def test_a_home_is_found_wherever_the_program_was_started(tmp_path, monkeypatch):

@@ -260,6 +260,11 @@ class CyclesLedger:
         self.try_now()
         self._caution.ask_again(scope)
 
+    @property
+    def rest(self) -> float:
+        """Seconds for which nothing is sent, since the last requests had no answer; 0: send."""
+        return self._caution.rest
+
     def try_now(self) -> None:
         """Send the next request, even if the last ones had no answer."""
         self._caution.try_now()

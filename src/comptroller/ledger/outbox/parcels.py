@@ -90,7 +90,7 @@ class Parcels:
         return len(self._all)
 
     def __iter__(self) -> Iterator[Parcel]:
-        return iter(tuple(self._all.values()))
+        return iter(self._all.values())
 
     def __contains__(self, key: str) -> bool:
         return key in self._all

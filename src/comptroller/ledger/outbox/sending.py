@@ -4,7 +4,8 @@ The laws kept here (settlement, "Durability"):
 
 - A charge is on disk before the first request for it leaves the process.
 - It is forgotten on a success that validates, and set aside on a rejection that is understood;
-  else it is sent again, under the same key, when the ledger wants to be asked.
+  else it is sent again, under the same key, when the ledger wants to be asked. While a ledger that
+  gives no answer is not asked, nothing is taken in hand: however much there is, it costs nothing.
 - That a lease is over is on disk before the event is sent in place of the commit.
 - What other processes left behind is found when a ledger is opened. Several may send the same
   entry at once: they have one key, and it is charged once.
@@ -33,7 +34,7 @@ from comptroller.ledger.interface import Owed, Tells, after_finalized
 
 from .clerk import Clerk
 from .entries import Entry
-from .parcels import Parcel, Parcels
+from .parcels import Parcel, Parcels, Signal
 from .shelf import Shelf
 
 log = logging.getLogger("comptroller.ledger")
@@ -59,6 +60,10 @@ class Settles(Tells, Protocol):
     async def record(self, request: EventCreateRequest, *, tenant: str | None = None) -> Any:
         """As `Ledger.record`."""
 
+    @property
+    def rest(self) -> float:
+        """Seconds for which nothing is sent, since the last requests had no answer; 0: send."""
+
     def try_now(self) -> None:
         """What is sent next goes out, even if the last requests had no answer."""
 
@@ -80,6 +85,7 @@ class DiskOutbox:
         self._unread: int | None = None  # files that may be owed; None: how many is not known
         self._hidden_by: OSError | None = None
         self._looking = anyio.Lock()
+        self._hastened = Signal()
         self._over: set[str] = set()  # the keys of what ended while somebody looks
         self._life = anyio.CancelScope(shield=True)
         self._home: TaskGroup
@@ -129,6 +135,7 @@ class DiskOutbox:
                 parcel.failures = 0
                 if parcel.allowed < parcel.due:
                     self._parcels.put_off(parcel, parcel.allowed)
+        self._hastened.notify()
 
     @property
     def unread(self) -> bool:
@@ -210,7 +217,7 @@ class DiskOutbox:
         try:
             with anyio.CancelScope(shield=True):
                 left = await self.drain(self._patience)
-                lost = [parcel for parcel in self._parcels if not await self._is_safe(parcel)]
+                lost = [each for each in tuple(self._parcels) if not await self._is_safe(each)]
             for parcel in lost:
                 entry = parcel.entry
                 log.error("what %s cost is lost: %s", entry.key, entry.record().to_json())
@@ -243,6 +250,7 @@ class DiskOutbox:
     @uninterrupted
     async def _send(self) -> None:
         while True:
+            await self._until_asked()
             parcel = await self._parcels.next()
             try:
                 due = await self._attempt(parcel)
@@ -250,6 +258,12 @@ class DiskOutbox:
                 parcel.in_hand = False
             if due is not None:
                 self._parcels.put_off(parcel, due)
+
+    async def _until_asked(self) -> None:
+        """Wait while the ledger is left alone; one of the requests after that is let through."""
+        while (rest := self._ledger.rest) > 0:
+            with anyio.move_on_after(rest):
+                await self._hastened.wait()
 
     async def _attempt(self, parcel: Parcel) -> float | None:
         """When it is to be sent again; None where that is over."""
@@ -295,7 +309,8 @@ class DiskOutbox:
 
     def _is_drained(self, deadline: float) -> bool:
         """Whether nothing can be found or accepted any more before `deadline`."""
-        return self._loaded and not any(_can(parcel, deadline) for parcel in self._parcels)
+        asked = anyio.current_time() + self._ledger.rest
+        return self._loaded and not any(_can(each, asked, deadline) for each in self._parcels)
 
     def _forget(self, key: str) -> Parcel | None:
         if self._looking.locked():
@@ -324,9 +339,9 @@ def _nothing() -> None:
     """Done when all that the clerk was given before is."""
 
 
-def _can(parcel: Parcel, deadline: float) -> bool:
-    """Whether it may still be accepted before `deadline`."""
-    return parcel.in_hand or parcel.due is None or parcel.due < deadline
+def _can(parcel: Parcel, asked: float, deadline: float) -> bool:
+    """Whether it may still be accepted before `deadline` by a ledger that is asked from `asked`."""
+    return parcel.in_hand or parcel.due is None or max(parcel.due, asked) < deadline
 
 
 def _later(parcel: Parcel, at_least: float = 0.0) -> float:
