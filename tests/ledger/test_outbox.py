@@ -326,7 +326,7 @@ async def test_a_drain_does_not_wait_for_a_ledger_that_is_not_asked_in_time(root
         books.rest = 30.0
         began = anyio.current_time()
         assert await outbox.drain(10) == 1
-        assert anyio.current_time() == began
+        assert anyio.current_time() - began < 1
         books.rest = 0.0
 
 
