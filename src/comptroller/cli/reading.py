@@ -81,7 +81,7 @@ def ledger(address: str | None, key_variable: str | None, *, create: bool = Fals
         ValueError: the variable is not set, or what `default_settings` raises.
         ComptrollerError: the file is not there.
     """
-    settings = default_settings() if address is None else DefaultLedger(address)
+    settings = meant(address)
     if re.match("https?:", settings.url, re.IGNORECASE) and (address or key_variable):
         settings = attrs.evolve(
             settings, api_key=_key(key_variable or _KEY, checked_address(settings.url))
@@ -95,6 +95,11 @@ def ledger(address: str | None, key_variable: str | None, *, create: bool = Fals
                 f" comptroller budget set tenant:acme 10usd{option}"
             )
     return settings
+
+
+def meant(address: str | None) -> DefaultLedger:
+    """The ledger of an address, or the environment's."""
+    return default_settings() if address is None else DefaultLedger(address)
 
 
 def _key(variable: str, url: str) -> str:
@@ -164,5 +169,17 @@ def _said(error: BaseException) -> str:
 def _agents_in(module: ModuleType) -> str:
     names = [name for name, _ in inspect.getmembers(module, lambda value: isinstance(value, Agent))]
     if not names:
-        return f"no agent stands in {module.__name__}"
+        return f"no agent stands in {module.__name__}; {_functions_in(module)}"
     return f"write {' or '.join(f'{module.__name__}:{name}' for name in names)}"
+
+
+def _functions_in(module: ModuleType) -> str:
+    """What of the module's own might make one."""
+    names = [
+        name
+        for name, value in inspect.getmembers(module, inspect.isfunction)
+        if value.__module__ == module.__name__ and not name.startswith("_")
+    ]
+    if not names:
+        return "nor does a function"
+    return f"it has: {', '.join(f'{name} (a function)' for name in names)}"

@@ -29,6 +29,7 @@ from comptroller.ledger.sqlite import SqliteKeys, SqliteLedger, SqliteWebhooks, 
 _MEMORY, _FILE = "memory:", "sqlite:"
 _SERVER = re.compile("https?(:|//)|(?!sqlite:)[a-z+]*://", re.IGNORECASE)
 """What is meant as a server's address, rightly written or not."""
+_OTHER = re.compile("(?!https?:)[a-z+]*://", re.IGNORECASE)
 _PLACE = re.compile(r"[\w.-]+:\d+")
 """`host:port`, which would be a fine name of a file, and never is meant as one."""
 _logger = logging.getLogger("comptroller.ledger")
@@ -130,6 +131,12 @@ def _must_be_its_operators(
     on_alert: OnAlert | None,
     retention: timedelta | None,
 ) -> None:
+    if _OTHER.match(url):
+        raise ValueError(
+            f"{url!r} is no kind of ledger that is opened here: write a path such as ledger.db,"
+            ' "memory:", or the address of a Cycles server such as http://localhost:7878; one'
+            " of your own is given as ledger=, to governed_run or open_supervisor"
+        )
     if any(given is not None for given in (default_budget, on_alert, retention)):
         theirs = "default_budget, on_alert and retention are for its operator"
         raise ValueError(f"{url!r} is a server: {theirs}")
