@@ -9,6 +9,7 @@ leaves ends the run: it is cancelled, settled, and charged for what was said unt
 """
 
 import json
+import logging
 import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -23,7 +24,16 @@ from agents import Agent
 from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from comptroller import BudgetNotFound, CallDenied, LimitReached, Limits, open_supervisor, usd
+from comptroller import (
+    BudgetExceeded,
+    BudgetNotFound,
+    CallDenied,
+    ComptrollerError,
+    LimitReached,
+    Limits,
+    open_supervisor,
+    usd,
+)
 
 STORY = "Once upon a time a ledger and a language model shared a house by the lake. " * 3
 support = Agent(
@@ -33,6 +43,7 @@ support = Agent(
 )
 limits = Limits(seconds=120, llm_calls=20)  # of one request
 TEXT = "response.output_text.delta"
+log = logging.getLogger("backend")
 
 
 @asynccontextmanager
@@ -46,12 +57,24 @@ app = FastAPI(lifespan=lifespan)
 Tenant = Annotated[str, Header(alias="X-Tenant")]  # in earnest it comes from who has logged in
 
 
-@app.exception_handler(BudgetNotFound)
-@app.exception_handler(CallDenied)
-async def denied(request: Request, denial: Exception) -> JSONResponse:
-    del request
-    status = 429 if isinstance(denial, LimitReached) else 402
-    return JSONResponse({"detail": str(denial)}, status)
+@app.exception_handler(ComptrollerError)
+async def refused(request: Request, error: ComptrollerError) -> JSONResponse:
+    """The customer reads `error.public`; what is in `error` itself is for who runs this."""
+    log.warning("%s %s: %s", request.method, request.url.path, error)
+    return JSONResponse({"detail": error.public, "code": code(error)}, status(error))
+
+
+def status(error: ComptrollerError) -> int:
+    if isinstance(error, LimitReached):
+        return 429
+    if isinstance(error, (BudgetExceeded, BudgetNotFound)):
+        return 402
+    return 503  # the ledger is away, or set up wrongly (UnitMismatch)
+
+
+def code(error: ComptrollerError) -> str:
+    """For programs: BUDGET_EXCEEDED, BUDGET_FROZEN, LIMIT_REACHED, ..."""
+    return getattr(error, "reason_code", None) or getattr(error, "error_code", None) or "REFUSED"
 
 
 @app.get("/ask")
@@ -80,12 +103,17 @@ async def server_sent(question: str, tenant: str) -> AsyncGenerator[str]:
         except CallDenied as denial:
             if not begun:
                 raise
-            yield f"event: denied\ndata: {json.dumps(str(denial))}\n\n"
+            log.warning("stream: %s", denial)
+            yield f"event: denied\ndata: {json.dumps(denial.public)}\n\n"
 
 
 class Resumed:
-    """Events of which the first has come. It is no generator around theirs: where nobody holds
-    them any more, Python may close both at once, and one cannot close the other then.
+    """Events of which the first has come, in one iterator with the rest.
+
+    Needed only because `stream` reads the first one itself, so that a denial can still be a status.
+    Without that, `StreamingResponse(server_sent(question, tenant))` does. It is no generator around
+    theirs: where nobody holds them any more, Python may close both at once, and one cannot close
+    the other then.
     """
 
     def __init__(self, first: str, rest: AsyncIterator[str]) -> None:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from runcycles import Amount, Caps
+from runcycles import Amount, Caps, Unit
 
 from comptroller.decide.funding import Funding
 
@@ -57,7 +57,7 @@ class Steps(ABC):
                 caps=Caps(**budget["caps"]) if "caps" in budget else None,
             )
             if budget.get("frozen"):
-                await self.ledger.freeze(budget["scope"])
+                await self.ledger.freeze(budget["scope"], Unit(budget["unit"]))
         for step in self.case["steps"]:
             if "sleep_ms" in step:
                 self.clock.advance(step["sleep_ms"])
@@ -71,7 +71,8 @@ class Steps(ABC):
             amount = Amount(unit=step["unit"], amount=step["amount"])
             await self.ledger.fund(step["scope"], amount, operation=Funding[step["operation"]])
         else:
-            await getattr(self.ledger, step["operator"])(step["scope"])
+            unit = Unit(step["unit"]) if "unit" in step else None
+            await getattr(self.ledger, step["operator"])(step["scope"], unit)
 
     def skips(self, step):
         """Whether a request cannot be made in this way."""

@@ -77,7 +77,7 @@ PROMISED = {
     ],
     "fastapi_backend": [
         r'acme asks: 200 \{"answer":"Once upon a time',
-        r'globex asks: 402 \{"detail":"globex: \$',
+        r'globex asks: 402 \{"detail":"What is left of the budget does not cover',
         r'acme listens: 200 data: "Once ", and leaves',
         r"-- completed: run \w+ of acme: charged \$0\.000256",
         r"-- denied: run \w+ of globex: charged nothing",
@@ -86,6 +86,9 @@ PROMISED = {
     ],
 }
 """Lines that each one prints, in this order."""
+
+SAID = {"fastapi_backend": r"GET /ask: globex: \$0\.00\d+ requested for gpt-4\.1-mini .*\n"}
+"""What they write to stderr; the others are silent there."""
 
 OPTIONS = {"fastapi_backend": ["--try"]}
 OF_THE_E2E_TESTS = {"local_model"}
@@ -108,7 +111,8 @@ def run(tmp_path):
             env={**os.environ, **own, **settings},
             stdin=subprocess.DEVNULL,
         )
-        assert (code, err) == (0, "")
+        assert code == 0
+        assert re.fullmatch(SAID.get(name, ""), err)
         assert [left for left in place.rglob("*") if left.is_file()] == []
         return out
 

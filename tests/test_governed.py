@@ -444,3 +444,20 @@ async def test_tools_of_both_units_are_charged_where_they_belong():
         ) as run:  # fmt: skip
             await run("go")
         assert await spent(ledger, "acme") == {Unit.TOKENS: 30, Unit.RISK_POINTS: 3}
+
+
+def test_half_a_ledger_is_refused_with_what_it_lacks():
+    """A ledger of one's own is looked at when it is given, not by the first call of a run."""
+
+    class Half:
+        name = "mine"
+
+        async def reserve(self, request, *, tenant=None):
+            raise AssertionError("it was used")
+
+    for give in (
+        lambda: governed_run(None, "acme", ledger=Half()),
+        lambda: open_supervisor(ledger=Half()),
+    ):
+        with pytest.raises(TypeError, match=r"ledger=Half.* lacks request_timeout, .*reservation"):
+            give()

@@ -14,7 +14,7 @@ from agents import Agent, Runner, function_tool
 from runcycles import Unit
 
 import children
-from comptroller import RunCancelled, governed_run, open_supervisor
+from comptroller import Cancelled, RunCancelled, governed_run, open_supervisor
 from comptroller.decide.lifecycle import Outcome
 from comptroller.ledger.embedded import wall_clock
 from comptroller.ledger.memory import MemoryLedger
@@ -465,17 +465,33 @@ def test_an_open_reservation_would_be_seen(runner):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_a_supervisor_that_another_task_leaves_says_what_to_do(runner):
-    """As the cells of a notebook would: what ran in it is settled before it says so."""
+def test_a_signal_reaches_the_runs_of_a_supervisor_whose_task_has_ended(runner):
+    """Its body has no task any more that could be cancelled, and nobody tries for ever."""
+
+    async def main():
+        program = await Program().open()
+        scope = open_supervisor(ledger=program.ledger, policy=policy())
+        supervisor = await asyncio.create_task(scope.__aenter__())
+        started = supervisor.start(Agent("A", model=BlockedModel()), "go", tenant="acme")
+        await asyncio.sleep(0)
+        scope._signals._stop()
+        assert isinstance(await started.outcome(), Cancelled)
+        assert not scope._signals.body.cancel_called
+        await asyncio.create_task(scope.__aexit__(None, None, None))
+        await nothing_is_left()
+
+    runner.run(main())
+
+
+def test_a_supervisor_may_be_left_by_another_task(runner):
+    """As the cells of a notebook do, and the fixtures of pytest-asyncio."""
 
     async def cells():
         program = await Program().open()
         scope = open_supervisor(ledger=program.ledger, policy=policy())
         supervisor = await asyncio.create_task(scope.__aenter__())
         started = supervisor.start(Agent("A", model=CountingModel()), "go", tenant="acme")
-        with pytest.raises(RuntimeError, match=r"in a notebook: in one cell") as error:
-            await asyncio.create_task(scope.__aexit__(None, None, None))
-        assert "\n" not in str(error.value)
+        await asyncio.create_task(scope.__aexit__(None, None, None))
         assert started.status == "completed"
         await assert_settled(program.ledger)
         await nothing_is_left()

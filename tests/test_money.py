@@ -2,6 +2,7 @@
 
 import decimal
 import math
+import pickle
 import string
 from decimal import Decimal
 from fractions import Fraction
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runcycles import Amount, Unit
 
+from comptroller import CallReceipt, Receipt, open_ledger
+from comptroller.ledger.book.usage import Usage
 from comptroller.money import MOST, amount, formatted, risk_points, show, tokens, usd
 
 DOLLARS = st.decimals(min_value=0, max_value=10**9, allow_nan=False, allow_infinity=False)
@@ -152,3 +155,31 @@ def test_a_shown_amount_of_money_loses_nothing(count):
     assert Fraction(text) * 10**8 == count
     assert len(text.partition(".")[2]) >= 2
     assert set(text) <= set(string.digits + "-.")
+
+
+def test_sums_and_what_holds_amounts_are_read_by_people():
+    """`str` of whatever holds an amount is what a person would write, never an enum's repr."""
+    charged = CallReceipt(
+        id="llm-1", episode="1", kind="llm.completion", agent="A", name="m",
+        reserved=usd("0.05"), charged=usd("0.01416"),
+    )  # fmt: skip
+    receipt = Receipt(run_id="r", tenant="acme", calls=(charged,))
+    assert str(receipt.charged) == "$0.01416"
+    assert receipt.charged == {Unit.USD_MICROCENTS: 1_416_000}
+    assert str(receipt.by_agent["A"]) == str(receipt.by_model["m"]) == "$0.01416"
+    assert receipt.cost == Decimal("0.01416")
+    assert str(Receipt(run_id="r", tenant="acme").charged) == "nothing"
+    assert Receipt(run_id="r", tenant="acme").cost == 0
+    assert pickle.loads(pickle.dumps(receipt.charged)) == receipt.charged
+    assert str(Usage({"agent": "A", "tool": ""}, Unit.TOKENS, calls=1, charged=5)) == (
+        "agent A, tool -: 5 tokens charged, 1 call"
+    )
+
+
+@pytest.mark.anyio
+async def test_a_budget_is_read_by_people():
+    async with open_ledger("memory:") as ledger:
+        await ledger.set_budget("tenant:acme", usd("10"), per="day")
+        [budget] = await ledger.budgets()
+    assert str(budget) == "tenant:acme: $10.00 left of $10.00 each day (UTC)"
+    assert show(budget.remaining) == "$10.00"

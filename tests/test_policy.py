@@ -10,7 +10,7 @@ import attrs
 import pytest
 from runcycles import Amount, CommitOveragePolicy, Unit
 
-from comptroller import cycles
+from comptroller import PriceBook, cycles
 from comptroller.money import MOST, risk_points, tokens, usd
 from comptroller.policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap
 
@@ -81,6 +81,12 @@ def test_settings_travel_to_other_processes():
         ),
         ("tools", {"search": True}, TypeError, "['search']: True is not a whole number"),
         ("tools", {"search": -1}, ValueError, "['search']: -1: the least is 0"),
+        ("prices", 7, TypeError, "7 is not a price book: write"),
+        ("prices", PriceBook, TypeError, "PriceBook is a class: write PriceBook()"),
+        ("prices", {"m": 2.5}, TypeError, "['m']: 2.5 is not a price: write a model's name"),
+        ("prices", {"m": "gpt-4i"}, ValueError, "['m']: no price is known for 'gpt-4i': write"),
+        ("heartbeat_max_age_ms", 0, ValueError, "0: the least is 1"),
+        ("heartbeat_max_extensions", "2", TypeError, "'2' is not a whole number: write an int"),
         ("on_tool_denied", "ignore", ValueError, "'ignore': write 'stop' or 'tell_model'"),
         ("on_abandoned", None, ValueError, "None: write 'charge' or 'release'"),
         ("on_abandoned", ["charge"], ValueError, "['charge']: write 'charge' or 'release'"),
@@ -123,7 +129,38 @@ def test_what_is_right_is_kept():
     assert Policy(tools={"search": 5}).tools.cost("search").estimate == risk_points(5)
 
 
+def test_every_field_of_a_policy_refuses_what_it_cannot_be():
+    """A wrong setting fails where it is written, whichever it is, not in the first run."""
+    for field in attrs.fields(Policy):
+        with pytest.raises((TypeError, ValueError), match=f"^{field.name}"):
+            Policy(**{field.name: object()})
+
+
 class TestToolEstimates:
+    @pytest.mark.parametrize(
+        "mapping",
+        [
+            {},
+            {"pay": usd(1)},
+            {"pay": usd(1), "mail": tokens(5)},
+            {"pay": ToolEstimateConfig(usd(1))},
+            {"pay": ToolEstimateConfig(5, unit=Unit.CREDITS)},
+        ],
+    )
+    def test_a_mapping_of_amounts_invents_no_unit_of_its_own(self, mapping):
+        """An unlisted tool is free there: a default in points asks for a budget nobody named."""
+        assert Policy(tools=mapping).tools.is_zero_estimate("any")
+        assert ToolEstimateMap(mapping).cost("any").estimate == risk_points(1)
+        assert cycles.CyclesRunHooks(
+            tenant="acme", client=object(), tool_estimates=mapping
+        )._policy.tools.cost("any").estimate == risk_points(1)
+
+    @pytest.mark.parametrize(
+        "mapping", [{"pay": 5}, {"pay": usd(1), "mail": 5}, {"pay": ToolEstimateConfig(5)}]
+    )
+    def test_a_mapping_with_bare_numbers_has_a_default_in_their_unit(self, mapping):
+        assert Policy(tools=mapping).tools.cost("any").estimate == risk_points(1)
+
     def test_a_tool_costs_what_the_map_says_or_the_default(self):
         costs = ToolEstimateMap({"search": 5, "mail": usd("0.01"), "free": 0}, default_estimate=2)
         amounts = [costs.cost(name).estimate for name in ("search", "mail", "free", "other")]

@@ -9,12 +9,16 @@ import asyncio
 import contextlib
 import itertools
 import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 
 import anyio
 import pytest
 from agents import Agent, function_tool
 from agents.testing import function_call
 
+from children import Python
 from comptroller import governed_run, open_ledger, open_supervisor, risk_points, tokens
 from comptroller.testing import BlockedModel, CountingModel
 from plays import policy
@@ -126,3 +130,21 @@ def test_it_ends_the_program_and_nothing_stays_reserved(tmp_path, host, act, rai
         rows = looking.execute("SELECT status, charged FROM reservations").fetchall()
     assert len(rows) >= (1 if act is governed else 3)
     assert {status for status, _ in rows} <= {"COMMITTED", "RELEASED"}
+
+
+@pytest.mark.parametrize("tool", ["thread", "loop"])
+@pytest.mark.parametrize(("error", "code"), [("exit", 7), ("interrupt", -2)])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_no_thread_of_ours_keeps_a_process_that_a_tool_has_ended(
+    tmp_path, backend, error, code, tool
+):
+    """Asyncio leaves its loop at once, and nobody tells a thread that waits for work to stop."""
+    program = str(Path(__file__).with_name("leaving.py"))
+    with Python(
+        [sys.executable, program, "ledger.db", backend, error, tool],
+        cwd=tmp_path, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        try:
+            assert process.wait(30) == code
+        finally:
+            process.kill()

@@ -16,6 +16,7 @@ LONG_SLEEP = 0.2  # seconds
 
 DETACHED_TASKS: dict[str, str] = {  # file under src/comptroller: why it may start a bare task
     "host.py": "a scope that frameworks leave in another task than they entered it; its exit waits",
+    "trio_loop.py": "the loop of a whole trio program: trio ends it with the program's main task",
 }
 
 

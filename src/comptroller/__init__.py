@@ -19,7 +19,7 @@ the actor reserves and answers; the SDK goes on, and what it tells later the act
 
 from .decide.estimates import Fixed, Learned, WorstCase
 from .decide.lifecycle import Outcome
-from .decide.pricing import Price, PriceBook, TokenCount
+from .decide.pricing import Billing, Price, PriceBook, TokenCount
 from .decide.terms import BudgetTerms
 from .errors import (
     BudgetExceeded,
@@ -38,7 +38,7 @@ from .errors import (
 from .governed import governed_run
 from .ledger.client import as_client
 from .ledger.opening import open_ledger
-from .money import risk_points, tokens, usd
+from .money import risk_points, show, tokens, usd
 from .policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap
 from .runtime.hub import Statistics
 from .runtime.outcomes import Cancelled, Completed, Denied, Failed
@@ -47,6 +47,7 @@ from .scope import GovernedRun, GovernedStream
 from .supervision import StartedRun, Supervisor, open_supervisor
 
 __all__ = [
+    "Billing",
     "BudgetExceeded",
     "BudgetNotFound",
     "BudgetTerms",
@@ -87,6 +88,7 @@ __all__ = [
     "open_ledger",
     "open_supervisor",
     "risk_points",
+    "show",
     "tokens",
     "usd",
 ]

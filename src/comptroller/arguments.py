@@ -40,10 +40,14 @@ def must_return_at_once(name: str, given: Callable[..., object], hint: str) -> N
 
 
 def at_home(given: str | os.PathLike[str], wrong: str) -> Path:
-    """The path that a person means: `~` is a home. Raise `ValueError` where it is nobody's."""
+    """The path that a person means now, wherever the process goes later: `~` is a home.
+
+    Raises:
+        ValueError: it is nobody's, or the directory that it is relative to is gone.
+    """
     try:
-        return Path(given).expanduser()
-    except RuntimeError as error:
+        return Path(given).expanduser().absolute()
+    except (RuntimeError, FileNotFoundError) as error:
         raise ValueError(f"{os.fspath(given)!r} {wrong}: {error}") from None
 
 

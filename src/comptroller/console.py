@@ -190,7 +190,7 @@ def _cells(call: CallReceipt) -> list[str | Text]:
         show(call.reserved) if call.reserved.amount else "-",
         charged,
         f"{call.tokens.input:,}+{call.tokens.output:,}" if call.tokens else "-",
-        Text(call.outcome, STYLES.get(call.outcome, "")),
+        Text(call.ending, STYLES.get(call.outcome, "")),
     ]
 
 
@@ -230,6 +230,8 @@ def budgets_table(budgets: Iterable[Balance]) -> Table:
 
 def state(budget: Balance) -> str:
     """What a budget allows."""
+    if getattr(budget, "closed", False):
+        return "closed"
     if getattr(budget, "frozen", False):  # embedded ledgers tell it, and the period
         return "frozen"
     if budget.is_over_limit:

@@ -8,10 +8,14 @@ the network's       `LedgerUnreachable`
 the ledger's        `LedgerMisbehaved`
 ==================  ==========================================================================
 
+What `str` says is for whoever runs the program: it names scopes, amounts, the ledger's path or
+address, and the command that helps. What `public` says is for that program's own customers.
+
 All of them may cross the SDK, so all are `agents.AgentsException`s: the SDK hands those on as they
 are, where it wraps any other exception of a hook in a `UserError`.
 """
 
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from agents import AgentsException
@@ -26,6 +30,11 @@ class ComptrollerError(AgentsException):
 
     receipt: Any = None
     run_id: str | None = None
+
+    @property
+    def public(self) -> str:
+        """What a customer may read: no amount, scope, path, address or operator's command."""
+        return "This request cannot be answered at the moment."
 
 
 E = TypeVar("E", bound=BaseException)
@@ -46,6 +55,11 @@ class RunCancelled(ComptrollerError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+    @property
+    def public(self) -> str:
+        """That it was cancelled; not why."""
+        return "This request was cancelled."
 
 
 class CallDenied(ComptrollerError):
@@ -83,9 +97,19 @@ class LimitReached(CallDenied):
     One of its own `Limits`, or the ledger's cap on its steps: then `reason_code` is `CAPS`.
     """
 
+    @property
+    def public(self) -> str:
+        """That one request may not use so much."""
+        return "This request has reached the limit of what one request may use."
+
 
 class ToolDenied(CallDenied):
     """A cap that the ledger attached to a grant forbids this tool."""
+
+    @property
+    def public(self) -> str:
+        """That something is not allowed; not which tool."""
+        return "This request needs something that is not allowed."
 
 
 class _FromLedger(ComptrollerError):
@@ -136,9 +160,38 @@ class BudgetExceeded(CallDenied, BudgetExceededError):
         self.status, self.error_code, self.details = status, error_code, details or {}
         self.request_id, self.retry_after_ms = request_id, retry_after_ms
 
+    @property
+    def renews_at(self) -> datetime | None:
+        """When the budget that refused begins anew, in UTC; None: never, or not known."""
+        at_ms = (self.details or {}).get("renews_at_ms")
+        if not isinstance(at_ms, int) or not 0 <= at_ms < _LAST_MS:
+            return None
+        return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+    @property
+    def public(self) -> str:
+        """Whether the budget does not cover the request, or is not open; when it begins anew."""
+        if self.reason_code in _NOT_OPEN:
+            return _NOT_OPEN[self.reason_code]
+        renews = f" It renews at {at:%Y-%m-%d %H:%M} UTC." if (at := self.renews_at) else ""
+        return f"What is left of the budget does not cover this request.{renews}"
+
+
+_LAST_MS = 253_402_300_800_000  # the year 10000: beyond what a datetime holds
+_NOT_OPEN = {
+    "BUDGET_FROZEN": "The budget for this request is suspended.",
+    "BUDGET_CLOSED": "The budget for this request is closed.",
+    "TENANT_CLOSED": "This account is closed.",
+}
+
 
 class BudgetNotFound(_FromLedger):
     """No budget exists for any scope of this subject. The text says how to set one."""
+
+    @property
+    def public(self) -> str:
+        """That there is none."""
+        return "There is no budget for this request."
 
 
 class UnitMismatch(_FromLedger):
@@ -151,6 +204,11 @@ class LedgerRefused(_FromLedger):
 
 class LedgerUnreachable(_FromLedger):
     """No answer, or a 5xx: whether the request took effect is unknown."""
+
+    @property
+    def public(self) -> str:
+        """That it may be tried again."""
+        return "This request cannot be answered at the moment. Please try again later."
 
 
 class LedgerMisbehaved(_FromLedger):

@@ -13,7 +13,7 @@ from runcycles import Amount
 from .arguments import must_be, must_have
 from .host import Framed, Host, kept, open_host
 from .interrupts import uninterrupted
-from .ledger.interface import Ledger
+from .ledger.interface import MEMBERS, Ledger
 from .ledger.opening import DefaultLedger, default_settings
 from .openai_agents.active import step_in, step_out
 from .openai_agents.runner import install
@@ -41,11 +41,16 @@ def source(ledger: Ledger | None) -> Ledger | DefaultLedger:
     """The given ledger, else what the environment names: read once for a scope and its runs.
 
     Raises:
-        TypeError: what was given is no ledger, but perhaps its address.
+        TypeError: what was given is no ledger, but perhaps its address, or half of one.
     """
     if ledger is None:
         return default_settings()
     must_have("ledger", ledger, "reserve", "what `async with open_ledger(...)` gives")
+    if lacking := [name for name in MEMBERS if not hasattr(ledger, name)]:
+        raise TypeError(
+            f"ledger={type(ledger).__name__}(...) lacks {', '.join(lacking)}: a ledger of your own"
+            " has every member of comptroller.ledger.interface.Ledger"
+        )
     return ledger
 
 

@@ -86,8 +86,8 @@ class Framed(Generic[T]):
                 raise
             raise RuntimeError(
                 "this scope was left by another task than the one that entered it: what ran in it"
-                " is settled, but it holds a task group. Enter and leave it in one task (in a"
-                " notebook: in one cell)"
+                " is settled, but it holds a task group. Enter and leave it in one task: in a test,"
+                " in a fixture of pytest-trio or anyio, or in one cell of a notebook"
             ) from error
         return None
 
@@ -97,8 +97,8 @@ class Kept(Framed[T]):
 
     Frameworks finalise an async generator in another task than the one that ran it (a streaming
     response whose client left), where a task group in that frame would raise. So a task of its own
-    enters and leaves the scope: the one detached task of this package, awaited by `close`. Only on
-    asyncio: under trio the frame does it, as trio has it.
+    enters and leaves the scope: the one detached task of this package on asyncio, awaited by
+    `close`. Under trio the frame does it, as trio has it.
     """
 
     def __init__(self, scope: AbstractAsyncContextManager[T]) -> None:

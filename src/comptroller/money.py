@@ -3,7 +3,7 @@
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_CEILING, Context, Decimal, InvalidOperation
 from math import isfinite
 
-from runcycles import Amount, Unit
+from runcycles import Amount, SignedAmount, Unit
 
 MICROCENTS_PER_USD = 10**8
 MOST = 2**63 - 1
@@ -77,6 +77,18 @@ def amount(unit: Unit, count: int, *, shown: str | None = None) -> Amount:
     return Amount(unit=unit, amount=count)
 
 
+def checked(given: object) -> Amount:
+    """`given`, if it is an amount that a ledger takes: what a function of a user's returned.
+
+    Raises:
+        TypeError: no amount, or not of whole units.
+        ValueError: an unknown unit, negative, or more than the protocol's 64 bits.
+    """
+    if not isinstance(given, Amount):
+        raise TypeError(f'{_shown(given)} is no amount: return one such as usd("0.05")')
+    return amount(Unit(given.unit), given.amount)
+
+
 def formatted(unit: Unit, count: int) -> str:
     """How people read `count` of `unit`: `$0.05`, `5,000 tokens`. A negative count is a debt."""
     if unit is Unit.USD_MICROCENTS:
@@ -93,6 +105,13 @@ def dollars(microcents: int) -> str:
     return f"{'-' if microcents < 0 else ''}{whole}.{cents}"
 
 
-def show(given: Amount) -> str:
-    """`formatted` for an amount of the protocol."""
+def show(given: Amount | SignedAmount) -> str:
+    """How people read an amount: `$0.05`, `5,000 tokens`. What remains may be a debt: `-$0.05`."""
     return formatted(given.unit, given.amount)
+
+
+class Sums(dict[Unit, int]):
+    """Sums by unit, in whole numbers of each (10^8 microcents are 1 USD). `str`: for people."""
+
+    def __str__(self) -> str:
+        return ", ".join(formatted(unit, count) for unit, count in self.items()) or "nothing"

@@ -13,6 +13,7 @@ from attrs import field
 from runcycles import Amount, CommitOveragePolicy, Unit
 
 from comptroller.arguments import must_return_at_once, one_of, whole
+from comptroller.decide.pricing import price_book
 from comptroller.money import amount
 
 ActualFunction = Callable[[Any, Any], Amount]
@@ -178,6 +179,10 @@ class ToolEstimateMap:
         """Whether a call of `tool` reserves nothing."""
         return self.cost(tool).estimate.amount == 0
 
+    def __contains__(self, tool: str) -> bool:
+        """Whether `tool` is listed, so does not cost the default."""
+        return tool in self._mapping
+
     def cost(self, tool: str) -> ToolCost:
         """What one call of `tool` reserves."""
         return _cost(self.get(tool))
@@ -211,7 +216,18 @@ UNPRICED_TOOLS = ToolEstimateMap(default_estimate=0)
 def _tools(given: ToolEstimateMap | Mapping[str, ToolEstimate] | None) -> ToolEstimateMap:
     if given is None:
         return UNPRICED_TOOLS
-    return given if isinstance(given, ToolEstimateMap) else ToolEstimateMap(given)
+    if isinstance(given, ToolEstimateMap):
+        return given
+    # Where no price is in the map's own unit, a default in it asks for a budget nobody spoke of.
+    in_its_unit = any(map(_lacks_unit, _by_tool("tools", given).values()))
+    return ToolEstimateMap(given, default_estimate=1 if in_its_unit else 0)
+
+
+def _lacks_unit(given: ToolEstimate) -> bool:
+    """Whether an estimate is a bare number, whose unit is the map's default one."""
+    if isinstance(given, ToolEstimateConfig):
+        return given.unit is None and not isinstance(given.estimate, Amount)
+    return not isinstance(given, Amount)
 
 
 def amount_or_strategy(_: object, attribute: Field, given: Any) -> None:
@@ -222,6 +238,13 @@ def amount_or_strategy(_: object, attribute: Field, given: Any) -> None:
     if not isinstance(given, Amount) and not callable(getattr(given, "estimate", None)):
         hint = _amount_hint(given)
         raise TypeError(f"{name}: {given!r} is not an amount or a strategy: {hint}")
+
+
+def _priced(_: object, attribute: Field, given: Any) -> None:
+    if isinstance(given, type):
+        name = given.__name__
+        raise TypeError(f"{attribute.name}: {name} is a class: write {name}()")
+    price_book(given)
 
 
 def _amount_hint(given: object) -> str:
@@ -246,7 +269,9 @@ class Policy:
         llm_estimate: what an LLM call reserves: an `Amount`, or a strategy such as `WorstCase()`.
             None: `WorstCase()` where the model's price is known, else $0.005.
         prices: a price book, or aliases (model name to the name it is priced as).
-        tools: a `ToolEstimateMap`, or a mapping for one. None: tools reserve nothing.
+        tools: what tools cost: a mapping of names to amounts, in which an unlisted tool is free;
+            with bare numbers, or as a `ToolEstimateMap`, it costs the map's default. None: tools
+            reserve nothing.
         on_tool_denied: a refused tool call ends the run (`stop`), or is answered to the model
             as a rejected call (`tell_model`).
         fail_open: let calls through when the ledger does not answer or answers 5xx. A denial,
@@ -267,7 +292,7 @@ class Policy:
     llm_estimate: Amount | LlmEstimate | None = field(
         default=None, validator=attrs.validators.optional(amount_or_strategy)
     )
-    prices: Any = None
+    prices: Any = field(default=None, validator=attrs.validators.optional(_priced))
     tools: ToolEstimateMap = field(default=None, converter=_tools)
     on_tool_denied: Literal["stop", "tell_model"] = field(
         default="stop", validator=one_of("stop", "tell_model")

@@ -12,10 +12,9 @@ from agents.result import RunResult
 from runcycles import Amount
 
 from .arguments import must_be, must_return_at_once
-from .decide.pricing import price_book
 from .errors import ComptrollerError, RunCancelled
 from .governed import Ground, RunScope, filled, open_ground, source
-from .host import Framed
+from .host import Framed, kept
 from .interrupts import uninterrupted
 from .ledger.interface import Ledger
 from .ledger.opening import DefaultLedger
@@ -243,7 +242,6 @@ class Supervisor:
             dimensions=dimensions,
             check=check,
         )
-        self._hub.book(terms.policy.prices)  # wrong ones are told here, not by a started run
         return SupervisedRun(agent, filled(terms, self._books), self._ground, self._slots)
 
     @uninterrupted
@@ -304,8 +302,9 @@ class open_supervisor:  # noqa: N801 - used like a function
     settled, SystemExit(143) is raised. A second SIGTERM ends the process at once, and so does a
     second Ctrl-C while they settle.
 
-    It holds a task group, so the task that entered it leaves it: in a notebook, the same cell.
-    `governed_run` (on asyncio) and `supervisor.run` may be left by another one.
+    On asyncio another task may leave it than the one that entered it: a fixture's, or a notebook's
+    next cell. Under trio it holds a nursery, so one task enters and leaves it; its
+    `supervisor.run` may be left by another one.
 
     Args:
         ledger: from `open_ledger`; None: the one that the environment names.
@@ -337,7 +336,6 @@ class open_supervisor:  # noqa: N801 - used like a function
             must_be(
                 "policy", self._policy, Policy, "a Policy(...), or a function from a tenant to one"
             )
-            price_book(self._policy.prices)
         self._books = source(ledger)
         self._max_concurrency, self._recover = max_concurrency, recover
         self._frame: Framed[Ground]
@@ -346,7 +344,7 @@ class open_supervisor:  # noqa: N801 - used like a function
 
     @uninterrupted
     async def __aenter__(self) -> Supervisor:
-        self._frame = Framed(open_ground(self._books))
+        self._frame = kept(open_ground(self._books))
         ground = await self._frame.open()
         self._hub = ground.hub
         try:
@@ -372,12 +370,12 @@ class open_supervisor:  # noqa: N801 - used like a function
             left.push_async_callback(self._signals.end)
             try:
                 with ExitStack() as body:
-                    body.push(self._signals.body)
+                    body.push(self._signals.leave_body)
                     if error is None:
                         await self._hub.all_ended()
             finally:
                 self._signals.leaving = True
                 why = "its supervisor was left" + (f" by {kind.__name__}" if kind else "")
                 interrupted = await self._hub.cancel_all(why)
-                await self._frame.close()
+                interrupted = await self._frame.close() or interrupted
         raise_unless_known(interrupted, error)

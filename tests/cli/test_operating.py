@@ -67,6 +67,18 @@ def test_a_frozen_budget_denies_and_says_how_to_open_it():
     assert rows(done("budget", "list", *LEDGER))[0][-1] == "open"
 
 
+def test_a_closed_tenant_is_denied_and_shown_and_stays_in_the_list():
+    assert "is closed" in done("budget", "close", "tenant:acme", *LEDGER)
+    assert rows(done("budget", "list", *LEDGER))[0][-1] == "closed"
+    denied = call("run", "desk:agent", "hi", "--tenant", "acme", *LEDGER)
+    assert denied.exit_code == 3
+    assert "is closed; open it again with: comptroller budget set tenant:acme" in denied.stderr
+    closed = json.loads(done("budget", "close", "tenant:acme", "--json", *LEDGER))
+    assert closed == {"scope": "tenant:acme", "closed": True}
+    done("budget", "set", "tenant:acme", "1usd", *LEDGER)
+    assert rows(done("budget", "list", *LEDGER))[0][-1] == "open"
+
+
 def test_budgets_of_one_tenant_alone():
     for scope in ("tenant:acme/agent:one", "tenant:acme-2"):
         done("budget", "set", scope, "1usd", *LEDGER)
@@ -141,3 +153,27 @@ def test_a_remote_ledger_is_its_operators(command):
 def test_a_remote_ledger_wants_a_tenant(command):
     line = refused(*command, "--ledger", "http://127.0.0.1:9", env={"CYCLES_API_KEY": "key"})
     assert "--tenant NAME" in line
+
+
+class TestOneUnit:
+    """A freeze of one unit leaves the scope's other budgets as they are."""
+
+    def states(self):
+        listed = json.loads(done("budget", "list", "--json", *LEDGER))
+        return {one["remaining"]["unit"]: one["frozen"] for one in listed}
+
+    def test_is_frozen_and_unfrozen_alone(self, desk):
+        done("budget", "set", "tenant:acme", "1usd", *LEDGER)
+        done("budget", "set", "tenant:acme", "500tokens", *LEDGER)
+        said = done("budget", "freeze", "tenant:acme", "--unit", "tokens", *LEDGER)
+        assert said == "tenant:acme (its tokens) in ledger.db is frozen\n"
+        assert self.states() == {"USD_MICROCENTS": False, "TOKENS": True}
+        done("budget", "freeze", "tenant:acme", *LEDGER)
+        done("budget", "unfreeze", "tenant:acme", "--unit", "usd", *LEDGER)
+        assert self.states() == {"USD_MICROCENTS": False, "TOKENS": True}
+
+    def test_that_is_none_is_refused_with_those_there_are(self, desk):
+        done("budget", "set", "tenant:acme", "1usd", *LEDGER)
+        line = refused("budget", "freeze", "tenant:acme", "--unit", "euros", *LEDGER)
+        assert "--unit 'euros' is no unit: write usd, tokens, points or credits" in line
+        assert self.states() == {"USD_MICROCENTS": False}

@@ -96,7 +96,7 @@ def test_a_budget_that_runs_out_is_3_with_the_one_line_of_the_denial():
     assert result.exit_code == 3
     assert re.fullmatch(
         r"comptroller: acme: \$0\.00\d+ requested for gpt-4\.1-mini by agent Loop, \$0\.006544 left"
-        r" of \$0\.01 \(tenant:acme\)",
+        r" of \$0\.01 \(tenant:acme\) \(worst case: 4,096 output tokens; set .*\)",
         result.stderr.splitlines()[-1],
     )
     assert "denied" in result.stdout

@@ -1,19 +1,26 @@
 """`comptroller serve` and `comptroller key`: from the command to the answer, and to the end."""
 
+import io
 import json
+import logging
 import re
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
+import sys
 import threading
 import time
+from contextlib import closing
 
 import httpx
 import pytest
 import trustme
 
-from cli.commands import call, done, ended, refused, start
+from children import Python
+from cli.commands import call, done, ended, environment, refused, start
+from comptroller.cli import logs
 from served import key_of, served
 
 ADMIN = "an-operators-own-key"
@@ -24,6 +31,13 @@ def ledger(tmp_path):
     path = tmp_path / "ledger.db"
     done("budget", "set", "tenant:acme", "1usd", "--ledger", str(path))
     return path
+
+
+class Session(Python):
+    """A child without a terminal, as a service is."""
+
+    def __init__(self, words, **settings):
+        super().__init__(words, start_new_session=True, **settings)
 
 
 def client_of(running, key, **more):
@@ -146,6 +160,12 @@ class TestServing:
         with served(ledger, *files) as running, client_of(running, None, verify=context) as client:
             assert running.url.startswith("https://")
             assert client.get("/healthz").status_code == 200
+            authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+            key = key_of("acme", ledger)
+            asked = ("budget", "list", "--tenant", "acme", "--ledger", running.url)
+            for trusted, code in ((str(tmp_path / "ca.pem"), 0), ("", 1)):
+                env = environment(CYCLES_API_KEY=key, SSL_CERT_FILE=trusted)
+                assert ended(start(*asked, env=env))[0] == code
 
     def test_the_access_log_is_json_without_secrets(self, ledger, tmp_path):
         key, log = key_of("acme", ledger), tmp_path / "access.jsonl"
@@ -162,6 +182,20 @@ class TestServing:
         assert not {"secret-agent", key.split("_", 2)[2], "ck_wrong"} & set(
             re.findall(r"[\w-]+", log.read_text())
         )
+
+    def test_a_log_that_cannot_be_written_costs_one_warning(self, capsys, monkeypatch):
+        """Not a traceback a request, and no request: here on a full disk."""
+        with logs.logging_as("text", "info", "/dev/full"):
+            for _ in range(3):
+                logs.ACCESS.info("a line")
+            said = capsys.readouterr().err
+            assert said.count("\n") == 1
+            assert "No space left on device" in said
+        monkeypatch.setattr(sys, "stderr", closed := io.StringIO())
+        closed.close()
+        with logs.logging_as("text", "info", "-"):
+            logs.ACCESS.info("a line")  # nowhere to be told of, either
+            logging.getLogger("comptroller").info("a line")
 
     def test_what_is_in_flight_is_answered_before_it_ends(self, ledger):
         """The body of a request is on its way when the signal comes."""
@@ -216,6 +250,60 @@ class TestServing:
         resident = float(re.search(r"^process_resident_memory_bytes (\S+)", told, re.MULTILINE)[1])
         assert resident < 200e6
 
+    def test_its_own_log_has_time_and_level_in_either_form(self, ledger, tmp_path):
+        """A webhook that nobody answers is told of there, and an access line begins alike."""
+        at = ("--ledger", str(ledger))
+        done("budget", "set", "tenant:acme", "1usd", "--alert", "1%", *at)
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            call("webhook", "add", f"http://127.0.0.1:{nobody.getsockname()[1]}/x", *at)
+        key, paid = key_of("acme", ledger), RESERVE | {"actual": RESERVE["estimate"]}
+        paid["actual"] = {"unit": "USD_MICROCENTS", "amount": 2_000_000}
+        del paid["estimate"]
+        forms = {
+            "text": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z warning: .*http://127",
+            "json": r'^\{"at":"\d{4}-.*Z","level":"warning","logger":"comptroller\S*","message":',
+        }
+        for form, pattern in forms.items():
+            log = tmp_path / form
+            options = ("--log-format", form, "--access-log", str(log))
+            with served(ledger, *options) as running, client_of(running, key) as client:
+                assert client.post("/v1/events", json=paid).status_code == 201
+                first = running.child.stderr.readline()
+            assert re.search(pattern, first), first
+            line = json.loads(log.read_text())
+            assert (line["level"], line["logger"]) == ("info", "comptroller.access")
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["at"])
+
+    def test_a_level_leaves_out_what_is_below(self, ledger):
+        child = start(
+            "serve", "--ledger", str(ledger), "--port", "0", "--host", "0.0.0.0",  # noqa: S104
+            "--log-level", "error",
+        )  # fmt: skip
+        assert child.stdout.readline().startswith("comptroller serves")
+        child.send_signal(signal.SIGTERM)
+        assert (ended(child)[0], ended(child)[2]) == (0, "")
+
+    def test_a_service_goes_on_when_it_is_told_to_read_its_files_again(self, ledger, tmp_path):
+        """As logrotate may: a log that was moved away is begun anew by itself."""
+        log = tmp_path / "access"
+        service = {"program": Session}
+        with (
+            served(ledger, "--access-log", str(log), **service) as running,
+            client_of(running, None) as client,
+        ):
+            client.get("/healthz")
+            log.rename(tmp_path / "access.1")
+            running.child.send_signal(signal.SIGHUP)
+            assert "info: SIGHUP" in running.child.stderr.readline()
+            client.get("/healthz")
+        assert len(log.read_text().splitlines()) == 1
+
+    def test_how_long_is_kept_is_noted_in_the_file(self, ledger):
+        with served(ledger, "--retention", "52w"):
+            with closing(sqlite3.connect(ledger)) as looking:
+                [(kept,)] = looking.execute("SELECT value FROM settings").fetchall()
+        assert kept == 52 * 7 * 86_400_000
+
     def test_others_are_warned_of_plain_http(self, ledger):
         child = start("serve", "--ledger", str(ledger), "--port", "0", "--host", "0.0.0.0")  # noqa: S104
         assert child.stdout.readline().startswith("comptroller serves")
@@ -265,6 +353,10 @@ class TestBadInput:
             (("--grace", "inf"), "comptroller serve --help"),
             (("--admin-key-env", "NO_NAME"), "export NO_NAME="),
             (("--access-log", "no/such/file"), "its directory is not there"),
+            (("--log-format", "xml"), "write text or json"),
+            (("--log-level", "loud"), "write debug, info, warning, error"),
+            (("--retention", "soon"), "write it like 36h, 30d or 8w"),
+            (("--retention", "12h"), "such as 2d"),
             (("--key-for", "acme"), "comptroller key create"),
             (("--budget", "tenant:acme=1usd"), "comptroller budget set"),
         ],
@@ -281,6 +373,7 @@ class TestBadInput:
             (("--ledger", "memory:", "--budget", "tenant:acme"), "tenant:acme=10usd"),
             (("--ledger", "memory:", "--budget", "tenant:acme=10"), "write 10usd"),
             (("--ledger", "memory:", "--key-for", "a b"), "for example 'a-b'"),
+            (("--ledger", "memory:", "--retention", "30d"), "--retention is for a file"),
         ],
     )
     def test_of_ledgers(self, tmp_path, monkeypatch, options, remedy):

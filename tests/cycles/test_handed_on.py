@@ -22,12 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "migrate.md"
 
 UNSEEN = {  # what the page says of it -> the scenarios that show it
     "retries": {"a_model_that_is_asked_again", "a_model_that_is_asked_again_in_vain"},
-    "session compaction": {
-        "a_session_that_is_compacted",
-        "a_compaction_that_fails",
-        "a_compaction_without_usage",
-        "an_encrypted_session_that_is_compacted",
-    },
+    "compaction of a wrapped session": {"an_encrypted_session_that_is_compacted"},
     "before the first callback": {
         "an_input_guardrail_before",
         "an_input_guardrail_that_trips_before",

@@ -136,6 +136,21 @@ class TestSettle:
         denial = settle((account(reserved=100, overdraft_limit=49),), 100, 150, OVERDRAFT)
         assert denial.code == "OVERDRAFT_LIMIT_EXCEEDED"
 
+    @pytest.mark.parametrize(("limit", "accepted"), [(20, True), (19, False)])
+    def test_only_what_remains_cannot_cover_is_owed_and_counts_against_the_limit(
+        self, limit, accepted
+    ):
+        of_130 = account(allocated=130, reserved=100, overdraft_limit=limit)
+        result = settle((of_130,), 100, 150, OVERDRAFT)
+        if accepted:
+            assert (result.charged, result.accounts[0].spent, result.accounts[0].debt) == (
+                150,
+                130,
+                20,
+            )
+        else:
+            assert result.code == "OVERDRAFT_LIMIT_EXCEEDED"
+
     def test_without_a_limit_overdraft_is_if_available(self):
         accounts = (account(reserved=100),)
         assert settle(accounts, 100, 150, OVERDRAFT) == settle(accounts, 100, 150, IF_AVAILABLE)
@@ -176,9 +191,12 @@ class TestFund:
         assert fund(owing, 5, Funding.CREDIT).is_over_limit
         assert not fund(owing, 10, Funding.CREDIT).is_over_limit
 
-    def test_repaying_debt_leaves_the_budget_as_it_is(self):
-        repaid = fund(account(spent=100, debt=30), 50, Funding.REPAY_DEBT)
-        assert (repaid.debt, repaid.allocated, repaid.remaining) == (0, 100, 0)
+    @pytest.mark.parametrize(("amount", "debt", "allocated"), [(20, 10, 100), (50, 0, 120)])
+    def test_a_repayment_beyond_the_debt_adds_the_rest_to_the_budget(self, amount, debt, allocated):
+        owing = account(spent=100, debt=30)
+        repaid = fund(owing, amount, Funding.REPAY_DEBT)
+        assert (repaid.debt, repaid.allocated) == (debt, allocated)
+        assert repaid.remaining == owing.remaining + amount
 
     def test_a_debit_takes_what_remains_and_no_more(self):
         assert fund(account(reserved=40), 60, Funding.DEBIT).remaining == 0

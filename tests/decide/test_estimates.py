@@ -190,7 +190,8 @@ class Half:
 def test_the_reservation_and_its_source(given, model, amount, source):
     policy = Policy(llm_estimate=given)
     resolved = resolve_estimate(policy.llm_estimate, request(model), PRICES)
-    assert resolved == Estimated(amount, source)
+    assert (resolved.amount, resolved.source) == (amount, source)
+    assert (resolved.output is not None) is (source == "worst-case")
 
 
 def test_a_learner_that_knows_enough_is_the_source():

@@ -15,7 +15,7 @@ from comptroller.decide.settlement import (
     Release,
     Spent,
     after,
-    failed,
+    refused_before_work,
     settlement,
 )
 from comptroller.money import risk_points, tokens, usd
@@ -71,22 +71,17 @@ def test_usage_says_nothing_about_risk():
     assert decide(Finished(USED), estimate=risk_points(7)) == Commit(risk_points(7), "estimate")
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 429])
-def test_what_the_provider_refused_before_any_work_is_released(status):
-    end = failed("no", status, unsent=False)
-    assert decide(end) == Release("no")
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 415, 418, 422, 429, 451])
+def test_what_never_began_is_released_a_client_error_among_it(status):
+    assert refused_before_work(status)
+    assert decide(NeverBegan("no")) == Release("no")
 
 
-def test_a_request_that_was_never_sent_is_released():
-    end = failed("connection refused", None, unsent=True)
-    assert decide(end) == Release("connection refused")
-
-
-@pytest.mark.parametrize("status", [None, 408, 409, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [None, 307, 408, 409, 425, 499, 500, 502, 503, 504])
 def test_any_other_failure_may_have_been_billed(status):
     """A time-out, a lost connection, a 5xx, any exception: charged as policy says (law 3)."""
-    end = failed("time-out", status, unsent=False)
-    assert decide(end) == Commit(ESTIMATE, "estimate", "time-out")
+    assert not refused_before_work(status)
+    assert decide(Abandoned("time-out")) == Commit(ESTIMATE, "estimate", "time-out")
 
 
 def test_a_call_cancelled_in_flight_is_charged_its_estimate():

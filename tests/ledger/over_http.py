@@ -9,7 +9,7 @@ from comptroller.ledger.memory import open_memory
 from comptroller.ledger.server import serve_ledger
 
 TENANTS = ("acme", "globex")
-OPERATORS = ("set_budget", "fund", "freeze", "unfreeze", "budgets")
+OPERATORS = ("set_budget", "fund", "freeze", "unfreeze", "close_budget", "budgets")
 ABOUT_A_RESERVATION = ("commit", "release", "extend", "reservation", "reservations")
 
 

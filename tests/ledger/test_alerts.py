@@ -5,12 +5,13 @@ import json
 import logging
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import anyio
 import attrs
 import pytest
 
+import comptroller.ledger.webhooks
 from cli.commands import done, refused
 from comptroller.ledger.book.journal import Entry
 from comptroller.ledger.memory import open_memory
@@ -295,6 +296,129 @@ async def test_what_is_no_news_any_more_is_not_sent(tmp_path, caplog):
         Courier(tmp_path / "l.db", now)._tell()
         assert server.posted == []
     assert "too long ago" in caplog.text
+
+
+class Endless(http.server.BaseHTTPRequestHandler):
+    """Takes an alert; at /never its answer has no head, at /endless no end."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.server.paths.append(self.path)
+        with suppress(OSError):
+            if self.path == "/never":
+                while not self.server.over.wait(0.02):
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.send_response(200)
+            self.end_headers()
+            while self.path == "/endless" and not self.server.over.is_set():
+                self.wfile.write(b"x" * 2**16)
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def endless():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    server.paths, server.over = [], threading.Event()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+async def webhooks_at(path, *urls):
+    async with open_ledger(path) as ledger:
+        with open_webhooks(ledger) as webhooks:
+            for url in urls:
+                webhooks.add(Webhook(url, SECRET))
+        await ledger.set_budget(SCOPE, amount(100), alerts=(50, 60))
+        ledger._courier.notify = lambda: None
+        await ledger.record(event("e", 70))
+
+
+def all_of(path):
+    webhooks = SqliteWebhooks(path)
+    found = {webhook.url.rpartition("/")[2]: webhook for webhook in webhooks.all()}
+    webhooks.close()
+    return found
+
+
+async def test_a_delivery_is_bounded_as_a_whole(tmp_path, monkeypatch):
+    """Not read by read: a head may trickle for ever."""
+    monkeypatch.setattr(comptroller.ledger.webhooks, "MOST_SECONDS", 0.2)
+    with endless() as server:
+        await webhooks_at(tmp_path / "l.db", f"{server.url}/never")
+        Courier(tmp_path / "l.db")._tell()
+        found = all_of(tmp_path / "l.db")
+    assert found["never"].problem == "did not answer within 0.2 seconds"
+
+
+async def test_of_an_answer_to_a_delivery_no_body_is_read(tmp_path):
+    with endless() as server:
+        await webhooks_at(tmp_path / "l.db", f"{server.url}/endless")
+        Courier(tmp_path / "l.db")._tell()
+        found = all_of(tmp_path / "l.db")
+    assert found["endless"].problem is None
+    assert server.paths.count("/endless") == 2
+
+
+async def test_a_slow_webhook_delays_no_other(tmp_path):
+    with endless() as server:
+        await webhooks_at(tmp_path / "l.db", f"{server.url}/never", f"{server.url}/fine")
+        courier = Courier(tmp_path / "l.db")
+        courier._tell(0)
+        if fine := courier._telling.get(f"{server.url}/fine"):
+            fine.join(30)
+        assert server.paths.count("/fine") == 2
+        [slow] = courier._telling.values()
+        assert courier._tell(0) > 1  # nothing is to be done meanwhile
+        server.over.set()
+        slow.join(30)
+
+
+@pytest.mark.parametrize(
+    "broken", [{"SSL_CERT_FILE": "/nonexistent/ca.pem"}, {"http_proxy": "socks5://127.0.0.1:1"}]
+)
+async def test_an_environment_that_cannot_be_used_is_the_webhooks_problem(
+    tmp_path, monkeypatch, broken
+):
+    """Whatever goes wrong with a webhook ends no thread: it stands in the ledger, tried again."""
+    with receiving() as server:
+        await ledger_with(tmp_path / "l.db", server, 50, spent=70)
+        with monkeypatch.context() as patched:
+            patched.delenv("no_proxy", raising=False)
+            patched.delenv("NO_PROXY", raising=False)
+            for name, value in broken.items():
+                patched.setenv(name, value)
+            Courier(tmp_path / "l.db")._tell()
+        [webhook] = all_of(tmp_path / "l.db").values()
+        assert (webhook.failures, webhook.told) == (1, 0)
+        assert webhook.problem
+        Courier(tmp_path / "l.db", lambda: time.time() + 60)._tell()
+        assert told(server) == [50]
+
+
+async def test_the_threads_of_webhooks_survive_anything(tmp_path, monkeypatch, caplog):
+    with receiving() as server:
+        await ledger_with(tmp_path / "l.db", server, 50, spent=70)
+        courier = Courier(tmp_path / "l.db")
+        with monkeypatch.context() as patched:
+            patched.setattr(courier, "_post", lambda *_: 1 / 0)
+            courier._tell()
+            assert courier._tell(0) > 30
+        assert "division by zero" in caplog.text
+        courier._put_off.clear()
+        courier._now = lambda: time.time() + 60
+        courier._tell()
+        assert told(server) == [50]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import sqlite3
 from contextlib import closing, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import anyio
@@ -15,9 +15,10 @@ from runcycles import Caps, Unit
 from comptroller.decide.funding import Funding
 from comptroller.errors import BudgetExceeded, BudgetNotFound, ComptrollerError
 from comptroller.ledger.book.denials import Denials, Denied
-from comptroller.ledger.book.journal import Origin, asked_by
+from comptroller.ledger.book.journal import FORGOTTEN, Origin, asked_by
 from comptroller.ledger.memory import open_memory
 from comptroller.ledger.sqlite import open_sqlite, schema
+from comptroller.ledger.sqlite.retention import Retention
 from comptroller.money import tokens
 from ledger.asking import (
     OVERDRAFT,
@@ -355,6 +356,41 @@ async def hold(taken, opening):
         usage = await ledger.usage(by="agent,model,day")
         entries = [attrs.evolve(entry, about=None) for entry in await ledger.events()]
         return await ledger.budgets(), usage, entries
+
+
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(steps, st.integers(0, 3))
+def test_whatever_was_forgotten_every_balance_is_what_its_history_says(
+    tmp_path_factory, taken, age_days
+):
+    """Rows go as soon as they may, after every step, and the sums that are left say the same."""
+    path = tmp_path_factory.mktemp("ledgers") / "ledger.db"
+    anyio.run(hold_and_forget, taken, path, timedelta(days=age_days))
+
+
+async def hold_and_forget(taken, path, kept):
+    clock, live = Clock(), []
+    async with open_sqlite(path, now=clock) as ledger:
+        await ledger.set_budget(SCOPE, amount(100), per="day", overdraft_limit=40, alerts=[50])
+        await ledger.set_budget(f"{SCOPE}/agent:a", amount(70), overdraft_limit=20)
+        for number, (verb, *given) in enumerate(taken):
+            with suppress(ComptrollerError):
+                await take(ledger, clock, live, number, verb, *given)
+            clock.advance(1)
+            forget(path, Retention(kept), clock())
+            assert (await ledger.verify()).differences == ()
+        kinds = {entry.kind for entry in (await ledger.events())[:-1]}  # the newest row stays
+        assert kept or not kinds & set(FORGOTTEN)
+
+
+def forget(path, retention, now_ms):
+    """One pass, with nothing kept for requests that may come again."""
+    retention._answers_ms = 0
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        while (due := retention.look(connection, now_ms)) is not None:
+            connection.execute("BEGIN")
+            due.forget(connection)
+            connection.execute("COMMIT")
 
 
 async def take(ledger, clock, live, number, verb, *given):

@@ -286,6 +286,20 @@ async def test_a_budget_set_after_a_reservation_is_not_part_of_it(ledger):
     }
 
 
+async def test_a_freeze_with_a_unit_concerns_the_budget_in_that_unit_alone(ledger):
+    await ledger.set_budget("tenant:acme", amount(100))
+    await ledger.set_budget("tenant:acme", tokens(100))
+    await ledger.freeze("tenant:acme", Unit.TOKENS)
+    await granted(ledger, "k", 60)
+    assert [one.frozen for one in await ledger.budgets()] == [
+        one.allocated.unit is Unit.TOKENS for one in await ledger.budgets()
+    ]
+    with pytest.raises(UnitMismatch):
+        await ledger.unfreeze("tenant:acme", Unit.RISK_POINTS)
+    await ledger.unfreeze("tenant:acme")
+    assert not any(one.frozen for one in await ledger.budgets())
+
+
 async def test_a_frozen_scope_refuses_new_spend_and_settles_the_old(ledger):
     await ledger.set_budget("tenant:acme", amount(100))
     one = await granted(ledger, "k", 60)
@@ -296,6 +310,68 @@ async def test_a_frozen_scope_refuses_new_spend_and_settles_the_old(ledger):
     await ledger.commit(one.reservation_id, committing("c", 50))
     await ledger.unfreeze("tenant:acme")
     await granted(ledger, "k2", 50)
+
+
+async def test_a_closed_tenant_grants_nothing_and_keeps_its_history(ledger):
+    """A customer that has gone: what was reserved settles, and `set_budget` opens it again."""
+    await ledger.set_budget("tenant:acme", amount(100))
+    await ledger.set_budget("tenant:acme", tokens(100))
+    one = await granted(ledger, "k", 60)
+    await ledger.close_budget("tenant:acme")
+    for asked in (
+        ledger.reserve(asking("k2", 1)),
+        ledger.reserve(asking("k3", 1, unit=Unit.TOKENS)),
+        ledger.reserve(asking("k4", 1, agent="triage")),
+        ledger.record(event("e", 1)),
+    ):
+        with pytest.raises(BudgetExceeded) as caught:
+            await asked
+        assert (caught.value.status, caught.value.error_code) == (409, "TENANT_CLOSED")
+        assert caught.value.public == "This account is closed."
+    decision = await ledger.decide(deciding("d", 1))
+    assert (decision.decision, decision.reason_code) == (Decision.DENY, "TENANT_CLOSED")
+    await ledger.commit(one.reservation_id, committing("c", 50))
+    assert (await balance_of(ledger, "tenant:acme"))["spent"] == 50
+    await ledger.set_budget("tenant:acme", amount(100))
+    await granted(ledger, "k2", 50)
+
+
+async def test_a_scope_within_a_tenant_is_closed_alone(ledger):
+    await ledger.set_budget("tenant:acme", amount(100))
+    await ledger.set_budget("tenant:acme/agent:triage", amount(100))
+    await ledger.close_budget("tenant:acme/agent:Triage")
+    with pytest.raises(BudgetExceeded) as caught:
+        await granted(ledger, "k", 1, agent="triage")
+    assert caught.value.error_code == "BUDGET_CLOSED"
+    await granted(ledger, "k2", 1, agent="other")
+
+
+async def test_a_tenant_is_closed_that_has_budgets_within_it_only(ledger):
+    """No call of any agent is granted, whether it had a budget or not."""
+    await ledger.set_budget("tenant:acme/agent:triage", amount(100))
+    await ledger.close_budget("tenant:acme")
+    for agent in ("triage", "other"):
+        with pytest.raises(BudgetExceeded) as caught:
+            await granted(ledger, f"k-{agent}", 1, agent=agent)
+        assert caught.value.error_code == "TENANT_CLOSED"
+    with pytest.raises(BudgetNotFound):
+        await ledger.close_budget("tenant:globex")
+
+
+async def test_a_closed_budget_stays_closed_through_its_periods(embedded, clock):
+    await embedded.set_budget("tenant:acme", amount(100), per="day")
+    await embedded.close_budget("tenant:acme")
+    clock.advance(2 * DAY)
+    with pytest.raises(BudgetExceeded) as caught:
+        await granted(embedded, "k", 1)
+    assert caught.value.error_code == "TENANT_CLOSED"
+    await embedded.freeze("tenant:acme")
+    await embedded.unfreeze("tenant:acme")
+    await embedded.fund("tenant:acme", amount(5))
+    [shown] = await embedded.budgets()
+    assert (shown.closed, shown.frozen) == (True, False)
+    assert [entry.kind for entry in await embedded.events(kinds=["close"])] == ["close"]
+    assert (await embedded.verify()).differences == ()
 
 
 async def test_an_over_limit_scope_names_the_remedy_which_helps(ledger):

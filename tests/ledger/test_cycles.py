@@ -182,7 +182,7 @@ class TestAnswers:
         assert (type(error), error.status) == (LedgerMisbehaved, 202)
         assert f"202, not {status}" in str(error)
 
-    @pytest.mark.parametrize("amount", ["5", 5.0, True, None, -1, 2**63])
+    @pytest.mark.parametrize("amount", ["5", 5.5, 2.0**63, True, None, -1, 2**63])
     async def test_an_amount_is_a_whole_number_or_ambiguous(self, amount):
         call, _, body = CALLS["commit"]
         body = {**body, "charged": {"unit": "USD_MICROCENTS", "amount": amount}}

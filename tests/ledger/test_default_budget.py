@@ -122,3 +122,17 @@ async def test_it_is_an_amount_or_terms(tmp_path):
             pass
     with pytest.raises(ValueError, match="its operator"):
         open_ledger("http://localhost:1", api_key="k", default_budget=usd(5))
+
+
+@pytest.mark.parametrize("scope", ["tenant:acme", "tenant:acme/agent:triage"])
+async def test_a_tenant_that_was_closed_is_not_begun_anew(opening, scope):
+    """Also not by a process that opens the ledger later, and not for another agent of it."""
+    async with opening(amount(100)) as ledger:
+        await ledger.set_budget(scope, amount(50))
+        await ledger.close_budget("tenant:acme")
+        for agent in ("triage", "other"):
+            with pytest.raises(BudgetExceeded) as caught:
+                await ledger.reserve(asking(f"k-{agent}", 1, agent=agent))
+            assert caught.value.error_code == "TENANT_CLOSED"
+        assert (await ledger.verify()).differences == ()
+        await ledger.reserve(asking("k", 1, tenant="globex"))

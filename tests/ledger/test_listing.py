@@ -1,11 +1,14 @@
 """Listings as the protocol has them: filters, windows, orders, pages; on every ledger alike."""
 
+import json
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 from comptroller.errors import LedgerRefused
 from comptroller.ledger import queries
+from comptroller.ledger.book import answers
 from comptroller.ledger.book.cursors import cursor
 from comptroller.ledger.wire import MalformedError
 from ledger.asking import amount, asking, committing, releasing
@@ -294,8 +297,8 @@ class TestTexts:
             queries.reservation_query({"finalized_to": text})
 
     def test_an_empty_text_is_left_out(self):
-        """All of them: clients fill templates with what may be unset."""
-        names = [*queries.parameters(status="s", sort_by="s", include=("x",), limit=1)]
+        """But for words of a list: clients fill templates with what may be unset."""
+        names = [*queries.parameters(include=("x",), limit=1, cursor="c")]
         bounds = ["from", "to", "expires_from", "expires_to", "finalized_from", "finalized_to"]
         assert queries.reservation_query(dict.fromkeys(names + bounds, "")) == {}
 
@@ -309,3 +312,39 @@ class TestTexts:
             "limit": 7, "agent": "a", "sort_by": "reserved", "finalized_to_ms": 0,
         }  # fmt: skip
         assert queries.reservation_query(queries.parameters(**query, cursor=None)) == query
+
+
+class TestSizes:
+    """What one caller has added to its reservations is not what others wait for."""
+
+    @pytest.fixture
+    async def long(self, ledger):
+        """Four of acme's with half a page of metadata each."""
+        await ledger.set_budget("tenant:acme", amount(10**6))
+        for key in "abcd":
+            request = asking(key, 1, agent="Triage", metadata={"note": "x" * 2**19, "key": key})
+            one = await ledger.reserve(request, tenant="acme")
+        await ledger.commit(one.reservation_id, committing("c", 1), tenant="acme")
+
+    @pytest.mark.usefixtures("long")
+    async def test_a_page_ends_where_it_would_show_too_much(self, ledger):
+        assert await pages(ledger, include=("metadata",)) == ["d", "c", "b", "a"]
+        assert await pages(ledger, include=("metadata",), sort_by="status") == ["d", "c", "b", "a"]
+        assert await pages(ledger, limit=3) == ["dcb", "a"]
+        whole = await ledger.reservations(tenant="acme", include=("metadata",))
+        assert whole.reservations[0].metadata == {"note": "x" * 2**19, "key": "d"}
+
+    @pytest.mark.usefixtures("long")
+    async def test_what_is_not_shown_is_not_parsed(self, ledger, monkeypatch):
+        parsed = []
+
+        def loads(text):
+            parsed.append(len(text))
+            return json.loads(text)
+
+        monkeypatch.setattr(answers, "json", SimpleNamespace(loads=loads))
+        page = await ledger.reservations(tenant="acme")
+        assert [row.subject.agent for row in page.reservations] == ["Triage"] * 4
+        assert {row.action.name for row in page.reservations} == {asking("a", 1).action.name}
+        assert len(parsed) == 4
+        assert max(parsed) < 1_000

@@ -18,6 +18,7 @@ from comptroller.ledger.opening import (
     default_settings,
     open_ledger,
 )
+from comptroller.ledger.outbox import default_directory, directory
 from comptroller.ledger.sqlite import SqliteLedger
 from comptroller.money import usd
 
@@ -57,6 +58,28 @@ class TestAddresses:
             async with open_ledger(url) as ledger:
                 assert [one.scope for one in await ledger.budgets()] == ["tenant:acme"]
 
+    async def test_a_relative_path_is_the_same_file_wherever_the_process_goes(
+        self, tmp_path, monkeypatch
+    ):
+        """It is the one of the moment in which it was given."""
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path)
+        opening = open_ledger("ledger.db")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        async with opening as ledger:
+            assert ledger.name == "ledger.db"
+            await ledger.set_budget("tenant:acme", usd("1"))
+            monkeypatch.chdir(tmp_path)
+            await ledger.fund("tenant:acme", usd("1"))
+            assert (await ledger.verify()).differences == ()
+        assert list((tmp_path / "elsewhere").iterdir()) == []
+
+    async def test_so_is_that_of_an_outbox(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COMPTROLLER_OUTBOX", "outbox")
+        assert default_directory() == tmp_path / "outbox"
+        assert directory("mine") == tmp_path / "mine"
+
     async def test_a_path_object_is_always_a_file(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         async with open_ledger(Path("memory:")) as ledger:
@@ -75,6 +98,12 @@ class TestAddresses:
             async with open_ledger(url, api_key="key"):
                 pass
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("url", ["postgres://me:secret@host/db", "redis://:secret@host"])
+    async def test_an_unknown_kind_names_those_that_there_are_and_no_password(self, url):
+        with pytest.raises(ValueError, match=r'sqlite:PATH.*"memory:".*ledger=yours') as caught:
+            open_ledger(url)
+        assert "secret" not in str(caught.value)
 
     @pytest.mark.parametrize("url", ["", "sqlite:", "sqlite:///ledger.db"])
     async def test_no_path_shows_one(self, url):

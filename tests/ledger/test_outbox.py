@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import anyio.lowlevel
@@ -14,7 +15,7 @@ import attrs
 import pytest
 from runcycles import Action, CommitRequest, EventCreateRequest, Subject
 
-from comptroller.errors import CredentialsMissing, refusal
+from comptroller.errors import ComptrollerError, CredentialsMissing, refusal
 from comptroller.ledger.cycles import open_cycles
 from comptroller.ledger.interface import Owed
 from comptroller.ledger.outbox import DiskOutbox, Entry, Shelf, browse
@@ -61,12 +62,17 @@ class Books:
     def __init__(self, *answers):
         self.answers, self.sent, self.hangs = list(answers), [], False
         self.now = self.most = 0
+        self.released = False
 
     async def commit(self, reservation_id, request, *, tenant=None):
         await self._take(("commit", reservation_id, tenant))
 
     async def record(self, request, *, tenant=None):
         await self._take(("record", request.idempotency_key, tenant))
+
+    async def reservation(self, reservation_id, *, tenant=None):
+        await self._take(("reservation", reservation_id, tenant))
+        return SimpleNamespace(is_released=lambda: self.released)
 
     def try_now(self):
         """It is always asked."""
@@ -233,6 +239,18 @@ async def test_what_was_settled_by_an_earlier_attempt_is_over(root):
     assert names(root) == []
 
 
+async def test_what_an_operator_released_meanwhile_is_recorded(root):
+    """It ran, so it is charged; a ledger that does not say who settled it is asked again."""
+    final = no(409, "RESERVATION_FINALIZED")
+    books = Books(final, no(503, "UNAVAILABLE"), final)
+    books.released = True
+    async with opened(books, root) as outbox:
+        outbox.keep(owed())
+        assert await outbox.drain(60) == 0
+    assert books.what == ["commit", "reservation", "commit", "reservation", "record"]
+    assert names(root) == []
+
+
 async def test_a_defect_of_the_ledger_is_told_and_loses_nothing(root, caplog):
     async with opened(Books(ZeroDivisionError("its own")), root) as outbox:
         outbox.keep(owed())
@@ -351,7 +369,7 @@ async def test_what_was_never_whole_is_removed_when_nobody_can_be_writing_it(roo
         part = whole.with_name(f"v2-{name}.json.1.abcd.tmp")
         part.touch()
         os.utime(part, (time.time() - seconds,) * 2)
-    assert [entry.key for entry in shelf.load()] == ["rsv_1"]
+    assert shelf.names() == ([whole], 0)
     assert {path.name for path in whole.parent.iterdir()} == {whole.name, "v2-new.json.1.abcd.tmp"}
 
 
@@ -405,7 +423,7 @@ async def test_what_cannot_be_read_now_is_no_corrupt_charge(root, caplog, monkey
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "read_text", refuse)
+        patched.setattr("comptroller.private_files.read", refuse)
         async with opened(Books(), root):
             pass
     assert "cannot be read now" in caplog.text
@@ -506,3 +524,97 @@ async def test_file_work_that_is_left_at_the_end_is_done_off_the_loop_and_in_ord
         tasks.cancel_scope.cancel()
     assert [number for number, _ in done] == list(range(1_000))
     assert threading.get_ident() not in {thread for _, thread in done}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+async def test_what_is_no_file_is_set_aside_and_the_others_are_sent(root, kind):
+    """A pipe would keep its reader for ever."""
+    Shelf(root, ADDRESS).put(Entry.of(owed(), ADDRESS))
+    (whole,) = root.rglob("*.json")
+    special = whole.with_name("beside.json")
+    if kind == "pipe":
+        os.mkfifo(special)
+    elif kind == "folder":
+        special.mkdir()
+    else:
+        special.symlink_to("/dev/zero")
+    assert [entry for _, entry in browse(root) if entry is None] == [None]
+    books = Books()
+    async with opened(books, root) as outbox:
+        assert await outbox.drain(60) == 0
+    assert books.what == ["commit"]
+    assert [path.name for path in whole.parent.iterdir()] == ["beside.corrupt"]
+
+
+@pytest.mark.parametrize("where", ["the charge's", "the tenant's"])
+async def test_what_stands_where_a_charge_is_written_gives_way(root, where):
+    shelf = Shelf(root, ADDRESS)
+    shelf.put(Entry.of(owed(), ADDRESS))
+    (path,) = root.rglob("*.json")
+    path.unlink()
+    if where == "the charge's":
+        path.mkdir()
+    else:
+        path.parent.rmdir()
+        os.mkfifo(path.parent)
+    shelf.put(Entry.of(owed(), ADDRESS))
+    assert [entry.key for entry in on_disk(root)] == ["rsv_1"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+async def test_what_another_user_has_put_there_is_not_sent(root, caplog):
+    shelf = Shelf(root, ADDRESS)
+    for key in ("rsv_1", "forged"):
+        shelf.put(Entry.of(owed(key), ADDRESS))
+    (forged,) = root.rglob(Entry.of(owed("forged"), ADDRESS).file_name)
+    os.chown(forged, 65534, 65534)
+    books = Books()
+    async with opened(books, root) as outbox:
+        await outbox.drain(60)
+    assert [each[2] for each in books.sent] == ["rsv_1"]
+    assert "belongs to nobody" in caplog.text
+
+
+async def test_what_was_not_looked_at_yet_is_not_called_sent(root, monkeypatch):
+    """The search of a directory may take longer than anybody waits."""
+    shelf = Shelf(root, ADDRESS)
+    for number in range(3):
+        shelf.put(Entry.of(owed(f"rsv_{number}"), ADDRESS))
+    monkeypatch.setattr("comptroller.ledger.outbox.sending._AT_ONCE", 1)
+    slowly, go_on = Shelf.entry, threading.Event()
+    monkeypatch.setattr(Shelf, "entry", lambda *given: (go_on.wait(60), slowly(*given))[1])
+    monkeypatch.setattr("comptroller.ledger.outbox.sending._LOOKING", 0.0)
+    books = Books()
+    async with opened(books, root, patience=60) as outbox:
+        with anyio.fail_after(60):
+            while outbox._unread is None:  # noqa: ASYNC110 - a thread lists
+                await anyio.sleep(0.01)
+        assert await outbox.drain(0) == 3
+        go_on.set()
+        await outbox.found()
+        assert await outbox.drain(60) == 0
+
+
+async def test_what_cannot_be_read_is_left_and_what_hides_everything_is_told(root, monkeypatch):
+    Shelf(root, ADDRESS).put(Entry.of(owed(), ADDRESS))
+
+    def refuse(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("comptroller.private_files.read", refuse)
+        async with opened(Books(), root) as outbox:
+            assert await outbox.drain(1) == 1
+            assert outbox.unread
+    monkeypatch.setattr(Shelf, "names", refuse)
+    async with opened(Books(), root) as outbox:
+        with pytest.raises(ComptrollerError, match="what is owed is not known"):
+            await outbox.drain(1)
+
+
+async def test_what_a_full_disk_never_took_is_told_whole_when_it_is_lost(root, caplog, monkeypatch):
+    async with opened(Books(*[no(503)] * 9), root) as outbox:
+        monkeypatch.setattr(Shelf, "put", full)
+        outbox.keep(owed())
+    assert "what rsv_1 cost is lost: {" in caplog.text
+    assert "stay in the outbox" not in caplog.text

@@ -278,3 +278,36 @@ async def test_a_month_and_a_day_are_told_apart_in_the_log(embedded, clock):
     [renewed] = await embedded.events(kinds=["renewed"])
     assert renewed.since_ms == int(datetime(2025, 6, 16, tzinfo=UTC).timestamp() * 1000)
     assert (renewed.scope, renewed.at_ms) == (SCOPE, clock.now)
+
+
+@pytest.mark.parametrize("days", [3, 30_000])
+async def test_what_a_clock_that_was_ahead_has_begun_is_mended_by_setting_the_budget(
+    embedded, clock, days
+):
+    """Renewals go on from then, and the day that was begun too early is a new one when it comes."""
+    await embedded.set_budget(SCOPE, amount(100), per="day")
+    clock.advance(days * DAY)
+    held = await embedded.reserve(asking("k", 10, ttl_ms=DAY))
+    await embedded.record(event("ahead", 90))
+    clock.advance(-days * DAY)
+    with pytest.raises(BudgetExceeded):
+        await embedded.reserve(asking("stuck", 10))
+    assert (await embedded.set_budget(SCOPE, amount(100), per="day")).remaining.amount == 100
+    [*_, renewed] = await embedded.events(kinds=["renewed"])
+    assert renewed.details["instead_of_ms"] > clock() + DAY
+    await embedded.commit(held.reservation_id, committing("c", 5))
+    for day in range(5):
+        assert await balance_of(embedded, SCOPE) == {
+            "allocated": 100, "spent": 0, "reserved": 0, "debt": 0, "remaining": 100,
+        }  # fmt: skip
+        await embedded.record(event(f"day-{day}", 100))
+        await whole(embedded)
+        clock.advance(DAY)
+
+
+async def test_a_clock_that_is_an_hour_behind_begins_no_period_twice(embedded, clock):
+    await embedded.set_budget(SCOPE, amount(100), per="day")
+    clock.advance(2 * MINUTE)
+    await embedded.record(event("e", 70))
+    clock.advance(-60 * MINUTE)
+    assert (await embedded.set_budget(SCOPE, amount(100), per="day")).remaining.amount == 30

@@ -130,7 +130,7 @@ class TestRequests:
         [
             {"surprise": 1},
             {"subject": {"tenant": "acme", "planet": "earth"}},
-            {"estimate": {"unit": "USD_MICROCENTS", "amount": 1.0}},
+            {"estimate": {"unit": "USD_MICROCENTS", "amount": 1e300}},
             {"estimate": {"unit": "USD_MICROCENTS", "amount": 1.5}},
             {"estimate": {"unit": "USD_MICROCENTS", "amount": True}},
             {"estimate": {"unit": "USD_MICROCENTS", "amount": "100"}},

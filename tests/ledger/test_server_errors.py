@@ -4,6 +4,7 @@ The order is that of `comptroller.ledger.server.application`: path, method, key,
 and body, then the ledger's own.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from runcycles import CommitOveragePolicy
 
 from comptroller.errors import LedgerUnreachable
 from comptroller.ledger.memory import open_memory
+from comptroller.ledger.sqlite import open_sqlite
 from ledger.asking import amount as amount_of
 from ledger.asking_http import (
     ADMIN,
@@ -423,6 +425,11 @@ class TestTheOperator:
         assert frozen.json()["status"] == "FROZEN"
         opened = await operator.post(f"/v1/admin/budgets/unfreeze?{where}")
         assert opened.json()["status"] == "ACTIVE"
+        closed = await operator.post(f"/v1/admin/budgets/close?{where}")
+        assert closed.json()["status"] == "CLOSED"
+        frozen = await operator.post(f"/v1/admin/budgets/freeze?{where}")
+        assert frozen.json()["status"] == "CLOSED"
+        opened = closed
         looked_up = await operator.get(f"/v1/admin/budgets/lookup?{where}")
         assert looked_up.json() == opened.json()
         [one] = (await operator.get("/v1/admin/budgets?tenant_id=new")).json()["ledgers"]
@@ -513,3 +520,97 @@ async def test_health_is_the_ledgers(ledger):
         assert (failing.status_code, failing.json()) == (503, {"status": "failing"})
         assert told(await client.post("/healthz")) == (405, "INVALID_REQUEST")
         assert told(await client.get("/metrics")) == (404, "NOT_FOUND")
+
+
+class Held:
+    """A ledger that does not answer."""
+
+    remote = False
+
+    async def reservation(self, reservation_id, *, tenant=None):
+        raise LedgerUnreachable("held", status=-1)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/actuator/health", "/actuator/health/readiness"])
+async def test_health_is_asked_for_as_watchers_do(ledger, client, path):
+    """By its own path or the reference server's; by GET or by HEAD (RFC 9110, 9.1)."""
+    well, head = await client.get(path), await client.head(path)
+    assert well.json() == {"status": "ok" if path == "/healthz" else "UP"}
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(well.content))
+    async with served(Held()) as broken:
+        assert (await broken.get(path)).status_code == 503
+        assert (await broken.head(path)).status_code == 503
+
+
+async def test_head_is_answered_like_get(ledger, client):
+    for path in ("/v1/balances?tenant=acme", "/v1/reservations", "/v1/no/such/path", "/metrics"):
+        got, head = await client.get(path), await client.head(path)
+        assert (head.status_code, head.content) == (got.status_code, b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "member"),
+    [
+        ("/v1/reservations?status=", "status"),
+        ("/v1/reservations?sort_by=", "sort_by"),
+        ("/v1/reservations?sort_dir=&sort_by=status", "sort_dir"),
+        ("/v1/balances?tenant=acme&include_children=", "include_children"),
+        ("/v1/balances?tenant=acme&include_children=maybe", "include_children"),
+    ],
+)
+async def test_one_of_a_few_words_is_none_of_them_when_empty(ledger, client, path, member):
+    """Of enumerations and booleans; a bound of time may be left blank."""
+    answer = await client.get(path)
+    assert told(answer) == (400, "INVALID_REQUEST")
+    assert member in answer.json()["message"]
+    for fine in ("reservations?from=&to=", "balances?tenant=acme&include_children=false"):
+        assert (await client.get(f"/v1/{fine}")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("5.0", 5), ("5e3", 5_000), ("0.0", 0), ("9007199254740993.0", 9_007_199_254_740_993)],
+)
+async def test_a_number_with_a_zero_fraction_is_an_integer(ledger, client, written, read):
+    """OpenAPI 3.1; to the last digit, and free members stay as they were written."""
+    await ledger.set_budget("tenant:acme", amount_of(2**62))
+    body = json.dumps(reserving(count=7, ttl_ms=60_000, metadata={"n": 5.0}))
+    body = body.replace('"amount": 7', f'"amount": {written}').replace("60000", "6e4")
+    answer = await client.post("/v1/reservations", content=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["reserved"]["amount"] == read
+    one = await client.get(f"/v1/reservations/{answer.json()['reservation_id']}")
+    assert '"metadata":{"n":5.0}' in one.text
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["1.5", '"5"', "true", "NaN", "1e400", "1e999999999", "9007199254740993.5", "-5.0", "[5.0]"],
+)
+async def test_nothing_else_is_an_integer(ledger, client, written):
+    body = json.dumps(reserving(count=7)).replace('"amount": 7', f'"amount": {written}')
+    answer = await client.post("/v1/reservations", content=body)
+    assert told(answer) == (400, "INVALID_REQUEST")
+
+
+async def test_no_answer_names_a_path_of_the_server_or_a_command_of_its_operator(tmp_path):
+    """Whatever goes wrong: those who ask over HTTP have neither."""
+    path = tmp_path / "of-the-server" / "ledger.db"
+    path.parent.mkdir()
+    async with open_sqlite(path) as ledger, served(ledger) as client:
+        said = [await client.post("/v1/reservations", json=reserving())]
+        await ledger.set_budget("tenant:acme", amount_of(10))
+        said.append(await client.post("/v1/reservations", json=reserving(unit="TOKENS")))
+        said.append(await client.get("/v1/reservations/rsv_7_0123456789abcdef"))
+        await ledger.freeze("tenant:acme")
+        said.append(await client.post("/v1/reservations", json=reserving()))
+        path.unlink()
+        said.append(await client.post("/v1/reservations", json=reserving()))
+        said.append(await client.get("/v1/balances?tenant=acme"))
+    assert [answer.status_code for answer in said] == [404, 400, 404, 409, 500, 500]
+    said.append(await internal_error(None, None, None))
+    for answer in said:
+        assert "disk" not in answer.text
+        assert "of-the-server" not in answer.text
+        assert "comptroller " not in answer.json()["message"]

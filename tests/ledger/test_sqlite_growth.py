@@ -7,7 +7,9 @@ from contextlib import closing
 import anyio
 import pytest
 
+from comptroller.ledger.book.journal import ACTS, Sought
 from comptroller.ledger.sqlite import open_sqlite, store
+from comptroller.ledger.sqlite.records import reading
 from ledger.asking import (
     amount,
     asking,
@@ -76,6 +78,21 @@ async def test_no_request_reads_a_table_through(path, clock):
     found = {text: steps for text, steps in scans(path, asked).items() if not text.startswith(ends)}
     assert found == {}
     assert len(asked) > 100
+
+
+async def test_what_operators_did_is_found_without_reading_the_requests_through(path, clock):
+    async with open_sqlite(path, now=clock) as ledger:
+        await ledger.set_budget("tenant:acme", amount(1))
+        with reading(path) as records:
+            asked = statements(records._sql)
+            records.entries(Sought(kinds=ACTS, limit=50, newest=True))
+            list(records.changes())
+    steps = []
+    with closing(sqlite3.connect(path)) as explaining:
+        for statement in asked:
+            steps += [step for *_, step in explaining.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    assert len(asked) == 2
+    assert all("USING INDEX acts_of_log" in step for step in steps), steps
 
 
 async def test_many_leases_that_end_at_once_are_dealt_with_in_turns(path, clock, monkeypatch):

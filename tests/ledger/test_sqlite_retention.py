@@ -9,13 +9,15 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 
-from comptroller.errors import ComptrollerError, LedgerRefused
+from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerRefused
 from comptroller.ledger.book.journal import Origin, asked_by
 from comptroller.ledger.opening import open_ledger
-from comptroller.ledger.sqlite import files, open_sqlite, retention, schema
+from comptroller.ledger.sqlite import open_sqlite, retention, schema
+from comptroller.ledger.sqlite.opened import OpenedFiles
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.upkeep import Upkeep
 from ledger.asking import (
+    OVERDRAFT,
     amount,
     asking,
     balance_of,
@@ -171,6 +173,21 @@ async def test_a_clock_that_was_set_back_costs_nothing_but_time(ledger, path, cl
     assert (await ledger.verify()).differences == ()
 
 
+async def test_rows_of_a_clock_that_was_ahead_keep_no_others(ledger, path, clock, monkeypatch):
+    """They stand first for years; what follows them is due all the same."""
+    monkeypatch.setattr(retention, "_AT_ONCE", 2)
+    clock.advance(70 * 365 * DAY_MS)
+    for number in range(4):
+        await settled(ledger, f"ahead{number}")
+    clock.advance(-70 * 365 * DAY_MS)
+    for number in range(4):
+        await settled(ledger, f"k{number}")
+    clock.advance(31 * DAY_MS)
+    passed(path, clock())
+    assert count(path, "reservations") == 4 + 1
+    assert (await ledger.verify()).differences == ()
+
+
 async def test_an_open_ledger_forgets_by_itself_while_its_callers_go_on(path, clock):
     async with open_sqlite(path, now=clock) as ledger:
         await ledger.set_budget("tenant:acme", amount(10_000))
@@ -196,7 +213,7 @@ async def test_nothing_goes_from_a_file_that_a_newer_version_has_taken_over(path
             await settled(ledger, f"k{number}")
     clock.advance(31 * DAY_MS)
     upkeep = Upkeep(path, Retention(timedelta(days=30)), clock)
-    upkeep._opened = files.identity(path)
+    upkeep._files = OpenedFiles(path)
     with closing(sqlite3.connect(path)) as newer:
         newer.execute(f"PRAGMA user_version = {schema.newest() + 1}")
     with pytest.raises(ComptrollerError, match="by another comptroller"):
@@ -248,6 +265,55 @@ async def test_a_report_outlives_its_reservations_and_the_log_keeps_what_is_nobo
     assert [entry.kind for entry in kept] == ["set", "set", "fund", "freeze"]
     assert await ledger.usage(by="agent,model,day", until=report_end(clock)) == report
     assert (await ledger.verify()).differences == ()
+
+
+async def test_denials_and_debts_go_with_the_requests_that_made_them(ledger, path, clock):
+    """What a request leaves in the log is no operator's act, whatever its kind."""
+    await ledger.set_budget("tenant:owing", amount(5), overdraft_limit=50)
+    await ledger.record(event("owed", 9, tenant="owing", policy=OVERDRAFT))
+    with pytest.raises(BudgetExceeded):
+        await ledger.reserve(asking("denied", 10_001))
+    clock.advance(31 * DAY_MS)
+    await ledger.fund("tenant:owing", amount(3))
+    before = await ledger.budgets()
+    passed(path, clock())
+    assert [entry.kind for entry in await ledger.events()] == ["set", "set", "set", "fund"]
+    assert await ledger.budgets() == before
+    assert (await ledger.verify()).differences == ()
+
+
+async def test_what_an_operator_did_cannot_be_removed(ledger, path):
+    with (
+        closing(sqlite3.connect(path)) as other,
+        pytest.raises(sqlite3.IntegrityError, match="append-only"),
+    ):
+        other.execute("DELETE FROM log")
+
+
+class TestWhoSaysHowLong:
+    """A command that looks at a ledger must not remove what its server keeps."""
+
+    async def test_what_was_named_once_holds_for_whoever_opens_the_file(self, path, clock):
+        async with open_sqlite(path, now=clock, retention=timedelta(days=365)) as ledger:
+            await ledger.set_budget("tenant:acme", amount(100))
+            await settled(ledger, "old")
+            await settled(ledger, "newest")
+        clock.advance(31 * DAY_MS)
+        async with open_sqlite(path, now=clock):
+            assert passed(path, clock()) == []
+        clock.advance(365 * DAY_MS)
+        assert passed(path, clock()) == [1]
+
+    async def test_another_one_takes_its_place_also_where_the_file_is_open(self, path, clock):
+        async with open_sqlite(path, now=clock, retention=timedelta(days=365)) as ledger:
+            await ledger.set_budget("tenant:acme", amount(100))
+            await settled(ledger, "old")
+            await settled(ledger, "newest")
+            clock.advance(3 * DAY_MS)
+            async with open_sqlite(path, now=clock, retention=timedelta(days=2)):
+                pass
+            assert passed(path, clock()) in ([], [1])  # the first one's thread may have been here
+            assert count(path, "reservations") == 1
 
 
 def report_end(clock):

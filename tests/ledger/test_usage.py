@@ -240,3 +240,29 @@ async def test_reports_last(reopened, clock):
         assert sum(line.denied for line in before) == 1
     async with reopened() as ledger:
         assert await ledger.usage(by="agent,run,model,day") == before
+
+
+async def test_runs_are_told_apart_by_their_labels(embedded):
+    """Those that a run was given as `dimensions`, beside whatever else a report is by."""
+    await embedded.set_budget("tenant:acme", amount(1000))
+    await call(embedded, "a", 50, 30, agent="triage", dimensions={"user": "42", "plan": "pro"})
+    await call(embedded, "b", 50, 20, agent="writer", dimensions={"user": "42"})
+    await call(embedded, "c", 9, agent="triage", dimensions={"user": "7"})
+    await call(embedded, "d", 5, 5, agent="triage")
+    with pytest.raises(BudgetExceeded):
+        await call(embedded, "e", 5_000, agent="triage", dimensions={"user": "42"})
+    lines = await embedded.usage(by="dimension:user")
+    assert [(line.by, line.charged, line.reserved, line.denied) for line in lines] == [
+        ({"dimension:user": ""}, 5, 0, 1),
+        ({"dimension:user": "42"}, 50, 0, 0),
+        ({"dimension:user": "7"}, 0, 9, 0),
+    ]
+    lines = await embedded.usage(by=["dimension:plan", "agent", "dimension:user"])
+    assert [tuple(line.by.values()) for line in lines if line.charged] == [
+        ("", "triage", ""),
+        ("", "writer", "42"),
+        ("pro", "triage", "42"),
+    ]
+    for wrong in ("user", "dimension:", "dimension"):
+        with pytest.raises(ValueError, match="such as dimension:user"):
+            await embedded.usage(by=wrong)

@@ -314,12 +314,8 @@ def compare(alone: Outcome, other: Governed, way: Way) -> None:
 
 
 def asked(trace: Trace) -> list[Any]:
-    """What every model was asked; `include_usage` is switched on where it was left open."""
-    return [
-        (a.model, a.asked, a.streamed, a.ended, a.heard,
-         dataclasses.replace(a.settings, include_usage=None))
-        for a in trace.attempts
-    ]  # fmt: skip
+    """What every model was asked."""
+    return [(a.model, a.asked, a.streamed, a.ended, a.heard, a.settings) for a in trace.attempts]
 
 
 def check_books(governed: Governed) -> None:

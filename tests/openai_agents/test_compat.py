@@ -1,15 +1,23 @@
 """What leans on the SDK's inside: each point fails here, loudly, when the SDK changes it."""
 
 import asyncio
+import copy
+import dataclasses
+import importlib
 import inspect
+import re
+import tomllib
 from functools import partial
+from pathlib import Path
 
 import agents
 import pytest
 from agents import Model, MultiProvider, RunConfig, Runner
 from agents.lifecycle import RunHooksBase
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
+from agents.tool_context import ToolContext
 
+from comptroller import ComptrollerError
 from comptroller.openai_agents import compat
 from comptroller.openai_agents.episode import EPISODE
 from comptroller.openai_agents.hooks import CallHooks, EpisodeHooks
@@ -70,6 +78,52 @@ def test_the_sdk_has_the_parts_that_the_seam_uses():
     assert "_current_agent" in inspect.signature(agents.run_state.RunState).parameters or hasattr(
         agents.run_state.RunState, "_current_agent"
     )
+
+
+@pytest.mark.parametrize("place", compat._PRIVATE)
+def test_what_the_sdk_has_moved_is_named_where_a_scope_opens(place, monkeypatch):
+    """In one sentence, with the versions that have it; importing the package raises nothing."""
+    module, _, name = place.partition(":")
+    *within, last = name.split(".")
+    owner = importlib.import_module(module)
+    for part in within:
+        owner = getattr(owner, part)
+    monkeypatch.delattr(owner, last)
+    compat._private.cache_clear()
+    with pytest.raises(ComptrollerError) as raised:
+        install()
+    assert str(raised.value) == (
+        f"openai-agents {agents.__version__} has no {module}.{name}, on which Comptroller leans:"
+        ' pip install "openai-agents>=0.24,<0.26"'
+    )
+    monkeypatch.undo()
+    install()
+
+
+def test_the_versions_it_names_are_those_that_are_installed_with_it():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    assert compat.VERSIONS in project["project"]["dependencies"]
+
+
+def test_what_is_private_in_the_sdk_is_used_in_one_module():
+    """Names that begin with an underscore, and all that its internal package holds."""
+    private = re.compile(r"from agents[\w.]* import [^#\n]*\b_[a-z]|agents\.run_internal|agents\._")
+    sources = Path(compat.__file__).parents[1].rglob("*.py")
+    found = {path.name for path in sources if private.search(path.read_text("utf-8"))}
+    assert found == {"compat.py"}
+
+
+def test_a_tools_context_has_a_run_config_that_can_be_shown_otherwise():
+    """The SDK sets it as an attribute of each context, after the fields of its base."""
+    install()
+    assert isinstance(vars(ToolContext)["run_config"], compat._SeenConfig)
+    assert "run_config" in {field.name for field in dataclasses.fields(ToolContext)}
+    given, call = RunConfig(), {"tool_name": "t", "tool_call_id": "c", "tool_arguments": ""}
+    context = ToolContext(None, run_config=given, **call)
+    assert context.run_config is given
+    assert copy.copy(context).run_config is given
+    assert ToolContext(None, **call).run_config is None
+    assert ToolContext.run_config is None
 
 
 ON_ASYNCIO = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)

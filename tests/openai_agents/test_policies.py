@@ -21,6 +21,7 @@ from comptroller import (
     usd,
 )
 from comptroller.ledger.memory import open_memory
+from comptroller.runtime.receipts import Receipt
 from comptroller.testing import (
     RecordingLedger,
     ScriptedLedger,
@@ -289,6 +290,15 @@ def priced(actual, estimate=5):
     return ToolEstimateMap({"weather": ToolEstimateConfig(estimate, actual=actual)})
 
 
+def told(count, unit=Unit.RISK_POINTS):
+    """An amount that nothing has checked."""
+    return Amount.model_construct(unit=unit, amount=count)
+
+
+async def promised():
+    return risk_points(1)
+
+
 def asking(trace, body=None, **options):
     return trace.agent("A", "quick", [call("weather", 1, city="Bonn", days=2)], "Done.",
                        tools=[trace.tool(body or forecast, **options)])  # fmt: skip
@@ -325,13 +335,20 @@ async def test_a_tool_may_cost_more_than_its_estimate():
 @pytest.mark.parametrize(
     ("actual", "said"),
     [
-        (lambda arguments, result: 1 / 0, "failed"),
-        (lambda arguments, result: usd("1"), "not an Amount in"),
-        (lambda arguments, result: 3, "not an Amount in"),
-        (lambda arguments, result: None, "not an Amount in"),
-        (lambda arguments: risk_points(1), "failed"),
+        (lambda arguments, result: 1 / 0, "ZeroDivisionError"),
+        (lambda arguments, result: usd("1"), "$1.00 is not in RISK_POINTS"),
+        (lambda arguments, result: 3, "3 is no amount"),
+        (lambda arguments, result: 0.5, "0.5 is no amount"),
+        (lambda arguments, result: None, "None is no amount"),
+        (lambda arguments: risk_points(1), "TypeError"),
+        (lambda arguments, result: told(-1), "an amount is at least 0"),
+        (lambda arguments, result: told(2**63), "at most"),
+        (lambda arguments, result: told(0.5), "whole numbers"),
+        (lambda arguments, result: told(True), "whole numbers"),
+        (lambda arguments, result: told(None), "whole numbers"),
+        (lambda arguments, result: told(1, "EUROS"), "EUROS"),
+        (lambda arguments, result: promised(), "is no amount"),
     ],
-    ids=["raises", "other-unit", "no-amount", "none", "other-arguments"],
 )
 async def test_where_its_function_fails_a_tool_is_charged_its_estimate(actual, said, caplog):
     """And the log says which tool's function it was; the run does not notice."""
@@ -344,6 +361,12 @@ async def test_where_its_function_fails_a_tool_is_charged_its_estimate(actual, s
     [record] = [record for record in caplog.records if record.name.startswith("comptroller")]
     assert "actual() of tool weather" in record.getMessage()
     assert said in record.getMessage()
+    [line] = [line for line in books.lines if line.kind == "tool.invoke"]
+    assert (line.charged, line.actual_source) == (risk_points(5), "estimate")
+    assert line.reason.startswith("actual() is wrong")
+    assert said in line.reason
+    assert "committed (estimate) (actual() is wrong" in str(Receipt(
+        run_id="r", tenant="t", calls=(line,)))  # fmt: skip
 
 
 async def test_a_tool_without_an_estimate_may_still_say_what_it_cost():

@@ -1,14 +1,16 @@
 """The SDK's values read as ours: tokens, names of models, errors, hosted tools."""
 
+import enum
+from pathlib import PurePath
 from types import SimpleNamespace
+from typing import get_args
+from unittest import mock
 
-import httpx
-import openai
 import pytest
 from agents import Usage
 from agents.models.openai_chatcompletions import OpenAIChatCompletionsModel
 from agents.models.openai_responses import OpenAIResponsesModel
-from openai.types.responses import ResponseUsage
+from openai.types.responses import ResponseOutputItem, ResponseUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
 from comptroller import governed_run, tokens
@@ -16,7 +18,7 @@ from comptroller.decide.pricing import TokenCount
 from comptroller.openai_agents import usage
 from comptroller.testing import CountingModel
 from openai_agents.books import open_books
-from openai_agents.scenarios.models import refused_connection, retrying, status_error
+from openai_agents.scenarios.models import retrying, status_error
 from openai_agents.stage import Way, open_ledgers, policy_for
 from openai_agents.voices import Trace, Turn, call, told
 
@@ -69,35 +71,69 @@ def test_models_are_named_by_provider_and_model(model, asked_for, name):
     assert usage.model_name(model, asked_for) == name
 
 
-def caused(error, cause):
-    error.__cause__ = cause
-    return error
+class Names(enum.StrEnum):
+    MINI = "gpt-4.1-mini"
 
 
-def in_a_circle():
-    error = ValueError("round and round")
-    return caused(error, caused(KeyError("x"), error))
+class Kinds(str, enum.Enum):  # noqa: UP042 - its `str()` is not its value
+    MINI = "gpt-4.1-mini"
+
+
+class Unclear:
+    """Neither its truth nor its text can be told, as with an array."""
+
+    def __bool__(self):
+        raise ValueError("ambiguous")
+
+    __str__ = __repr__ = __eq__ = __bool__
+    __hash__ = None
+
+
+class Itself:
+    @property
+    def model(self):
+        return self
+
+
+class Holding(CountingModel):
+    def __init__(self, kept):
+        super().__init__()
+        self.model = kept
+
+
+class Unloaded(CountingModel):
+    @property
+    def model(self):
+        raise RuntimeError("not loaded yet")
 
 
 @pytest.mark.parametrize(
-    ("error", "facts"),
+    ("model", "name"),
     [
-        (status_error(429), (429, False)),
-        (status_error(500), (500, False)),
-        (caused(RuntimeError("wrapped"), status_error(401)), (401, False)),
-        (refused_connection(), (None, True)),
-        (ConnectionRefusedError("no"), (None, True)),
-        (caused(RuntimeError("wrapped"), httpx.ConnectTimeout("slow")), (None, True)),
-        (httpx.ReadTimeout("slow"), (None, False)),
-        (openai.APITimeoutError(httpx.Request("POST", "http://127.0.0.1")), (None, False)),
-        (ConnectionResetError("lost"), (None, False)),
-        (SimpleNamespace(status_code="429", __cause__=None), (None, False)),
-        (in_a_circle(), (None, False)),
+        (Holding(Names.MINI), "test_usage:gpt-4.1-mini"),
+        (Holding(Kinds.MINI), "test_usage:gpt-4.1-mini"),
+        (Holding(OpenAIResponsesModel("gpt-4.1", CLIENT)), "openai:gpt-4.1"),
+        (Holding(Holding(OpenAIResponsesModel("gpt-4.1", CLIENT))), "openai:gpt-4.1"),
+        (Holding(PurePath("models/small.gguf")), "test_usage:small.gguf"),
+        (Holding(Unclear()), "test_usage:Holding"),
+        (Holding(Itself()), "test_usage:Holding"),
+        (Holding(mock.MagicMock()), "test_usage:Holding"),
+        (Holding(Unloaded()), "test_usage:Holding"),
+        (Holding(enum), "test_usage:Holding"),
+        (Holding(7), "test_usage:Holding"),
+        (Holding(b"gpt-4.1"), "test_usage:Holding"),
+        (Holding(""), "test_usage:Holding"),
+        (Unloaded(), "test_usage:Unloaded"),
     ],
+    ids=lambda given: given if isinstance(given, str) else "",
 )
-def test_an_error_tells_whether_work_may_have_begun(error, facts):
-    """Its causes count: client libraries wrap. Causes may go round in a circle."""
-    assert usage.why_failed(error) == facts
+def test_a_models_attribute_model_may_be_anything(model, name):
+    """A name is taken from what is known to be one, and made of nobody's text or truth."""
+    assert usage.model_name(model, None) == name
+
+
+def test_a_name_of_a_model_is_as_long_as_a_message_can_carry():
+    assert len(usage.model_name(Holding("m" * 100_000), None)) == 200
 
 
 def tokens_of(*content):
@@ -182,6 +218,47 @@ def test_hosted_tools_are_the_calls_that_nobody_here_ran():
     items = [SimpleNamespace(type=kind) for kind in kinds] + [{"type": "code_interpreter_call"}]
     assert usage.hosted_tools(items) == ["web_search", "mcp", "image_generation",
                                          "code_interpreter"]  # fmt: skip
+
+
+def shell_call(call_id, **where):
+    return {"type": "shell_call", "call_id": call_id, "environment": where or None}
+
+
+@pytest.mark.parametrize(
+    ("items", "hosted"),
+    [
+        ([shell_call("1", type="container_reference", container_id="c")], ["shell"]),
+        ([shell_call("1", type="container_auto")], ["shell"]),
+        ([shell_call("1", type="local")], []),
+        ([shell_call("1")], []),
+        ([shell_call("1"), {"type": "shell_call_output", "call_id": "1"}], ["shell"]),
+        ([shell_call("1"), {"type": "shell_call_output", "call_id": "2"}], []),
+        ([shell_call(None), {"type": "shell_call_output", "call_id": None}], []),
+        ([shell_call([]), {"type": "shell_call_output", "call_id": [[]]}], []),
+        ([{"type": "tool_search_call", "execution": "server"}], ["tool_search"]),
+        ([{"type": "tool_search_call", "execution": "client"}], []),
+        ([{"type": "program"}, {"type": "program_output"}], ["programmatic_tool_calling"]),
+        ([{"type": "mcp_list_tools"}, {"type": "compaction"}], []),
+    ],
+)
+def test_what_can_run_here_or_there_says_where_it_ran(items, hosted):
+    """A call is the provider's where its environment or its executor is, or its output is given."""
+    assert usage.hosted_tools(items) == hosted
+
+
+def test_every_item_that_a_response_can_hold_is_sorted():
+    """A kind that the SDK comes to know is looked at here, before it runs up a bill unseen."""
+    [union, _] = get_args(ResponseOutputItem)
+    kinds = {get_args(item.model_fields["type"].annotation)[0] for item in get_args(union)}
+    hosted = {kind for kind in kinds if usage.hosted_tools([{"type": kind}])}
+    assert hosted == {
+        "file_search_call", "web_search_call", "tool_search_call", "image_generation_call",
+        "code_interpreter_call", "mcp_call", "program",
+    }  # fmt: skip
+    assert {kind for kind in kinds - hosted if kind.endswith("_call")} == {
+        "function_call", "computer_call", "local_shell_call", "shell_call", "apply_patch_call",
+        "custom_tool_call",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("output", [None, "file_search_call", 7, [], [None, "x", {}, object()]])

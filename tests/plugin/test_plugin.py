@@ -10,6 +10,7 @@ from runcycles import Unit
 
 from comptroller import BudgetExceeded, Outcome, Policy, tokens
 from comptroller.testing import (
+    BlockedModel,
     CountingModel,
     assert_settled,
     deny_at,
@@ -21,6 +22,11 @@ from comptroller.testing import (
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 POLICY = Policy(llm_estimate=tokens(100))
+
+
+@pytest.fixture
+def ledger_budgets(ledger_budgets):
+    return {"tenant:acme": [*ledger_budgets["tenant:acme"], tokens(10**12)]}
 
 
 def agent(*answers):
@@ -60,6 +66,14 @@ async def test_budgets_can_be_set(governed, ledger):
     with pytest.raises(BudgetExceeded, match="50 tokens left"):
         async with governed(agent(), policy=POLICY) as run:
             await run("go")
+
+
+async def test_a_supervisor_is_open_for_the_test(supervisor, ledger):
+    """What a web backend opens in its lifespan; what still runs at the end is cancelled."""
+    result = await supervisor.start(agent(), "go", tenant="acme")
+    assert result.final_output == "done"
+    assert len(ledger.asked("commit")) == 1
+    supervisor.start(Agent("Agent", model=BlockedModel()), "go", tenant="acme")
 
 
 async def test_a_run_that_is_not_settled_is_named(governed, ledger):

@@ -17,7 +17,7 @@ from comptroller.decide.pricing import TokenCount
 from comptroller.decide.settlement import Finished
 from comptroller.ledger.memory import MemoryLedger, open_memory
 from comptroller.money import risk_points, tokens
-from comptroller.policy import Limits, Policy
+from comptroller.policy import Limits, Policy, ToolEstimateMap
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Answer, Draft, Grant
 from comptroller.runtime.home import Change, Home
@@ -28,7 +28,7 @@ from comptroller.testing import spent
 
 EPOCH_MS = 1_700_000_000_000
 ESTIMATE = tokens(100)
-TOOLS = {"search": risk_points(7)}
+TOOLS = ToolEstimateMap({"search": risk_points(7)})
 USED = TokenCount(input=20, output=10)
 DONE = Finished(USED)
 

@@ -5,7 +5,7 @@ from itertools import repeat
 
 import anyio
 import pytest
-from runcycles import Unit
+from runcycles import ReleaseRequest, Unit
 
 from comptroller.decide.lifecycle import TRANSITIONS, Event, Outcome, State
 from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
@@ -313,7 +313,7 @@ async def test_a_price_book_that_fails_costs_the_estimate(caplog):
 
 async def test_a_model_without_a_price_is_warned_of_once(caplog, monkeypatch):
     """By the first call that is charged its estimate for want of one, whatever run it is of."""
-    monkeypatch.setattr("comptroller.runtime.deciding._UNPRICED", set())
+    monkeypatch.setattr("comptroller.runtime.deciding._WARNED", set())
     from comptroller.money import usd
 
     async with funded() as ledger:
@@ -337,7 +337,7 @@ async def test_a_model_without_a_price_is_warned_of_once(caplog, monkeypatch):
 
 @pytest.mark.parametrize("estimate", [tokens(100), risk_points(1)], ids=["tokens", "points"])
 async def test_where_no_price_is_needed_nobody_misses_one(estimate, caplog, monkeypatch):
-    monkeypatch.setattr("comptroller.runtime.deciding._UNPRICED", set())
+    monkeypatch.setattr("comptroller.runtime.deciding._WARNED", set())
     async with funded() as ledger, bench(ledger, llm_estimate=estimate) as it:
         await it.whole()
     assert caplog.records == []
@@ -671,6 +671,20 @@ async def test_settled_by_an_earlier_attempt_is_settled():
         {"commit": [lost_answer(), refused(409, "RESERVATION_FINALIZED")]}
     )
     assert (line.outcome, line.charged, charged) == (Outcome.COMMITTED, tokens(30), 30)
+
+
+async def test_what_an_operator_releases_while_it_runs_is_recorded_and_says_so():
+    """Work that ran is never released (law 3), whoever gave its reservation back."""
+    async with funded() as memory, bench(memory) as it:
+        opened = await it.granted()
+        [held] = await open_reservations(memory)
+        request = ReleaseRequest(idempotency_key="operator", reason="stuck?")
+        await memory.release(held.reservation_id, request)
+        opened.actor.tell(DONE)
+        await it.over(opened)
+        line = opened.line
+        assert (line.outcome, line.charged) == (Outcome.RECORDED, tokens(30))
+        assert "released while it ran" in line.reason
 
 
 async def test_a_release_without_an_answer_lapses():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -217,3 +218,48 @@ async def test_runs_that_end_in_peace_leave_no_file(tmp_path):
                 await run("hi")
                 assert len(set(directory().glob("*")) - before) == files
             assert set(directory().glob("*")) == before
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_fork_holds_no_presence_and_has_its_own():
+    """It would hide the death of its parent for as long as it lives."""
+    mark = mark_of(PRESENCE.enter("ledger.db", "acme"))
+    ready, told = os.pipe()
+    try:
+        child = os.fork()
+        if child == 0:
+            own = mark_of(PRESENCE.enter("ledger.db", "acme"))
+            os.write(told, own.encode())
+            signal.pause()
+            os._exit(1)
+        other = os.read(ready, 12).decode()
+        assert mark not in dead()
+        PRESENCE.leave(owing=True)
+        assert mark in dead()
+        assert other not in dead()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert {mark, other} <= set(dead())
+    finally:
+        os.close(ready)
+        os.close(told)
+
+
+def test_what_is_no_file_in_its_directory_keeps_nobody_waiting():
+    directory().mkdir(parents=True)
+    os.mkfifo(directory() / "0123456789ab")
+    (directory() / "0123456789ac").mkdir()
+    (directory() / "0123456789ad").symlink_to("/dev/zero")
+    assert dead() == {}
+    PRESENCE.enter("ledger.db", "acme")
+    PRESENCE.leave()
+
+
+def test_a_file_of_a_clock_that_was_ahead_ages_from_now_on():
+    directory().mkdir(parents=True)
+    path = directory() / "0123456789ab"
+    path.touch()
+    os.utime(path, (2**32, 2**32))
+    PRESENCE.enter("ledger.db", "acme")
+    PRESENCE.leave()
+    assert path.stat().st_mtime < time.time() + 60

@@ -55,6 +55,7 @@ app.command(rich_help_panel=OPERATE)(serve)
 app.add_typer(key_app, name="key", rich_help_panel=OPERATE)
 app.add_typer(webhook_app, name="webhook", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(audit_commands.verify)
+app.command(rich_help_panel=OPERATE)(audit_commands.backup)
 outbox_app = typer.Typer(help="Charges that a Cycles server has not accepted yet.")
 app.add_typer(outbox_app, name="outbox", rich_help_panel=OPERATE)
 

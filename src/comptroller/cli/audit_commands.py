@@ -1,5 +1,6 @@
-"""The commands of whoever wants to know: `report`, `events`, `verify`."""
+"""The commands of whoever wants to know, or to be sure: `report`, `events`, `verify`, `backup`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +18,8 @@ def report(
         str,
         typer.Option(
             metavar="WHAT,...",
-            help="Any of tenant, workspace, app, workflow, agent, tool, model, day, run.",
+            help="Any of tenant, workspace, app, workflow, agent, tool, model, day, run,"
+            " and labels of runs such as dimension:user.",
         ),
     ] = "tenant",
     tenant: Tenant = None,
@@ -47,7 +49,11 @@ def events(
     tenant: Tenant = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help="Such as set, fund, alert, denied, renewed; repeatable."),
+        typer.Option(
+            metavar="KIND",
+            help="A kind, such as alert, or a group: operator (set, fund, freeze, ...), request"
+            " (reserve, commit, ... over HTTP), all. Repeatable. Left out: all but requests.",
+        ),
     ] = None,
     since: Annotated[str | None, typer.Option(metavar="TIME", help=_TIME)] = None,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
@@ -61,11 +67,11 @@ def events(
     ] = False,
 ) -> None:
     """The event log: what operators did, what budgets did, what was denied, who asked."""
-    from .auditing import Order
+    from .auditing import Order, kinds
     from .auditing import events as shown
     from .operating import at_file
 
-    order = Order(tenant, tuple(kind or ()), since, limit, follow, as_json, wide)
+    order = Order(tenant, kinds(kind or ()), since, limit, follow, as_json, wide)
     raise typer.Exit(at_file("events", ledger, shown, order))
 
 
@@ -75,3 +81,20 @@ def verify(ledger: LedgerFile = None, as_json: Json = False) -> None:
     from .operating import at_file
 
     raise typer.Exit(at_file("verify", ledger, verified, as_json))
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The copy.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace it if it is there, once the new one is whole.")
+    ] = False,
+    ledger: LedgerFile = None,
+    as_json: Json = False,
+) -> None:
+    """Copy an embedded ledger while it is in use: one whole file, checked, as of one moment.
+
+    Ends with 1 if a balance of it is not what its history comes to.
+    """
+    from .backing_up import back_up
+
+    raise typer.Exit(back_up(ledger, file, force, as_json))

@@ -11,7 +11,7 @@ import attrs
 from runcycles import Unit
 
 from comptroller import console
-from comptroller.ledger.book.journal import Entry, Kind
+from comptroller.ledger.book.journal import ACTS, OPERATORS, REQUESTS, Entry, Kind
 from comptroller.ledger.book.verify import Difference
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
 from comptroller.money import dollars, formatted
@@ -21,12 +21,16 @@ from .moments import moment
 from .operating import own
 from .tables import Table
 
-KINDS: tuple[str, ...] = get_args(Kind)
 _OF_AMOUNTS = ("set", "fund", "debit", "repay", "renewed", "reserve", "commit", "record")
 """Kinds of entries whose amount is told, also where it is nothing."""
 _AMOUNTS, _SHARES = ("remaining", "allocated", "overdraft_limit"), ("alerts", "caps_below")
 """What of the details is an amount, and what a share, in percent."""
 _PAUSE = 0.5  # seconds between two looks at the log
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "operator": OPERATORS,
+    "request": REQUESTS,
+    "all": get_args(Kind),
+}
 
 
 @attrs.frozen
@@ -41,10 +45,23 @@ class Order:
     as_json: bool
     wide: bool = False
 
-    def __attrs_post_init__(self) -> None:
-        for kind in self.kinds:
-            if kind not in KINDS:
-                raise ValueError(f"--kind {kind!r}: write one of {', '.join(KINDS)}")
+
+def kinds(written: Iterable[str]) -> tuple[str, ...]:
+    """The kinds of entries that were asked for, by their own names or those of groups.
+
+    Without any: all but requests, of which there are two a call, so that nothing else is seen.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    found: list[str] = []
+    for word in written:
+        name = word.strip().lower()
+        if name not in _GROUPS and name not in _GROUPS["all"]:
+            known = ", ".join([*_GROUPS, *_GROUPS["all"]])
+            raise ValueError(f"--kind {word!r}: there is no such kind: write any of {known}")
+        found += _GROUPS.get(name, (name,))
+    return tuple(dict.fromkeys(found)) or ACTS
 
 
 async def events(ledger: Ledger, order: Order) -> int:
@@ -58,7 +75,8 @@ async def events(ledger: Ledger, order: Order) -> int:
         kinds=order.kinds, tenant=order.tenant, since=since, limit=order.limit, newest=True
     )
     if not entries and not order.follow and not order.as_json:
-        console.write(f"no such event in {ledger.name}")
+        requests = " (requests are shown with --kind request)" if order.kinds == ACTS else ""
+        console.write(f"no such event in {ledger.name}{requests}")
     if order.as_json or order.follow:
         for entry in entries:
             _show(entry, order)

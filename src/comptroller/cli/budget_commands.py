@@ -7,7 +7,7 @@ import typer
 from .options import Json, KeyVariable, Ledger, Money, Scope, Wide
 
 budget_app = typer.Typer(
-    help="Set, fund, freeze and list budgets. Those of a server: with its operator's key in"
+    help="Set, fund, freeze, close and list budgets. Those of a server: with its operator's key in"
     " COMPTROLLER_ADMIN_KEY."
 )
 
@@ -48,6 +48,10 @@ DeniedTools = Annotated[
 ]
 NoCaps = Annotated[
     bool, typer.Option("--no-caps", help="No cap any more but those that are given here.")
+]
+OneUnit = Annotated[
+    str | None,
+    typer.Option(metavar="usd|tokens|points", help="Its budget in this unit alone."),
 ]
 
 
@@ -116,22 +120,40 @@ def fund(
 
 @budget_app.command()
 def freeze(
-    scope: Scope, ledger: Ledger = None, api_key_env: KeyVariable = None, as_json: Json = False
+    scope: Scope,
+    unit: OneUnit = None,
+    ledger: Ledger = None,
+    api_key_env: KeyVariable = None,
+    as_json: Json = False,
 ) -> None:
     """Refuse new spend at a scope; what is reserved settles as ever."""
     from .operating import as_operator, freeze
 
-    as_operator(ledger, api_key_env, freeze, scope, True, as_json)
+    as_operator(ledger, api_key_env, freeze, scope, unit, True, as_json)
 
 
 @budget_app.command()
 def unfreeze(
-    scope: Scope, ledger: Ledger = None, api_key_env: KeyVariable = None, as_json: Json = False
+    scope: Scope,
+    unit: OneUnit = None,
+    ledger: Ledger = None,
+    api_key_env: KeyVariable = None,
+    as_json: Json = False,
 ) -> None:
     """End a freeze."""
     from .operating import as_operator, freeze
 
-    as_operator(ledger, api_key_env, freeze, scope, False, as_json)
+    as_operator(ledger, api_key_env, freeze, scope, unit, False, as_json)
+
+
+@budget_app.command()
+def close(
+    scope: Scope, ledger: Ledger = None, api_key_env: KeyVariable = None, as_json: Json = False
+) -> None:
+    """Grant nothing more at a scope, such as a tenant that has gone; budget set opens it again."""
+    from .operating import as_operator, close
+
+    as_operator(ledger, api_key_env, close, scope, as_json)
 
 
 @budget_app.command("list")

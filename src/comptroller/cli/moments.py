@@ -37,3 +37,14 @@ def moment(option: str, text: str, now: datetime, zone: str = "UTC") -> datetime
     except (ValueError, OverflowError):  # also: before any calendar
         raise ValueError(f"{option} {text!r} is no time: {_LIKE}") from None
     return found
+
+
+def span(option: str, text: str) -> timedelta:
+    """The length of time that `text` means: `30d`, `36h`, `2w`.
+
+    Raises:
+        ValueError: none of these, or longer than there are times for.
+    """
+    if not (found := _AGO.fullmatch(text.strip().lower())):
+        raise ValueError(f"{option} {text!r} is no length of time: write it like 36h, 30d or 8w")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -124,8 +125,27 @@ async def set_budget(operator: Operator, order: BudgetOrder, as_json: bool) -> N
         for known in await operator.budgets():
             if known.scope_path == path and known.remaining.unit is allocated.unit:
                 terms["caps"] = _together(getattr(known, "caps", None), order.caps)
+    embedded = None if isinstance(operator, RemoteOperator) else operator
+    before = await embedded.events(newest=True, limit=1) if embedded else []
     balance = await operator.set_budget(order.scope, allocated, **terms)
     _show(balance, operator.name, as_json)
+    if embedded is not None and not as_json:
+        await _tell_of_clocks(embedded, balance, before[-1].number if before else 0)
+
+
+async def _tell_of_clocks(ledger: EmbeddedLedger, balance: Balance, after: int) -> None:
+    """Say where a period that a wrong clock had begun was put right."""
+    for entry in await ledger.events(after=after, kinds=["renewed"]):
+        ahead_ms = entry.details.get("instead_of_ms")
+        if ahead_ms is not None and entry.scope == balance.scope_path:
+            console.write(
+                f"a clock was ahead: it had begun the period of {_day(ahead_ms)};"
+                f" the one of {_day(entry.since_ms)} has begun in its place"
+            )
+
+
+def _day(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d}"
 
 
 def _terms(order: BudgetOrder, unit: Unit) -> Terms:
@@ -172,14 +192,28 @@ def _show(balance: Balance, ledger: str, as_json: bool, *, funded: bool = False)
     ])))  # fmt: skip
 
 
-async def freeze(operator: Operator, scope: str, frozen: bool, as_json: bool) -> None:
-    """Freeze a scope, or end that."""
-    path = parse_scope(scope)
-    await (operator.freeze if frozen else operator.unfreeze)(path)
+async def freeze(
+    operator: Operator, scope: str, written: str | None, frozen: bool, as_json: bool
+) -> None:
+    """Freeze a scope in the unit that is written, or in all, or end that."""
+    path, unit = parse_scope(scope), reading.optional_unit("--unit", written)
+    await (operator.freeze if frozen else operator.unfreeze)(path, unit)
     if as_json:
-        console.write_json({"scope": path, "frozen": frozen})
+        of_unit = {"unit": unit.value} if unit else {}
+        console.write_json({"scope": path, **of_unit, "frozen": frozen})
     else:
-        console.write(f"{path} in {operator.name} is {'frozen' if frozen else 'open'}")
+        of = f" (its {written})" if written else ""
+        console.write(f"{path}{of} in {operator.name} is {'frozen' if frozen else 'open'}")
+
+
+async def close(operator: Operator, scope: str, as_json: bool) -> None:
+    """Close a scope."""
+    path = parse_scope(scope)
+    await operator.close_budget(path)
+    if as_json:
+        console.write_json({"scope": path, "closed": True})
+    else:
+        console.write(f"{path} in {operator.name} is closed; what it has spent stays in reports")
 
 
 def budgets(

@@ -15,7 +15,7 @@ import attrs
 from comptroller import console
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger
-from comptroller.ledger.outbox import Entry, browse, default_directory, set_aside
+from comptroller.ledger.outbox import Entry, browse, default_directory, set_aside, text_of
 from comptroller.money import show
 from comptroller.runtime.recovery import OnAbandoned, Recovered, looks_at
 from comptroller.runtime.recovery import recover as settled
@@ -58,7 +58,7 @@ def show_owed(name: str, directory: Path | None) -> None:
     if len(named) != 1:
         how_many = "several charges are" if named else "no charge is"
         raise ComptrollerError(f"{how_many} named {name!r}: see comptroller outbox list")
-    text = named[0].read_text("utf-8", errors="replace")
+    text = text_of(named[0])
     try:
         console.write_json({"file": str(named[0]), **console.with_dollars(json.loads(text))})
     except (ValueError, TypeError, RecursionError):
@@ -82,21 +82,23 @@ def replay(
                 raise ComptrollerError(
                     f"{ledger.name} is an embedded ledger: nothing is owed to it"
                 )
+            await ledger.outbox.found()  # however many there are: they are counted
             return ledger.name, await ledger.drain(timeout)
 
     asked, left = anyio.run(send)
     elsewhere = _owed_elsewhere(root, asked)
     aside = len(set_aside(root))
+    code = exits.FAILED if left else exits.DONE
     if as_json:
         console.write_json({"left": left, "set_aside": aside, "elsewhere": elsewhere})
-        return exits.FAILED if left else exits.DONE
+        return code
     more = f"; {aside} set aside (comptroller outbox list)" if aside else ""
     console.write(f"{left} left to send to {asked} in {root}{more}")
     for name, count in elsewhere.items():
         console.write(
             f"{count} owed to {name}, not asked now: comptroller outbox replay --ledger {name}"
         )
-    return exits.FAILED if left else exits.DONE
+    return code
 
 
 def _owed_elsewhere(root: Path, asked: str) -> dict[str, int]:
@@ -160,7 +162,7 @@ def _is_named(path: Path, name: str) -> bool:
     if path.name.removeprefix("v2-").startswith(name):
         return True
     try:
-        return bool(json.loads(path.read_text("utf-8"))["reservation_id"] == name)
+        return bool(json.loads(text_of(path))["reservation_id"] == name)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 

@@ -69,6 +69,21 @@ def optional_amount(option: str, text: str | None) -> Amount | None:
         raise ValueError(f"{option}: {error}") from None
 
 
+def optional_unit(option: str, text: str | None) -> Unit | None:
+    """The unit of an option: `usd`, `tokens`, `points`, `credits`, or its name of the protocol.
+
+    Raises:
+        ValueError: none of these.
+    """
+    if text is None:
+        return None
+    name = text.strip().upper()
+    unit = Unit.__members__.get(name) or _UNITS.get(name.lower().removesuffix("s"))
+    if unit is None:
+        raise ValueError(f"{option} {text!r} is no unit: write usd, tokens, points or credits")
+    return unit
+
+
 def ledger(address: str | None, key_variable: str | None, *, create: bool = False) -> DefaultLedger:
     """The ledger that a command means, by its address or by the environment.
 
@@ -91,7 +106,7 @@ def ledger(address: str | None, key_variable: str | None, *, create: bool = Fals
         if not path.exists() and path.parent.is_dir():
             option = f" --ledger {address}" if address else ""
             raise ComptrollerError(
-                f"there is no ledger {path}: begin one with:"
+                f"there is no ledger {settings.url.removeprefix('sqlite:')}: begin one with:"
                 f" comptroller budget set tenant:acme 10usd{option}"
             )
     return settings

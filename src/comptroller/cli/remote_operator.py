@@ -4,7 +4,7 @@ from typing import Any, Unpack
 
 import attrs
 import httpx
-from runcycles import Amount, Balance
+from runcycles import Amount, Balance, Unit
 
 from comptroller.decide.scopes import parse_scope
 from comptroller.decide.terms import Terms, shares
@@ -43,29 +43,39 @@ class RemoteOperator:
         body = {"operation": "CREDIT", "amount": credit.model_dump(mode="json")}
         return _budget(await self._act("fund", scope, credit.unit.value, json=body))
 
-    async def freeze(self, scope: str) -> None:
+    async def freeze(self, scope: str, unit: Unit | None = None) -> None:
         """As `EmbeddedLedger.freeze`."""
-        await self._each("freeze", scope)
+        await self._each("freeze", scope, unit)
 
-    async def unfreeze(self, scope: str) -> None:
+    async def unfreeze(self, scope: str, unit: Unit | None = None) -> None:
         """As `EmbeddedLedger.unfreeze`."""
-        await self._each("unfreeze", scope)
+        await self._each("unfreeze", scope, unit)
+
+    async def close_budget(self, scope: str) -> None:
+        """As `EmbeddedLedger.close_budget`; all units of the scope are closed by one request."""
+        path = parse_scope(scope)
+        (unit, *_) = await self._units(path)
+        await self._act("close", path, unit.value)
 
     async def budgets(self) -> list[Balance]:
         """As `EmbeddedLedger.budgets`."""
         return [_budget(row) for row in (await self._send("GET", _BUDGETS))["ledgers"]]
 
-    async def _each(self, act: str, scope: str) -> None:
-        """`act` in every unit that `scope` has a budget in."""
+    async def _each(self, act: str, scope: str, unit: Unit | None) -> None:
+        """`act` in `unit`, or in every one that `scope` has a budget in."""
         path = parse_scope(scope)
+        for each in [unit] if unit else await self._units(path):
+            await self._act(act, path, each.value)
+
+    async def _units(self, path: str) -> list[Unit]:
+        """The units that a scope has budgets in, one at least."""
         units = [one.remaining.unit for one in await self.budgets() if one.scope_path == path]
         if not units:
             raise LedgerRefused(
                 f"no budget for {path} at {self.name}: set one with:"
                 f" comptroller budget set {path} 10usd --ledger {self.name}"
             )
-        for unit in units:
-            await self._act(act, path, unit.value)
+        return units
 
     async def _act(self, act: str, scope: str, unit: str, **body: Any) -> Any:
         named = {"scope": parse_scope(scope), "unit": unit}
@@ -92,4 +102,6 @@ class RemoteOperator:
 
 def _budget(said: dict[str, Any]) -> Balance:
     known = {name: value for name, value in said.items() if name in Budget.model_fields}
-    return Budget.model_validate({**known, "frozen": said.get("status") == "FROZEN"})
+    status = said.get("status")
+    states = {"frozen": status == "FROZEN", "closed": status == "CLOSED"}
+    return Budget.model_validate({**known, **states})

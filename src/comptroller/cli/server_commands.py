@@ -8,6 +8,48 @@ from .options import Json, LedgerFile, Wide
 
 key_app = typer.Typer(help="Create, list and revoke the API keys of an embedded ledger.")
 
+TlsKeyPassword = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The variable with that key's password.")
+]
+AdminKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The variable with the operator's key (COMPTROLLER_ADMIN_KEY): budgets over HTTP.",
+    ),
+]
+LogFormat = Annotated[
+    str, typer.Option(metavar="text|json", help="Of the server's own log, on stderr.")
+]
+LogLevel = Annotated[
+    str, typer.Option(metavar="LEVEL", help="debug, info, warning or error, and above.")
+]
+Retention = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="How long finished calls are kept, such as 30d; noted in the file, for everybody.",
+    ),
+]
+AccessLog = Annotated[
+    str | None, typer.Option(metavar="FILE", help="A line of JSON a request; '-': stderr.")
+]
+KeyFor = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TENANT", help="For 'memory:': make a key, and show it."),
+]
+BudgetOf = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SCOPE=AMOUNT", help="For 'memory:': set a budget."),
+]
+ByTenant = Annotated[
+    bool,
+    typer.Option(
+        "--metrics-by-tenant",
+        help="Name tenants and their budgets in /metrics, to whoever can reach it.",
+    ),
+]
+
 
 def serve(
     *,
@@ -25,23 +67,15 @@ def serve(
         str | None, typer.Option(metavar="FILE", help="A certificate, in PEM.")
     ] = None,
     tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="Its key, in PEM.")] = None,
-    tls_key_password_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The variable with that key's password.")
-    ] = None,
-    admin_key_env: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The variable with the operator's key (COMPTROLLER_ADMIN_KEY): budgets over HTTP.",
-        ),
-    ] = None,
+    tls_key_password_env: TlsKeyPassword = None,
+    admin_key_env: AdminKey = None,
     rate: Annotated[
         float | None, typer.Option(help="Requests a second that each tenant may make.")
     ] = None,
     max_body: Annotated[int, typer.Option(min=1, help="The longest body, in bytes.")] = 2**20,
-    access_log: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A line of JSON a request; '-': stderr.")
-    ] = None,
+    access_log: AccessLog = None,
+    log_format: LogFormat = "text",
+    log_level: LogLevel = "info",
     grace: Annotated[
         float,
         typer.Option(min=0, max=86_400, help="Seconds that a stop waits for what is in flight."),
@@ -49,17 +83,13 @@ def serve(
     synchronous: Annotated[
         str, typer.Option(metavar="NORMAL|FULL", help="FULL survives a power cut, too.")
     ] = "NORMAL",
+    retention: Retention = None,
+    metrics_by_tenant: ByTenant = False,
     default_budget: Annotated[
         str | None, typer.Option(metavar="AMOUNT", help="Of a tenant seen for the first time.")
     ] = None,
-    key_for: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TENANT", help="For 'memory:': make a key, and show it."),
-    ] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SCOPE=AMOUNT", help="For 'memory:': set a budget."),
-    ] = None,
+    key_for: KeyFor = None,
+    budget: BudgetOf = None,
 ) -> None:
     """Serve an embedded ledger over HTTP, to every Cycles client, until Ctrl-C or SIGTERM.
 

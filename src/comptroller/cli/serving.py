@@ -1,18 +1,17 @@
 """`comptroller serve`: an embedded ledger over HTTP, until a signal stops it.
 
 The first signal stops it gracefully: nothing new is let in, what is in flight is answered. A second
-one does not wait for that.
+one does not wait for that. SIGHUP is such a signal where a terminal was closed; a service has
+nothing that it would have to read again, and goes on.
 """
 
 import gc
 import logging
 import os
 import signal
-import sys
 from contextlib import AbstractAsyncContextManager, ExitStack
+from datetime import timedelta
 from importlib.util import find_spec
-from logging.handlers import WatchedFileHandler
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import anyio
@@ -22,19 +21,24 @@ from runcycles import Amount
 
 from comptroller import console
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.embedded import wall_clock
+from comptroller.ledger.embedded import LONGEST_LEASE, wall_clock
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.ledger.keys import KeyTable, made
 from comptroller.ledger.opening import open_keys, open_ledger
+from comptroller.ledger.outbox import counted
 from comptroller.ledger.server import Application, serve_ledger
+from comptroller.ledger.sqlite import SqliteLedger
 
 from . import reading
-from .exits import complain
 from .listening import Tls, listening, open_to_others, tls, url
+from .logs import logging_as
+from .moments import span
 from .operating import ADMIN_KEY
 
 _ADMIN_KEY_LEAST = 16
 _EXTRA = "install what serving needs with: pip install 'comptroller[serve]'"
+
+_logger = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)
@@ -52,8 +56,12 @@ class Order:
     max_body: int = 2**20
     access_log: str | None = None
     grace: float = 10.0
+    log_format: str = "text"
+    log_level: str = "info"
     synchronous: str = "NORMAL"
+    retention: str | None = None
     default_budget: str | None = None
+    metrics_by_tenant: bool = False
     key_for: list[str] = attrs.field(factory=list)
     budget: list[str] = attrs.field(factory=list)
 
@@ -69,15 +77,19 @@ def carry_out(order: Order) -> None:
     opened = open_ledger(
         address,
         synchronous=_synchronous(order.synchronous),
+        retention=_retention(order, address),
         default_budget=reading.optional_amount("--default-budget", order.default_budget),
     )
     secured = tls(order.tls_cert, order.tls_key, order.tls_key_password_env)
-    _log_to(order.access_log)
-    with listening(order.host, order.port) as listener:
+    with (
+        logging_as(order.log_format, order.log_level, order.access_log),
+        listening(order.host, order.port) as listener,
+    ):
         if secured is None and open_to_others(listener):
-            complain(
-                f"warning: plain HTTP on {order.host}, where others can reach it: keys can be read"
-                " on the way; use --tls-cert and --tls-key, or a proxy that ends TLS"
+            _logger.warning(
+                "plain HTTP on %s, where others can reach it: keys can be read on the way; use"
+                " --tls-cert and --tls-key, or a proxy that ends TLS",
+                order.host,
             )
         fast = find_spec("uvloop") is not None
         anyio.run(
@@ -104,13 +116,21 @@ async def _serve(
         with ExitStack() as stack:
             keys = stack.enter_context(open_keys(ledger))
             _make_keys(keys, order.key_for)
+            metrics = Metrics(
+                ledger,
+                outbox=counted,
+                now_ms=wall_clock,
+                by_tenant=order.metrics_by_tenant,
+            )
+            if isinstance(ledger, SqliteLedger):
+                ledger.on_wait = metrics.waited
             application: Application = serve_ledger(
                 ledger,
                 keys,
                 admin_key=admin_key,
                 rate=order.rate,
                 most_bytes=order.max_body,
-                meter=Metrics(),
+                meter=metrics,
             )
             server = Server(configured(application, secured, order.grace))
             server.ready = lambda: _tell(ledger, keys, url(listener, secure=secured is not None))
@@ -124,9 +144,15 @@ async def _serve(
 async def _stop_on_signals(
     server: Any, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup has it ignored
+        numbers.append(signal.SIGHUP)
+    with anyio.open_signal_receiver(*numbers) as signals:
         task_status.started()
-        async for _ in signals:
+        async for number in signals:
+            if number == signal.SIGHUP and not _has_a_terminal():
+                _logger.info("SIGHUP: there is nothing to read again; moved logs are noticed alone")
+                continue
             server.force_exit = server.should_exit
             server.should_exit = True
 
@@ -190,18 +216,25 @@ def _admin_key(variable: str | None) -> str | None:
     return key
 
 
-def _log_to(path: str | None) -> None:
-    """Send the access log where it was asked for; a log that was moved away is begun anew."""
-    if path is None:
-        return
-    handler: logging.Handler
-    if path == "-":
-        handler = logging.StreamHandler(sys.stderr)
-    elif not Path(path).absolute().parent.is_dir():
-        raise ValueError(f"--access-log {path}: its directory is not there")
-    else:
-        handler = WatchedFileHandler(path, encoding="utf-8")
-    logger = logging.getLogger("comptroller.access")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+def _retention(order: Order, address: str) -> timedelta | None:
+    """How long what is finished is kept; None: as the file says."""
+    if order.retention is None:
+        return None
+    if address == "memory:":
+        raise ValueError("--retention is for a file: what is in memory: ends with the server")
+    kept = span("--retention", order.retention)
+    if kept < LONGEST_LEASE:
+        raise ValueError(
+            f"--retention {order.retention}: requests about a call may come for a day and a minute,"
+            " so keep it longer: such as 2d"
+        )
+    return kept
+
+
+def _has_a_terminal() -> bool:
+    """Whether a person's terminal would be left behind."""
+    try:
+        os.close(os.open(os.ctermid(), os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

@@ -14,7 +14,6 @@ from runcycles import Amount, AsyncCyclesClient, CommitOveragePolicy, CyclesConf
 from runcycles.retry import AsyncCommitRetryEngine
 
 from comptroller.carried import CarriedRun
-from comptroller.decide.pricing import price_book
 from comptroller.money import amount
 from comptroller.openai_agents.active import ACTIVE
 from comptroller.openai_agents.callbacks import SelfGoverningHooks
@@ -98,7 +97,7 @@ class CyclesRunHooks(SelfGoverningHooks[TContext], Generic[TContext]):
         )
         self._policy = Policy(
             llm_estimate=_llm_estimate(llm_unit, llm_estimate),
-            prices=_prices(prices),
+            prices=prices,
             tools=_tools(tool_estimates, default_tool_estimate),
             fail_open=fail_open,
             ttl_ms=ttl_ms,
@@ -237,11 +236,6 @@ def _check_options(method: str, options: Mapping[str, Any]) -> None:
 
 def _llm_estimate(unit: Unit, estimate: int) -> Amount:
     return amount(Unit(unit), estimate, shown=f"llm_estimate={estimate!r}")
-
-
-def _prices(given: Any) -> Any:
-    price_book(given)  # a wrong one fails here, not at the first run
-    return given
 
 
 def _tools(

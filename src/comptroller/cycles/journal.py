@@ -8,8 +8,7 @@ import asyncio
 import logging
 from typing import Any
 
-import anyio.to_thread
-
+from comptroller.ledger import threads
 from comptroller.ledger.interface import Owed
 
 log = logging.getLogger("comptroller")
@@ -57,7 +56,7 @@ class EngineOutbox:
         if owed.commit is None or persist is None:
             return
         try:
-            await anyio.to_thread.run_sync(persist, owed.key, _body(owed.commit), _fallback(owed))
+            await threads.run_sync(persist, owed.key, _body(owed.commit), _fallback(owed))
         except Exception:
             log.exception("the journal did not take the charge of %s ahead", owed.key)
 

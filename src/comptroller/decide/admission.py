@@ -56,6 +56,8 @@ class Account:
     caps_below: int | None = None
     """The share of the budget, in percent, below which `caps` apply; None: always."""
     alerts: Alerts | None = None
+    closed: bool = False
+    """Its operator has closed it: it grants nothing more, and stays for what it has spent."""
 
     @property
     def used(self) -> int:
@@ -74,7 +76,7 @@ class Account:
 
     def takes(self, estimate: int) -> bool:
         """Whether nothing at all speaks against `estimate`. Something may that refuses nothing."""
-        return not (self.frozen or self.is_over_limit or self.debt) and (
+        return not (self.closed or self.frozen or self.is_over_limit or self.debt) and (
             estimate <= self.allocated - self.spent - self.reserved
         )
 
@@ -97,6 +99,7 @@ class Account:
             self.since_ms,
             self.caps_below,
             self.alerts,
+            self.closed,
         )
 
     @property
@@ -121,6 +124,8 @@ class Denial:
     remaining: int | None = None
     allocated: int | None = None
     expected_units: tuple[Unit, ...] = ()
+    renews_at_ms: int | None = None
+    """When the account begins anew, where it does."""
 
 
 @value
@@ -160,8 +165,9 @@ def budgeted(
 def admit(accounts: Accounts, estimate: int) -> Grant | Denial:
     """Lock `estimate` in every account, or the reason why not.
 
-    A rule is tried on all scopes before the next one: frozen, over limit, in debt (only where no
-    overdraft is allowed), too little left (protocol, ERROR SEMANTICS and DecisionReasonCode).
+    A rule is tried on all scopes before the next one: closed, frozen, over limit, in debt (only
+    where no overdraft is allowed), too little left (protocol, ERROR SEMANTICS and
+    DecisionReasonCode).
     """
     locked = []
     for account in accounts:
@@ -174,6 +180,8 @@ def admit(accounts: Accounts, estimate: int) -> Grant | Denial:
 
 def _why_not(accounts: Accounts, estimate: int) -> Denial | None:
     """The first rule that an account breaks, if any does."""
+    if closed := _closed(accounts, estimate):
+        return closed
     for code, refuses in _REFUSALS:
         for account in accounts:
             if refuses(account, estimate):
@@ -187,6 +195,15 @@ _REFUSALS: tuple[tuple[str, Callable[[Account, int], bool]], ...] = (
     ("DEBT_OUTSTANDING", lambda account, _: account.debt > 0 and not account.overdraft_limit),
     ("BUDGET_EXCEEDED", lambda account, estimate: estimate > account.remaining),
 )
+
+
+def _closed(accounts: Accounts, requested: int) -> Denial | None:
+    """A tenant's own scope that is closed is the tenant that is (protocol, ErrorCode)."""
+    for account in accounts:
+        if account.closed:
+            code = "BUDGET_CLOSED" if "/" in account.scope else "TENANT_CLOSED"
+            return _denied(code, account, requested)
+    return None
 
 
 def settle(
@@ -210,7 +227,9 @@ def release(accounts: Accounts, estimate: int) -> Accounts:
 
 
 def charge(accounts: Accounts, actual: int, policy: CommitOveragePolicy) -> Charge | Denial:
-    """An event: spend that was never reserved. Only a frozen account refuses it outright."""
+    """An event: spend that was never reserved. A closed or frozen account refuses it outright."""
+    if closed := _closed(accounts, actual):
+        return closed
     for account in accounts:
         if account.frozen:
             return _denied("BUDGET_FROZEN", account, actual)
@@ -223,7 +242,9 @@ def _charge_over(accounts: Accounts, amount: int, policy: CommitOveragePolicy) -
     """Charge `amount` that no reservation holds (protocol, CommitOveragePolicy).
 
     Scopes that may not run into debt bound the charge to what they have left and are over limit
-    when that is too little; the others, under ALLOW_WITH_OVERDRAFT, owe what they cannot pay.
+    when that is too little. The others, under ALLOW_WITH_OVERDRAFT, pay with what remains and owe
+    only the rest, each scope for itself and up to its own limit (Balance.debt, "spend that could
+    not be covered"; the reference server).
     """
     overdraft = policy is CommitOveragePolicy.ALLOW_WITH_OVERDRAFT
     may_owe = [overdraft and account.overdraft_limit > 0 for account in accounts]
@@ -232,16 +253,24 @@ def _charge_over(accounts: Accounts, amount: int, policy: CommitOveragePolicy) -
     charged = min([amount, *bounds])
     after = []
     for account, owes, is_short in zip(accounts, may_owe, short, strict=True):
-        if not owes or charged <= account.available:
-            after.append(account.moved(spent=charged, over_limit=is_short and not owes))
-        elif account.debt + charged <= account.overdraft_limit and account.used + charged <= MOST:
-            after.append(account.moved(debt=charged))
-        else:
+        covered = min(charged, account.available)
+        owed = charged - covered
+        if owed and (
+            account.debt + owed > account.overdraft_limit or account.used + charged > MOST
+        ):
             return _denied("OVERDRAFT_LIMIT_EXCEEDED", account, amount)
+        over_limit = is_short and not owes
+        after.append(account.moved(spent=covered, debt=owed, over_limit=over_limit))
     return Charge(tuple(after), charged)
 
 
 def _denied(code: str, account: Account, requested: int) -> Denial:
     return Denial(
-        code, account.scope, account.unit, requested, account.remaining, account.allocated
+        code,
+        account.scope,
+        account.unit,
+        requested,
+        account.remaining,
+        account.allocated,
+        renews_at_ms=account.renewal.at_ms if account.renewal else None,
     )

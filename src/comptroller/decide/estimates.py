@@ -7,6 +7,8 @@ Laws of this module:
 
 import threading
 from collections import deque
+from collections.abc import Mapping
+from datetime import timedelta
 from math import ceil
 from typing import Any, Final, Literal
 
@@ -15,7 +17,7 @@ from attrs import field, validators
 from runcycles import Amount, Unit
 
 from comptroller.arguments import at_least, must_be
-from comptroller.decide.pricing import Prices, TokenCount
+from comptroller.decide.pricing import PLAIN, Billing, Prices, TokenCount, price_of
 from comptroller.money import MOST, amount, tokens, usd
 from comptroller.policy import Field, LlmEstimate, amount_or_strategy
 
@@ -23,6 +25,11 @@ DEFAULT_ESTIMATE: Final = usd("0.005")
 """What an LLM call reserves where nothing was said and the price of its model is not known."""
 
 CHARACTERS_PER_TOKEN: Final = 4
+
+LONGEST_CALL: Final = timedelta(hours=1)
+"""How far ahead an estimate looks for a dearer price. The OpenAI client gives an attempt ten
+minutes, and makes three.
+"""
 _MOST_KEYS: Final = 1024
 
 
@@ -37,12 +44,14 @@ class LlmRequest:
             what the provider has kept of the conversation, as far as it is known.
         max_tokens: the most output tokens the call allows; None: it sets no limit. Below 0 it
             sets none either: some servers take -1 for that.
+        billing: what decides its price beside model and tokens, among it its moment.
     """
 
     model: str
     agent: str
     input_characters: int = field(validator=validators.ge(0))
     max_tokens: int | None = None
+    billing: Billing = PLAIN
 
     @property
     def input_tokens(self) -> int:
@@ -103,12 +112,16 @@ class WorstCase:
 
     def estimate(self, request: LlmRequest, prices: Prices, /) -> Amount | None:
         """Tokens, or their price; None where the price is not known."""
-        limit = request.max_tokens
-        output = self.max_tokens if limit is None or limit < 0 else limit
-        most = TokenCount(input=request.input_tokens, output=output)
+        most = TokenCount(input=request.input_tokens, output=self.most_output(request))
         if self.unit is Unit.TOKENS:
             return tokens(min(most.total, MOST))
-        return prices.price(request.model, most)
+        billing = attrs.evolve(request.billing, lasting=LONGEST_CALL)
+        return price_of(prices, request.model, most, billing)
+
+    def most_output(self, request: LlmRequest) -> int:
+        """The output tokens that are assumed: what the call allows, where it sets a limit."""
+        limit = request.max_tokens
+        return self.max_tokens if limit is None or limit < 0 else limit
 
 
 def _strategy(given: Amount | LlmEstimate) -> LlmEstimate:
@@ -168,11 +181,12 @@ class Estimated:
     """What a call reserves, and which rule said so.
 
     `source` is `fixed`, `worst-case`, `learned`, `default`, or `custom` for a strategy of the
-    user's own.
+    user's own. `output`: the output tokens that a worst case assumes.
     """
 
     amount: Amount
     source: str
+    output: int | None = None
 
 
 def resolve_estimate(
@@ -197,19 +211,49 @@ def resolve_estimate(
     if not isinstance(estimate, Amount):
         hint = 'return an Amount such as usd("0.05"), or None'
         raise TypeError(f"llm_estimate: {strategy!r} returned {estimate!r}: {hint}")
-    return Estimated(estimate, getattr(strategy, "source", "custom"))
+    output = strategy.most_output(request) if isinstance(strategy, WorstCase) else None
+    return Estimated(estimate, getattr(strategy, "source", "custom"), output)
 
 
 @attrs.frozen
 class Actual:
-    """What a call cost, and where that is known from: the reported usage, or the estimate."""
+    """What a call cost, and where that is known from.
+
+    `source`: the reported usage, the cost that the provider itself has reported, or the estimate.
+    """
 
     amount: Amount
-    source: Literal["usage", "estimate"]
+    source: Literal["usage", "reported", "estimate"]
+
+
+@attrs.frozen(kw_only=True)
+class Answered:
+    """What a model's answer says of its price, beside its usage.
+
+    Attributes:
+        cost: what the provider says that the call cost; it wins over every price.
+        model: `provider:model` as the answer names it: a deployment's or an alias's model. It
+            counts where the name that was asked for has no known price.
+        context: the terms that were granted, such as the service tier; they win over what was
+            asked for.
+    """
+
+    cost: Amount | None = None
+    model: str | None = None
+    context: Mapping[str, str] = field(factory=dict, hash=False)
+
+
+NOTHING_SAID: Final = Answered()
 
 
 def actual(
-    unit: Unit, model: str, used: TokenCount | None, prices: Prices, estimate: Amount
+    unit: Unit,
+    model: str,
+    used: TokenCount | None,
+    prices: Prices,
+    estimate: Amount,
+    billing: Billing = PLAIN,
+    said: Answered = NOTHING_SAID,
 ) -> Actual:
     """What an LLM call cost, in the unit of its reservation.
 
@@ -220,12 +264,19 @@ def actual(
         used: the tokens that the model reported; None where it reported none.
         prices: the price book. A price in another unit than money is no price.
         estimate: what was reserved, charged where the actual cannot be known.
+        billing: what decides the price beside model and tokens.
+        said: what the answer itself says of its price.
     """
+    if said.cost is not None and said.cost.unit is unit:
+        return Actual(said.cost, "reported")
     known = None
     if used is not None and unit is Unit.TOKENS:
         known = tokens(min(used.total, MOST))
     elif used is not None and unit is Unit.USD_MICROCENTS:
-        known = prices.price(model, used)
+        billing = attrs.evolve(billing, context={**billing.context, **said.context})
+        known = price_of(prices, model, used, billing)
+        if known is None and said.model is not None:
+            known = price_of(prices, said.model, used, billing)
     if known is None or known.unit is not unit:
         return Actual(estimate, "estimate")
     return Actual(known, "usage")

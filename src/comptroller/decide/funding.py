@@ -14,6 +14,9 @@ from comptroller.decide.periods import began, ends
 from comptroller.decide.terms import BudgetTerms, Terms
 from comptroller.money import MOST
 
+_DAY_MS = 86_400_000
+"""More than a clock is ahead of another one that is right: zones and summer time lie within it."""
+
 
 class Funding(Enum):
     """How an operator moves money: add to a budget, take from it, pay its debt from elsewhere."""
@@ -60,12 +63,17 @@ def _terms(account: Account) -> Terms:
 def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 0) -> Account:
     """The account of a budget that was set; what it has spent, reserved and owes stays.
 
+    One that was closed is open again.
+
     So does what it has told: an alert is told once a period, however often the budget is set. A
-    period that began is not begun again, also where a clock was set back before its beginning.
+    period that began is not begun again, also where a clock was set back before its beginning; but
+    one that begins more than a day from now was begun by a clock that was wrong: today's begins.
     """
     unit, allocated = terms.allocated.unit, terms.allocated.amount
     known = known or Account(scope, unit, allocated)
     per, zone = terms.per, terms.zone
+    if per and known.since_ms > now_ms + _DAY_MS:
+        known = _anew(known, began(per, zone, now_ms))
     told = known.alerts.told if known.alerts else ()
     present_ms = max(now_ms, known.since_ms)
     return reconciled(
@@ -77,6 +85,7 @@ def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 
             caps_below=terms.caps_below,
             renewal=Renewal(per, ends(per, zone, present_ms), allocated, zone) if per else None,
             alerts=Alerts(terms.alerts, told) if terms.alerts or told else None,
+            closed=False,
         )
     )
 
@@ -84,17 +93,15 @@ def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 
 def fund(account: Account, amount: int, operation: Funding) -> Account | Denial:
     """The account after an operator moved `amount`.
 
-    CREDIT pays debt first and adds the rest to the budget, so `remaining` grows by `amount`
-    (protocol, DEBT SEMANTICS). REPAY_DEBT pays debt only. DEBIT takes what is left, never more.
+    CREDIT and REPAY_DEBT pay debt first and add the rest to the budget, so `remaining` grows by
+    `amount` (protocol, DEBT SEMANTICS; the reference server). They differ in the event log alone.
+    DEBIT takes what is left, never more.
     """
-    repaid = 0 if operation is Funding.DEBIT else min(amount, account.debt)
-    added = {
-        Funding.CREDIT: amount - repaid,
-        Funding.REPAY_DEBT: 0,
-        Funding.DEBIT: -amount,
-    }[operation]
+    debit = operation is Funding.DEBIT
+    repaid = 0 if debit else min(amount, account.debt)
+    added = -amount if debit else amount - repaid
     beyond_most = account.allocated + added > MOST
-    if beyond_most or (operation is Funding.DEBIT and amount > account.remaining):
+    if beyond_most or (debit and amount > account.remaining):
         return Denial(
             "INVALID_REQUEST" if beyond_most else "BUDGET_EXCEEDED",
             account.scope,
@@ -135,14 +142,21 @@ def renewed(account: Account, now_ms: int) -> Account:
     if renewal is None or now_ms < renewal.at_ms:
         return account
     return attrs.evolve(
-        account,
+        _anew(account, began(renewal.per, renewal.zone, now_ms)),
         allocated=renewal.allocated,
+        renewal=attrs.evolve(renewal, at_ms=ends(renewal.per, renewal.zone, now_ms)),
+    )
+
+
+def _anew(account: Account, since_ms: int) -> Account:
+    """The account at the beginning of a period, out of which its debt is paid."""
+    return attrs.evolve(
+        account,
         spent=account.debt,
         reserved=0,
         debt=0,
         is_over_limit=False,
-        since_ms=began(renewal.per, renewal.zone, now_ms),
-        renewal=attrs.evolve(renewal, at_ms=ends(renewal.per, renewal.zone, now_ms)),
+        since_ms=since_ms,
         alerts=attrs.evolve(account.alerts, told=()) if account.alerts else None,
     )
 

@@ -1,41 +1,52 @@
-"""What a model's tokens cost: a price book over the bundled data of `genai-prices`.
+"""What a call of a model costs: a price book over data and arithmetic of `genai-prices`.
 
 Laws of this module:
 - Money is exact: `Decimal` from price to sum, rounded up once, at the end, to whole microcents.
-- Offline and without a clock: the same book gives the same tokens the same price, always.
+- Offline. A charge takes the price of its call's moment, never one of the future; only an estimate
+  takes the dearest that can hold while its call lasts.
 - An unknown price is None, never 0. A free model is one that somebody declared free:
   `{"ollama:llama3.2": Price("0", "0")}`.
 """
 
-import re
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+import inspect
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation, localcontext
 from functools import lru_cache
 from typing import Any, Protocol
 
 import attrs
 from attrs import field, validators
-from genai_prices import Usage, calc_price
-from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
+from genai_prices.data_units import unit_data
+from genai_prices.types import ModelPrice
 from runcycles import Amount, Unit
 
+from comptroller.decide import catalogue
+from comptroller.decide.catalogue import Listing
 from comptroller.money import MICROCENTS_PER_USD, MOST, amount
 
 _EXACT = Context(prec=80, rounding=ROUND_CEILING)  # not the thread's, which a program may have set
-_MICROCENTS_PER_TOKEN = Decimal(MICROCENTS_PER_USD) / 10**6  # of a price per million tokens
 _DEAREST = 10**12  # keeps `Price("1e999999", ...)` from building a huge integer
-_LAST_DAY = datetime(9999, 1, 1, tzinfo=UTC)
-_REMEMBERED = 1024  # model names per book; a name costs a search of the data when it is forgotten
-_DATE = re.compile(r"[-@]20\d\d-?\d\d-?\d\d$")
+_REMEMBERED = 1024  # models per book; one costs a search of the data when it is forgotten
+_NO_TIME = timedelta(0)
 
+_UNITS = {name: 0 for name in unit_data if name != "requests"}  # each call is one request
+_MODALITIES = ("audio", "image", "video")
 
 _count = [validators.instance_of(int), validators.ge(0)]
 
 
+def _known_units(_: object, __: object, given: Mapping[str, int]) -> None:
+    for name, count in given.items():
+        if name not in _UNITS:
+            raise ValueError(f"extras: {name!r} is no unit of genai-prices, such as web_searches")
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"extras[{name!r}]: {count!r} is not a whole number of at least 0")
+
+
 @attrs.frozen
 class TokenCount:
-    """The tokens of one LLM call, as its model reported them.
+    """The tokens of one LLM call, as its model reported them, and what else it is billed by.
 
     Attributes:
         input: all input tokens, `cached` and `cache_write` among them.
@@ -43,6 +54,9 @@ class TokenCount:
         output: all output tokens, `reasoning` among them.
         reasoning: output tokens that were spent on reasoning.
         cache_write: input tokens written to the provider's prompt cache.
+        extras: what has a price of its own, by the name that `genai-prices` has for the unit. Of
+            the tokens above: `cache_write_1h_tokens`, `input_audio_tokens`, `output_image_tokens`
+            and the like. Beside them: `web_searches`, `storage_searches` (in files), ...
     """
 
     input: int = field(default=0, validator=_count)
@@ -50,6 +64,7 @@ class TokenCount:
     output: int = field(default=0, validator=_count)
     reasoning: int = field(default=0, validator=_count)
     cache_write: int = field(default=0, validator=_count)
+    extras: Mapping[str, int] = field(factory=dict, validator=_known_units, hash=False)
 
     @property
     def total(self) -> int:
@@ -57,11 +72,80 @@ class TokenCount:
         return self.input + self.output
 
 
+@attrs.frozen(kw_only=True)
+class Billing:
+    """What decides the price of a call beside its model and its usage.
+
+    Attributes:
+        url: the base URL of the model's client, which tells who sells; None: not known.
+        context: the terms that were asked for or granted, as `genai-prices` has them
+            (`price_context`): `{"service_tier": "flex"}`.
+        at: the moment of the call; None: now.
+        lasting: how long the call may last: of the prices of that time, the dearest is meant.
+    """
+
+    url: str | None = None
+    context: Mapping[str, str] = field(factory=dict, hash=False)
+    at: datetime | None = None
+    lasting: timedelta = _NO_TIME
+
+
+PLAIN = Billing()
+"""Nothing special: now, as a client of the provider that the model's name says."""
+
+
+def _units(tokens: TokenCount) -> dict[str, int]:
+    """Return how much there is of everything that `genai-prices` has a unit for.
+
+    It refuses parts that exceed their whole, and parts that overlap by nobody knows how much. Here
+    a part that exceeds its whole is a provider's slip: it is charged, never subtracted. Where
+    tokens of sound or images may be cached ones too, no more are taken for that than must be.
+    """
+    units = {**_UNITS, **tokens.extras}
+    long_lived = units["cache_write_5m_tokens"] + units["cache_write_1h_tokens"]
+    units["cache_read_tokens"] = read = tokens.cached
+    units["cache_write_tokens"] = written = max(tokens.cache_write, long_lived)
+
+    kinds = {kind: units[f"input_{kind}_tokens"] for kind in _MODALITIES}
+    beyond = max(0, read + written + sum(kinds.values()) - tokens.input)
+    for kind, count in kinds.items():
+        both = f"cache_{kind}_read_tokens"
+        units[both] = min(count, read, max(units[both], beyond))
+        read, beyond = read - units[both], max(0, beyond - units[both])
+    units["input_tokens"] = tokens.input + beyond
+
+    units["output_reasoning_tokens"] = tokens.reasoning
+    made = [units[f"output_{kind}_tokens"] for kind in (*_MODALITIES, "citation")]
+    units["output_tokens"] = max(tokens.output, tokens.reasoning + sum(made))
+    return units
+
+
+def _microcents(dollars: Decimal) -> int:
+    """Round up; at most what the protocol can carry."""
+    return min(MOST, int((dollars * MICROCENTS_PER_USD).to_integral_value(ROUND_CEILING)))
+
+
 class Prices(Protocol):
-    """A price book: this module's, or one of the user's own."""
+    """A price book: this module's, or one of the user's own.
+
+    One whose `price` takes a third argument is given the call's `Billing`, too.
+    """
 
     def price(self, model: str, tokens: TokenCount, /) -> Amount | None:
         """What `tokens` of `model` (`provider:model`) cost, in USD_MICROCENTS; None: unknown."""
+
+
+def price_of(book: Prices, model: str, tokens: TokenCount, billing: Billing) -> Amount | None:
+    """Ask `book`, which need not care for `billing`."""
+    if type(book) is PriceBook:
+        return book.price(model, tokens, billing)
+    price: Any = book.price
+    try:
+        inspect.signature(price).bind(model, tokens, billing)
+    except (TypeError, ValueError):  # it takes two, or cannot be looked at
+        return book.price(model, tokens)
+    told: Amount | None = price(model, tokens, billing)
+    return told
 
 
 def _dollars(given: str | int | Decimal) -> Decimal:
@@ -83,8 +167,8 @@ def _dollars_or_none(given: str | int | Decimal | None) -> Decimal | None:
     return None if given is None else _dollars(given)
 
 
-def _either(special: Decimal | None, plain: Decimal) -> Decimal:
-    return plain if special is None else special
+def _per_thousand(given: Decimal | None) -> Decimal | None:
+    return None if given is None else given * 1000
 
 
 @attrs.frozen
@@ -98,6 +182,9 @@ class Price:
         cache_write: of input tokens written to the prompt cache; None: as `input`.
         reasoning: of reasoning tokens; None: as `output`.
         request: USD for each call, whatever its tokens.
+        cache_write_1h: of input tokens written to the cache for an hour; None: as `cache_write`.
+        web_search: USD for each search of the web by the provider; None: nothing.
+        file_search: USD for each search in files by the provider; None: nothing.
 
     Raises:
         TypeError: a float (or a bool) was given: it cannot hold money exactly.
@@ -110,39 +197,42 @@ class Price:
     cache_write: Decimal | None = field(default=None, converter=_dollars_or_none)
     reasoning: Decimal | None = field(default=None, converter=_dollars_or_none)
     request: Decimal = field(default=Decimal(0), converter=_dollars)
+    cache_write_1h: Decimal | None = field(default=None, converter=_dollars_or_none)
+    web_search: Decimal | None = field(default=None, converter=_dollars_or_none)
+    file_search: Decimal | None = field(default=None, converter=_dollars_or_none)
 
     def microcents(self, tokens: TokenCount) -> int:
         """What a call with `tokens` costs, rounded up; at most what the protocol can carry."""
-        # A part that exceeds its whole is a provider's slip: it is charged, never subtracted.
-        plain = max(0, tokens.input - tokens.cached - tokens.cache_write)
-        spoken = max(0, tokens.output - tokens.reasoning)
         with localcontext(_EXACT):
-            by_token = plain * self.input + spoken * self.output
-            by_token += tokens.cached * _either(self.cached, self.input)
-            by_token += tokens.cache_write * _either(self.cache_write, self.input)
-            by_token += tokens.reasoning * _either(self.reasoning, self.output)
-            exact = by_token * _MICROCENTS_PER_TOKEN + self.request * MICROCENTS_PER_USD
-            return min(MOST, int(exact.to_integral_value()))
-
-
-Schedule = tuple[tuple[int, Price], ...]
-"""(more input tokens than this, the price of the whole call): the longest context first."""
+            written = self.input if self.cache_write is None else self.cache_write
+            listed = ModelPrice(
+                input_mtok=self.input,
+                output_mtok=self.output,
+                cache_read_mtok=self.cached,
+                cache_write_mtok=written,
+                cache_write_1h_mtok=self.cache_write_1h,
+                output_reasoning_mtok=self.reasoning,
+                requests_kcount=_per_thousand(self.request),
+                web_searches_kcount=_per_thousand(self.web_search),
+                storage_searches_kcount=_per_thousand(self.file_search),
+            )
+            used = catalogue.usage(_units(tokens), catalogue.priced_units(listed))
+            return _microcents(listed.calc_price(used)["total_price"])
 
 
 class PriceBook:
     """The bundled prices, with names of one's own.
 
     A model is named `provider:model`, as in action names; `model`, `vendor/model` and
-    `litellm/vendor/model` are understood too. Where the provider is not known, or does not list
-    the model, the model's own name decides; a dated name that is not listed is priced as the
-    model it dates.
+    `litellm/vendor/model` are understood too. Who serves it is told by the address of the model's
+    client, where the data know that. Elsewhere the name decides; where its provider is not known,
+    or does not list the model, the model's own name; a dated name that is not listed is priced as
+    the model it dates. What the name says to run locally has no known price.
 
     Args:
         aliases: a model's name (with or without provider) to the name it is priced as, which is
             looked up in the bundled data, or to a `Price`.
-        when: the moment whose prices are meant. None: the last prices that the data know of, and
-            those of the dearest hour where prices change within a day, since a price that is too
-            low lets a budget be overspent.
+        when: the moment whose prices are meant. None: that of each call.
 
     Raises:
         TypeError: an alias is neither a name nor a `Price`.
@@ -154,29 +244,53 @@ class PriceBook:
     ) -> None:
         self._when = when
         self._own = {name: self._alias(name, given) for name, given in (aliases or {}).items()}
-        self._schedule = lru_cache(maxsize=_REMEMBERED)(self._look_up)
+        self._listing = lru_cache(maxsize=_REMEMBERED)(catalogue.find)
 
-    def price(self, model: str, tokens: TokenCount, /) -> Amount | None:
-        """What `tokens` of `model` cost, in USD_MICROCENTS rounded up; None: unknown."""
-        for more_than, price in self._schedule(model) or ():
-            if tokens.input > more_than:
-                return amount(Unit.USD_MICROCENTS, price.microcents(tokens))
-        return None
+    def price(self, model: str, tokens: TokenCount, billing: Billing = PLAIN, /) -> Amount | None:
+        """What `tokens` of `model` cost, in USD_MICROCENTS rounded up; None: unknown.
 
-    def _alias(self, name: str, given: object) -> Schedule:
+        Without `billing`: now, as a client of the provider that the name says.
+        """
+        found = self._declared(model) or self._listing(model, billing.url)
+        if found is None:
+            return None
+        if isinstance(found, Price):
+            return amount(Unit.USD_MICROCENTS, found.microcents(tokens))
+        count = self._charged(found, tokens, billing)
+        return None if count is None else amount(Unit.USD_MICROCENTS, count)
+
+    def is_guess(self, model: str, billing: Billing) -> bool:
+        """Whether a model of a private address is priced as the hosted one of the same name.
+
+        It may be the hosted one, behind a gateway, or a local one, which costs nothing.
+        """
+        if self._declared(model) is not None or not catalogue.is_private(billing.url):
+            return False
+        return self._listing(model, billing.url) is not None
+
+    def _declared(self, model: str) -> Listing | Price | None:
+        return self._own.get(model) or self._own.get(model.partition(":")[2])
+
+    def _alias(self, name: str, given: object) -> Listing | Price:
         if isinstance(given, Price):
-            return ((-1, given),)
+            return given
         if not isinstance(given, str):
             hint = 'a model\'s name, or Price("2.50", "10")'
             raise TypeError(f"prices[{name!r}]: {given!r} is not a price: write {hint}")
-        if (found := _bundled(given, self._when)) is None:
+        found = catalogue.find(given)
+        if found is None or self._charged(found, TokenCount(), PLAIN) is None:
             hint = 'Price("2.50", "10"), in USD per million tokens'
             raise ValueError(f"prices[{name!r}]: no price is known for {given!r}: write {hint}")
         return found
 
-    def _look_up(self, model: str) -> Schedule | None:
-        own = self._own.get(model) or self._own.get(model.partition(":")[2])
-        return own or _bundled(model, self._when)
+    def _charged(self, listing: Listing, tokens: TokenCount, billing: Billing) -> int | None:
+        units, context = _units(tokens), billing.context
+        with localcontext(_EXACT):
+            if self._when is None and billing.at is not None:
+                total = listing.dearest(units, billing.at, billing.lasting, context)
+            else:
+                total = listing.total(units, self._when, context)
+            return None if total is None else _microcents(total)
 
 
 def price_book(given: Any) -> Prices:
@@ -197,82 +311,3 @@ def price_book(given: Any) -> Prices:
         return book
     hint = '{"my-model": "openai:gpt-4.1"} or {"my-model": Price("2.50", "10")}'
     raise TypeError(f"prices: {given!r} is not a price book: write {hint}")
-
-
-def _bundled(name: str, when: datetime | None) -> Schedule | None:
-    """What the bundled data say of `name`."""
-    for provider, ref in _readings(name):
-        try:
-            found = calc_price(
-                Usage(), ref, provider_id=provider, genai_request_timestamp=when or _LAST_DAY
-            )
-        except LookupError:
-            continue
-        return _schedule(_prices(found.model, when))
-    return None
-
-
-def _readings(name: str) -> Iterator[tuple[str | None, str]]:
-    """(provider, model) as `name` may mean it, the likeliest first."""
-    provider, colon, ref = name.partition(":")
-    if not colon or "/" in provider:  # no provider: the colon is part of the model's own name
-        provider, ref = "", name
-    by_vendor: list[tuple[str | None, str]] = [(provider, ref)] if provider else []
-    by_name: list[tuple[str | None, str]] = [(None, ref)]
-    while "/" in ref:  # the outermost is who sells it: router, gateway, provider, then maker
-        vendor, _, ref = ref.partition("/")
-        by_vendor.append((vendor, ref))
-        by_name.append((None, ref))
-    readings = by_vendor + by_name
-    yield from readings
-    yield from ((by, undated) for by, ref in readings if (undated := _DATE.sub("", ref)) != ref)
-
-
-def _prices(model: ModelInfo, when: datetime | None) -> ModelPrice:
-    """The prices of `model` at `when`; without it the last ones, at their dearest hour."""
-    if when is not None or isinstance(model.prices, ModelPrice):
-        return model.get_prices(when or _LAST_DAY)
-    half_hours = (_LAST_DAY + timedelta(minutes=30 * n) for n in range(48))
-    return max(
-        (model.get_prices(instant) for instant in half_hours),
-        key=lambda prices: _at(prices.input_mtok, 0) + _at(prices.output_mtok, 0),
-    )
-
-
-def _schedule(prices: ModelPrice) -> Schedule | None:
-    """`prices` by length of context. None unless input and output are both priced."""
-    if prices.input_mtok is None or prices.output_mtok is None:
-        return None  # priced by the second or the page, or listed without a price
-    starts = {
-        tier.start
-        for price in vars(prices).values()
-        if isinstance(price, TieredPrices)
-        for tier in price.tiers
-    }
-    return tuple(
-        (start, _price(prices, start + 1)) for start in sorted({-1, *starts}, reverse=True)
-    )
-
-
-def _price(prices: ModelPrice, input_tokens: int) -> Price:
-    def rate(given: Decimal | TieredPrices | None) -> Decimal | None:
-        return None if given is None else _at(given, input_tokens)
-
-    return Price(
-        input=_at(prices.input_mtok, input_tokens),
-        output=_at(prices.output_mtok, input_tokens),
-        cached=rate(prices.cache_read_mtok),
-        cache_write=rate(prices.cache_write_mtok),
-        reasoning=rate(prices.output_reasoning_mtok),
-        request=_at(prices.requests_kcount, input_tokens) / 1000,
-    )
-
-
-def _at(price: Decimal | TieredPrices | None, input_tokens: int) -> Decimal:
-    """The rate that holds for a call with so many input tokens; 0 where there is none."""
-    if price is None:
-        return Decimal(0)
-    if isinstance(price, Decimal):
-        return price
-    reached = [tier.price for tier in price.tiers if input_tokens > tier.start]
-    return reached[-1] if reached else price.base

@@ -13,8 +13,8 @@ from typing import Literal
 import attrs
 from runcycles import Amount, Unit
 
-from comptroller.decide.estimates import actual
-from comptroller.decide.pricing import Prices, TokenCount
+from comptroller.decide.estimates import NOTHING_SAID, Answered, actual
+from comptroller.decide.pricing import PLAIN, Billing, Prices, TokenCount
 
 # -- how a call ended
 
@@ -26,10 +26,14 @@ class Finished:
     Attributes:
         usage: an LLM call's tokens, None where the model did not say.
         cost: what a tool call really cost, where its `actual` function said so.
+        said: what an LLM call's answer says of its price.
+        problem: why that function's word does not count, where it does not.
     """
 
     usage: TokenCount | None = None
     cost: Amount | None = None
+    said: Answered = NOTHING_SAID
+    problem: str = ""
 
 
 @attrs.frozen
@@ -48,20 +52,14 @@ class Abandoned:
 
 End = Finished | NeverBegan | Abandoned
 
-_REFUSED_BEFORE_WORK = frozenset({400, 401, 403, 404, 429})
+_CLIENT_ERRORS = range(400, 500)
+_AFTER_WORK = frozenset({408, 409, 425, 499})
+"""Client errors that may follow work: a time-out, a conflict, "too early", a client that left."""
 
 
-def failed(reason: str, status: int | None, *, unsent: bool) -> NeverBegan | Abandoned:
-    """The end of an LLM call whose model raised.
-
-    Args:
-        reason: the error, for the receipt.
-        status: the provider's HTTP status, where it answered with one.
-        unsent: the request never reached the provider (connection refused, and the like).
-    """
-    if unsent or status in _REFUSED_BEFORE_WORK:
-        return NeverBegan(reason)
-    return Abandoned(reason)
+def refused_before_work(status: int | None) -> bool:
+    """Whether a provider that answers a call with this HTTP status has not begun to work on it."""
+    return status in _CLIENT_ERRORS and status not in _AFTER_WORK
 
 
 # -- from the end to a decision
@@ -69,11 +67,16 @@ def failed(reason: str, status: int | None, *, unsent: bool) -> NeverBegan | Aba
 
 @attrs.frozen
 class Commit:
-    """Charge `actual`. `source`: where it came from (`usage`, `tool`, `estimate`, `streamed`)."""
+    """Charge `actual`.
+
+    `source`: where it came from (`usage`, `reported`, `tool`, `estimate`, `streamed`). `remark`:
+    what people are to know of it.
+    """
 
     actual: Amount
     source: str
     abandoned: str | None = None
+    remark: str = ""
 
 
 @attrs.frozen
@@ -92,11 +95,13 @@ class Spent:
         model: `provider:model`, None for a tool.
         input_tokens: the estimated size of what was sent.
         streamed: output tokens seen so far, None where the call does not stream.
+        billing: what decides an LLM call's price beside model and tokens.
     """
 
     model: str | None = None
     input_tokens: int = 0
     streamed: int | None = None
+    billing: Billing = PLAIN
 
 
 def settlement(
@@ -110,11 +115,12 @@ def settlement(
     match end:
         case Finished(cost=Amount() as told):
             return Commit(told, "tool")
-        case Finished(usage=usage) if spent.model is not None:
-            cost = actual(estimate.unit, spent.model, usage, prices, estimate)
+        case Finished(usage=usage, said=said) if spent.model is not None:
+            unit = Unit(estimate.unit)
+            cost = actual(unit, spent.model, usage, prices, estimate, spent.billing, said)
             return Commit(cost.amount, cost.source)
-        case Finished():
-            return Commit(estimate, "estimate")
+        case Finished(problem=problem):
+            return Commit(estimate, "estimate", remark=problem)
         case NeverBegan(reason):
             return Release(reason)
         case Abandoned(reason) if on_abandoned == "release":
@@ -132,7 +138,7 @@ def _streamed(estimate: Amount, spent: Spent, prices: Prices) -> Amount | None:
     if spent.streamed is None or spent.model is None:
         return None
     seen = TokenCount(input=spent.input_tokens, output=spent.streamed)
-    cost = actual(estimate.unit, spent.model, seen, prices, estimate)
+    cost = actual(estimate.unit, spent.model, seen, prices, estimate, spent.billing)
     if cost.source == "estimate":
         return None
     return Amount(unit=Unit(estimate.unit), amount=min(cost.amount.amount, estimate.amount))
@@ -169,7 +175,6 @@ _NEVER = frozenset(
 _GONE = 410
 _THROTTLED = 429
 _UNAUTHORIZED = frozenset({401, 403})
-_CLIENT_ERRORS = range(400, 500)
 
 
 def after(status: int, error_code: str | None) -> Next:

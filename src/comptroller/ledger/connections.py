@@ -104,13 +104,13 @@ def pool(address: str, in_flight: int) -> httpx.AsyncBaseTransport:
         max_keepalive_connections=in_flight,
         keepalive_expiry=_KEEP_ALIVE,
     )
-    through = _proxy(httpx.URL(address))
+    through = proxy_for(httpx.URL(address))
     if on_asyncio():
         return AiohttpPool(limits=limits, proxy=through)
     return httpx.AsyncHTTPTransport(limits=limits, proxy=through)
 
 
-def _proxy(address: httpx.URL) -> httpx.Proxy | None:
+def proxy_for(address: httpx.URL) -> httpx.Proxy | None:
     """The one that the environment names, as curl reads it: `host:port` is one of HTTP.
 
     Raises:

@@ -248,6 +248,7 @@ class CyclesLedger:
     async def drain(self, timeout: float = 5.0) -> int:
         """As `Ledger.drain`: what is in the outbox is sent now, and waited for."""
         check_seconds(timeout)
+        self._belonging.check()
         return 0 if self.outbox is None else await self.outbox.drain(timeout)
 
     def ask_again(self, scope: str | None = None) -> None:

@@ -31,19 +31,24 @@ from runcycles import (
     ReservationExtendRequest,
     ReservationExtendResponse,
     ReservationListResponse,
+    Unit,
 )
 from runcycles.models import BalanceResponse
 
+from comptroller.decide.admission import Account
 from comptroller.decide.funding import Funding
 from comptroller.decide.names import lowered
 from comptroller.decide.periods import zone_of
 from comptroller.decide.terms import BudgetTerms, Terms, shares
 from comptroller.errors import ComptrollerError
+from comptroller.ledger import threads
 from comptroller.ledger.alerts import OnAlert, Teller
-from comptroller.ledger.book import admit, operate, read, settle, usage, verify
+from comptroller.ledger.book import admit, answers, operate, read, settle, usage, verify
 from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.journal import Entry, Origin, Sought, asked_by
+from comptroller.ledger.book.records import LONG, Reservation
+from comptroller.ledger.book.statistics import Statistics
 from comptroller.ledger.book.usage import Usage
 from comptroller.ledger.book.verify import Verified
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
@@ -53,11 +58,17 @@ Act = Callable[[Book, int], Answer[T]]
 """What a request does to a book at a time (epoch milliseconds), in the ledger's turn."""
 
 
-class Records(verify.Records, Protocol):
-    """All records, as they stand at one moment, for reports and audits."""
+class Records(read.Records, verify.Records, Protocol):
+    """All records, as they stand at one moment, for listings, reports and audits."""
+
+    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
+        """Every account, or one tenant's, ordered by scope and unit."""
 
     def entries(self, sought: Sought) -> list[Entry]:
         """The entries of the log that are sought, oldest first."""
+
+    def statistics(self, now_ms: int, *, by_tenant: bool) -> Statistics:
+        """How the ledger stands."""
 
     def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """What calls and denials come to, added up as far as this store does it by itself."""
@@ -71,9 +82,12 @@ LONGEST_LEASE = timedelta(days=1, minutes=1)
 """A reservation's longest time to live and grace (protocol, createReservation): as long its
 requests may be sent again, so as long every answer is kept."""
 RETENTION = timedelta(days=30)
+"""How long what is finished is kept, where neither the operator nor the file says."""
 
 
-def _long_enough(_: object, __: object, given: timedelta) -> None:
+def _long_enough(_: object, __: object, given: timedelta | None) -> None:
+    if given is None:
+        return
     if not isinstance(given, timedelta):
         raise TypeError(f"retention={given!r}: give a timedelta, such as timedelta(days=30)")
     if given < LONGEST_LEASE:
@@ -90,12 +104,13 @@ class Settings:
     Attributes:
         default_budget: what a tenant gets that is seen for the first time.
         on_alert: is told of each alert of a budget that this process has set off.
-        retention: how long finished reservations and events are kept, with what was answered.
+        retention: how long finished reservations and events are kept, with what was answered;
+            None: as the file says, else `RETENTION`.
     """
 
     default_budget: BudgetTerms | None = attrs.field(default=None, converter=_terms)
     on_alert: OnAlert | None = None
-    retention: timedelta = attrs.field(default=RETENTION, validator=_long_enough)
+    retention: timedelta | None = attrs.field(default=None, validator=_long_enough)
 
 
 @cache
@@ -147,12 +162,16 @@ class Embedded(ABC):
         return 0
 
     @abstractmethod
-    async def _perform(self, act: Act[T], *, scans: bool = False) -> T:
-        """The answer of `act`, performed in this ledger's turn; `scans`: it may read many rows."""
+    async def _perform(self, act: Act[T]) -> T:
+        """The answer of `act`, performed in this ledger's turn, which is short for it."""
 
     @abstractmethod
     async def _read(self, work: Callable[[Records], T]) -> T:
         """What `work` makes of all records as they stand at one moment; nobody waits for it."""
+
+    async def _swept(self) -> int:
+        """The time, once it is recorded which leases have ended by then."""
+        return await self._perform(lambda _, now_ms: lambda: now_ms)
 
     async def _ask(self, act: Act[T]) -> T:
         """Perform a request, for whom this context says."""
@@ -242,25 +261,29 @@ class Embedded(ABC):
         self, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
     ) -> BalanceResponse:
         """The balances of the scopes that have the given subject fields."""
-        return await self._perform(
-            lambda book, now_ms: read.balances(book, now_ms, tenant=tenant, **query), scans=True
-        )
+        return await self._read(read.balances(await self._swept(), tenant=tenant, **query))
 
     async def reservations(
         self, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
     ) -> ReservationListResponse:
         """One page of reservations (50, unless `limit` says 1 to 200)."""
-        return await self._perform(
-            lambda book, _: read.reservations(book, tenant=tenant, **query), scans=True
-        )
+        page = read.reservations(tenant=tenant, **query)
+        await self._swept()
+        return await self._read(page)
 
     async def reservation(
         self, reservation_id: str, *, tenant: str | None = None
     ) -> ReservationDetail:
         """One reservation, whole."""
-        return await self._perform(
-            lambda book, _: read.reservation(book, reservation_id, tenant=tenant)
-        )
+
+        def found(book: Book, _: int) -> Answer[Reservation]:
+            one = read.reservation(book, reservation_id, tenant=tenant)
+            return lambda: one
+
+        one = await self._ask(found)
+        if one.size > LONG:
+            return await threads.run_sync(answers.detail, one)
+        return answers.detail(one)
 
     async def set_budget(self, scope: str, allocated: Amount, **terms: Unpack[Terms]) -> Balance:
         """Set what `scope` may spend in all, or per day or month of a time zone."""
@@ -285,17 +308,29 @@ class Embedded(ABC):
             )
         )
 
-    async def freeze(self, scope: str) -> None:
-        """Refuse new spend at `scope` until `unfreeze`; what is reserved settles as ever."""
-        await self._operate(lambda book, now_ms: operate.freeze(book, scope, now_ms, frozen=True))
+    async def freeze(self, scope: str, unit: Unit | None = None) -> None:
+        """Refuse new spend at `scope` until `unfreeze`; what is reserved settles as ever.
 
-    async def unfreeze(self, scope: str) -> None:
-        """End `freeze`."""
-        await self._operate(lambda book, now_ms: operate.freeze(book, scope, now_ms, frozen=False))
+        Without a unit, all budgets of the scope are frozen; with one, that budget alone.
+        """
+        await self._operate(
+            lambda book, now_ms: operate.freeze(book, scope, unit, now_ms, frozen=True)
+        )
+
+    async def unfreeze(self, scope: str, unit: Unit | None = None) -> None:
+        """End `freeze`, of all budgets of the scope or of the one in `unit`."""
+        await self._operate(
+            lambda book, now_ms: operate.freeze(book, scope, unit, now_ms, frozen=False)
+        )
+
+    async def close_budget(self, scope: str) -> None:
+        """Grant nothing more at `scope`; what is reserved settles as ever, its history stays."""
+        await self._operate(lambda book, now_ms: operate.close(book, scope, now_ms))
 
     async def budgets(self) -> list[Balance]:
         """Every budget of every tenant."""
-        return await self._perform(read.budgets, scans=True)
+        now_ms = await self._swept()
+        return await self._read(lambda records: read.budgets(records, now_ms))
 
     async def usage(
         self,
@@ -334,3 +369,9 @@ class Embedded(ABC):
     async def verify(self) -> Verified:
         """Every balance, recomputed from the log and the reservations."""
         return await self._read(verify.verified)
+
+    async def statistics(self, *, by_tenant: bool = False) -> Statistics:
+        """How the ledger stands, for monitoring."""
+        return await self._read(
+            lambda records: records.statistics(self._now(), by_tenant=by_tenant)
+        )

@@ -30,12 +30,16 @@ from runcycles import (
     ReservationExtendRequest,
     ReservationExtendResponse,
     ReservationListResponse,
+    Unit,
 )
 from runcycles.models import BalanceResponse
 
 from comptroller.decide.funding import Funding
+from comptroller.decide.settlement import Next
 from comptroller.decide.terms import Terms
+from comptroller.errors import ComptrollerError, LedgerRefused
 from comptroller.ledger.book.journal import Entry
+from comptroller.ledger.book.statistics import Statistics
 from comptroller.ledger.book.usage import Usage
 from comptroller.ledger.book.verify import Verified
 
@@ -88,7 +92,7 @@ class ReservationQuery(Levels, total=False):
 
 
 class Ledger(Protocol):
-    """A budget ledger."""
+    """A budget ledger: one of `open_ledger`, or one of your own that has these members."""
 
     @property
     def name(self) -> str:
@@ -162,6 +166,10 @@ class Ledger(Protocol):
         """One reservation, whole."""
 
 
+MEMBERS = tuple(name for name in vars(Ledger) if not name.startswith("_"))
+"""The names that every ledger has."""
+
+
 class EmbeddedLedger(Ledger, Protocol):
     """A ledger that is its own operator: budgets are set and funded here.
 
@@ -195,11 +203,25 @@ class EmbeddedLedger(Ledger, Protocol):
         `operation` moves money in another way. What is sent again under one key moves it once.
         """
 
-    async def freeze(self, scope: str) -> None:
-        """Refuse new spend at `scope` until `unfreeze`; what is reserved settles as ever."""
+    async def freeze(self, scope: str, unit: Unit | None = None) -> None:
+        """Refuse new spend at `scope` until `unfreeze`; what is reserved settles as ever.
 
-    async def unfreeze(self, scope: str) -> None:
-        """End `freeze`."""
+        Without a unit, all budgets of the scope are frozen; with one, that budget alone.
+        """
+
+    async def unfreeze(self, scope: str, unit: Unit | None = None) -> None:
+        """End `freeze`, of all budgets of the scope or of the one in `unit`."""
+
+    async def close_budget(self, scope: str) -> None:
+        """Grant nothing more at `scope`, for good: `tenant:acme` is a customer that has gone.
+
+        Denials say `TENANT_CLOSED`, or `BUDGET_CLOSED` at a scope within a tenant. What is reserved
+        settles as ever, all that was spent stays in reports, and no default budget begins it anew.
+        `set_budget` opens it again.
+
+        Raises:
+            BudgetNotFound: neither `scope` nor one within it has a budget.
+        """
 
     async def budgets(self) -> list[Balance]:
         """Every budget of every tenant."""
@@ -216,8 +238,9 @@ class EmbeddedLedger(Ledger, Protocol):
         """What was charged, reserved, abandoned and denied, and the tokens: a report.
 
         One line for each unit and each combination of what it is `by`: any of tenant, workspace,
-        app, workflow, agent, tool, model, day (of `zone`), run. `since` and `until` are times of
-        reservations; a call belongs to the day of its reservation.
+        app, workflow, agent, tool, model, day (of `zone`), run, and of labels that runs were given
+        (`dimension:user` for `dimensions={"user": "42"}`; denials have none). `since` and `until`
+        are times of reservations; a call belongs to the day of its reservation.
 
         Raises:
             ValueError: it is by something else, or a time has no zone.
@@ -240,6 +263,12 @@ class EmbeddedLedger(Ledger, Protocol):
 
     async def verify(self) -> Verified:
         """Every balance, recomputed from the event log and the reservations: the differences."""
+
+    async def statistics(self, *, by_tenant: bool = False) -> Statistics:
+        """How the ledger stands, for monitoring: read as often as wanted, it holds nobody up.
+
+        `by_tenant`: with the budgets of each tenant, by name.
+        """
 
 
 @attrs.frozen(kw_only=True)
@@ -284,3 +313,33 @@ class Outbox(Protocol):
 
     def rejected(self, key: str, why: str) -> None:
         """The ledger will never accept it: it is not sent again."""
+
+
+# -- what has become of a reservation that takes no commit any more
+
+RELEASED_MEANWHILE = "its reservation was released while it ran: its cost is recorded"
+
+
+class Tells(Protocol):
+    """The part of a ledger that is asked."""
+
+    async def reservation(
+        self, reservation_id: str, *, tenant: str | None = None
+    ) -> ReservationDetail:
+        """As `Ledger.reservation`."""
+
+
+async def after_finalized(ledger: Tells, reservation_id: str, tenant: str | None) -> Next:
+    """What follows on RESERVATION_FINALIZED: who has settled it, an earlier attempt or an operator?
+
+    An operator may release the reservation of a call that runs. What ran is charged all the same
+    (law 3), as an event. A ledger that does not answer is asked again; one that shows no
+    reservations has settled it, as far as anybody can tell.
+    """
+    try:
+        found = await ledger.reservation(reservation_id, tenant=tenant)
+    except LedgerRefused:
+        return Next.SETTLED
+    except ComptrollerError:
+        return Next.RETRY
+    return Next.RECORD if found.is_released() else Next.SETTLED

@@ -6,6 +6,7 @@ thread and event loop of its process may use it.
 
 import heapq
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -13,20 +14,24 @@ from itertools import islice
 import anyio
 import anyio.lowlevel
 import attrs
-from anyio import to_thread
 from runcycles import Amount, Unit
 
 from comptroller.decide.admission import Account
 from comptroller.decide.scopes import within
 from comptroller.decide.terms import BudgetTerms
+from comptroller.ledger import threads
 from comptroller.ledger.alerts import OnAlert
-from comptroller.ledger.book import settle, usage, verify
+from comptroller.ledger.book import settle, statistics, usage, verify
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.denials import Denied
 from comptroller.ledger.book.journal import Entry, Sought
 from comptroller.ledger.book.records import Endpoint, Event, Remembered, Reservation, Wanted
 from comptroller.ledger.book.refusals import MEMORY
 from comptroller.ledger.embedded import Act, Embedded, Records, Settings, T, wall_clock
+
+_AT_ONCE = 2**18
+"""Of records of this size (some thousand plain ones) a reader makes an answer at once: they are
+neither copied nor looked through in a thread of their own."""
 
 
 class MemoryStore:
@@ -41,6 +46,19 @@ class MemoryStore:
         self._periods: dict[tuple[str, Unit, int], Account] = {}
         self._log: list[Entry] = []
         self._denied: dict[Denied, list[int]] = {}
+        self._active: dict[int, Reservation] = {}
+        self._totals = statistics.Totals()
+        self.size = 0
+        """How long what its callers wrote is, in characters of JSON."""
+
+    def copied(self) -> "MemoryStore":
+        """The records as they stand now: a copy does not change with them."""
+        copy = MemoryStore()
+        copy._accounts = {scope: dict(units) for scope, units in self._accounts.items()}
+        copy._reservations, copy._events = dict(self._reservations), dict(self._events)
+        copy._periods, copy._log = dict(self._periods), list(self._log)
+        copy._denied = {denied: list(count) for denied, count in self._denied.items()}
+        return copy
 
     def at(self, scope: str) -> Mapping[Unit, Account]:
         """The accounts of one scope, by unit."""
@@ -55,6 +73,11 @@ class MemoryStore:
             for account in units.values()
         )
         return sorted(every, key=lambda account: (account.scope, account.unit.value))
+
+    def units_within(self, scope: str) -> Iterable[Unit]:
+        """The units of all budgets of scopes within `scope`."""
+        inner = (units for at, units in self._accounts.items() if at.startswith(f"{scope}/"))
+        return sorted(set[Unit]().union(*inner), key=lambda unit: unit.value)
 
     def save(self, account: Account) -> None:
         """Keep `account` in place of the one of its scope and unit."""
@@ -77,6 +100,7 @@ class MemoryStore:
         count = self._denied.setdefault(denied, [0, 0])
         count[0] += 1
         count[1] += requested
+        self._totals[statistics.DENIED + denied.code, denied.unit] += 1
         if entry is not None:
             self.log(entry)
 
@@ -86,13 +110,17 @@ class MemoryStore:
 
     def add(self, reservation: Reservation) -> None:
         """Keep a new reservation."""
+        self.size += reservation.size
         self.replace(reservation)
 
     def replace(self, reservation: Reservation) -> None:
         """Keep a reservation's new state."""
         self._reservations[reservation.row] = reservation
         if reservation.active:
+            self._active[reservation.row] = reservation
             heapq.heappush(self._ends, (reservation.ends_ms, reservation.row))
+        elif self._active.pop(reservation.row, None):
+            statistics.add(self._totals, [reservation])
 
     def reservation(self, row: int) -> Reservation | None:
         """The reservation of that row."""
@@ -106,12 +134,12 @@ class MemoryStore:
             if reservation.active and reservation.ends_ms == ends_ms:
                 yield reservation
 
-    def listed(self, wanted: Wanted) -> list[Reservation]:
+    def listed(self, wanted: Wanted) -> Iterable[Reservation]:
         """The reservations wanted, in the order wanted."""
         rows = sorted(self._reservations, reverse=not wanted.ascending)
         found = filter(wanted.has, (self._reservations[row] for row in rows))
         if wanted.order == "row":
-            return list(islice(found, wanted.limit))
+            return islice(found, wanted.limit)
         return sorted(found, key=wanted.place, reverse=not wanted.ascending)[: wanted.limit]
 
     def next_event(self) -> int:
@@ -120,7 +148,9 @@ class MemoryStore:
 
     def add_event(self, event: Event) -> None:
         """Keep an event."""
+        self.size += len(event.request)
         self._events[event.row] = event
+        statistics.add(self._totals, [], [event])
 
     def recall(
         self,
@@ -159,6 +189,25 @@ class MemoryStore:
         for event in self._events.values():
             yield verify.Sum(event.held, event.since, event.unit, event.charged)
 
+    def statistics(self, now_ms: int, *, by_tenant: bool) -> statistics.Statistics:
+        """How the ledger stands."""
+        budgets: dict[Unit, Counter[str]] = {}
+        tenants = []
+        for account in self.accounts():
+            counts = budgets.setdefault(account.unit, Counter())
+            counts["budgets"] += 1
+            counts["full"] += statistics.is_full(account, now_ms)
+            counts["in_debt"] += account.debt > 0
+            counts["debt"] += account.debt
+            if by_tenant and "/" not in account.scope:
+                tenants.append(account)
+        held: dict[Unit, tuple[int, int]] = {}
+        for one in self._active.values():
+            active, reserved = held.get(one.unit, (0, 0))
+            held[one.unit] = active + 1, reserved + one.estimate
+        units = statistics.of_units(self._totals, budgets, held)
+        return statistics.Statistics(units, tuple(tenants))
+
     def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """What each reservation, event and count of denials comes to."""
         for one in self._reservations.values():
@@ -191,7 +240,7 @@ class MemoryLedger(Embedded):
         self._store, self._turn = MemoryStore(), threading.Lock()
         self._book = Book(self._store, MEMORY, settings.default_budget)
 
-    async def _perform(self, act: Act[T], *, scans: bool = False) -> T:  # noqa: ARG002
+    async def _perform(self, act: Act[T]) -> T:
         self._must_be_usable()
         # The one checkpoint comes first: a cancelled request has done nothing, and an answer
         # that was given cannot be lost.
@@ -209,13 +258,16 @@ class MemoryLedger(Embedded):
         self.close()
         if self._teller is not None:
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(self._told)
+                await threads.run_sync(self._told)
 
     async def _read(self, work: Callable[[Records], T]) -> T:
         self._must_be_usable()
         await anyio.lowlevel.checkpoint()
         with self._turn:
-            return work(self._store)
+            if self._store.size <= _AT_ONCE:
+                return work(self._store)
+            records = self._store.copied()
+        return await threads.run_sync(work, records)
 
 
 @asynccontextmanager

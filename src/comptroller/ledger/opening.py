@@ -20,7 +20,6 @@ from comptroller.errors import ComptrollerError
 from comptroller.ledger.alerts import OnAlert
 from comptroller.ledger.connections import ApiKeys
 from comptroller.ledger.cycles import open_cycles
-from comptroller.ledger.embedded import RETENTION
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.ledger.keys import KeyTable, MemoryKeys
 from comptroller.ledger.memory import open_memory
@@ -29,7 +28,8 @@ from comptroller.ledger.sqlite import SqliteKeys, SqliteLedger, SqliteWebhooks, 
 _MEMORY, _FILE = "memory:", "sqlite:"
 _SERVER = re.compile("https?(:|//)|(?!sqlite:)[a-z+]*://", re.IGNORECASE)
 """What is meant as a server's address, rightly written or not."""
-_OTHER = re.compile("(?!https?:)[a-z+]*://", re.IGNORECASE)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
+_KNOWN = ("http", "https", "sqlite")
 _PLACE = re.compile(r"[\w.-]+:\d+")
 """`host:port`, which would be a fine name of a file, and never is meant as one."""
 _logger = logging.getLogger("comptroller.ledger")
@@ -97,14 +97,13 @@ def open_ledger(
         on_alert: for an embedded one: called with each alert that this process sets off, in a
             thread of its own.
         retention: for a file: how long what is finished is kept (30 days; at least a day and a
-            minute, the longest lease).
+            minute, the longest lease). It is kept in the file, and holds for whoever opens it.
 
     Raises:
         TypeError: `url` is neither a string nor a path, or a setting not what it should be.
         ValueError: `url` names no ledger, or one that takes no such setting.
     """
-    if not isinstance(url, str | os.PathLike):
-        raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
+    _must_be_known(url)
     if isinstance(url, str) and _SERVER.match(url):
         _must_be_its_operators(url, default_budget, on_alert, retention)
         return open_cycles(
@@ -121,8 +120,20 @@ def open_ledger(
     terms: Any = {"default_budget": default_budget, "on_alert": on_alert}
     if url == _MEMORY:
         return open_memory(**terms)
-    kept = RETENTION if retention is None else retention
-    return open_sqlite(_file(url), synchronous=synchronous, retention=kept, **terms)
+    path, name = _file(url)
+    return open_sqlite(path, synchronous=synchronous, retention=retention, name=name, **terms)
+
+
+def _must_be_known(url: object) -> None:
+    """Raise an error for another kind of address. It may hold a password: little is shown."""
+    if not isinstance(url, str | os.PathLike):
+        raise TypeError(f'{url!r} names no ledger: write a path, "memory:" or an address')
+    if isinstance(url, str) and (scheme := _SCHEME.match(url)) and scheme[1] not in _KNOWN:
+        raise ValueError(
+            f"{scheme[0]}... names no kind of ledger that there is: write a path (or sqlite:PATH),"
+            f' "{_MEMORY}", or http://localhost:7878 (https://...) for a Cycles server. A ledger of'
+            " your own is given as it is: governed_run(..., ledger=yours)"
+        )
 
 
 def _must_be_its_operators(
@@ -131,25 +142,19 @@ def _must_be_its_operators(
     on_alert: OnAlert | None,
     retention: timedelta | None,
 ) -> None:
-    if _OTHER.match(url):
-        raise ValueError(
-            f"{url!r} is no kind of ledger that is opened here: write a path such as ledger.db,"
-            ' "memory:", or the address of a Cycles server such as http://localhost:7878; one'
-            " of your own is given as ledger=, to governed_run or open_supervisor"
-        )
     if any(given is not None for given in (default_budget, on_alert, retention)):
         theirs = "default_budget, on_alert and retention are for its operator"
         raise ValueError(f"{url!r} is a server: {theirs}")
 
 
-def _file(url: str | os.PathLike[str]) -> Path:
-    """The file that `url` names."""
+def _file(url: str | os.PathLike[str]) -> tuple[Path, str]:
+    """The file that `url` names now, wherever the process goes later; and how it is written."""
     name = url.removeprefix(_FILE) if isinstance(url, str) else os.fspath(url)
     if not name or name.startswith("//"):
         raise ValueError(f"{str(url)!r} names no ledger: write a path such as ledger.db")
     if isinstance(url, str) and _PLACE.fullmatch(url):
         raise ValueError(f"{url!r}: write http://{url} for a server, {_FILE}{url} for a file")
-    return at_home(name, "names no ledger")
+    return at_home(name, "names no ledger"), name
 
 
 @attrs.frozen

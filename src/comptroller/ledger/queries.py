@@ -1,7 +1,8 @@
 """Queries as the protocol writes them, text by text, and as ledgers take them, value by value.
 
-An empty text counts as left out, as clients fill templates with what may be unset; a parameter that
-the protocol does not list is ignored, so that it can grow (protocol, listReservations).
+An empty text counts as left out, as clients fill templates with what may be unset, but where one of
+a few words is wanted: it is none of them. A parameter that the protocol does not list is ignored,
+so that it can grow (protocol, listReservations).
 """
 
 import re
@@ -22,6 +23,7 @@ _MOMENTS = {
     "finalized_to": "finalized_to_ms",
 }
 """The protocol's name of each bound, and ours."""
+_WORDS = ("status", "sort_by", "sort_dir")
 _TEXTS = ("status", "idempotency_key", "sort_by", "sort_dir", "cursor")
 _LONGEST_KEY = 256
 _DATE_TIME = re.compile(
@@ -34,8 +36,11 @@ def reservation_query(texts: Mapping[str, str]) -> ReservationQuery:
     """The query of listReservations, its tenant aside.
 
     Raises:
-        MalformedError: a limit or a time that is none.
+        MalformedError: a limit or a time that is none, or an empty word.
     """
+    for name in _WORDS:
+        if texts.get(name) == "":
+            raise MalformedError(f"{name}: it is empty; leave it out")
     given = {name: text for name, text in texts.items() if text}
     query: Any = {name: given[name] for name in (*LEVELS[1:], *_TEXTS) if name in given}
     query |= {ours: _moment(name, given[name]) for name, ours in _MOMENTS.items() if name in given}
@@ -52,8 +57,11 @@ def balance_query(texts: Mapping[str, str]) -> BalanceQuery:
     """The query of getBalances, its tenant aside.
 
     Raises:
-        MalformedError: a limit that is none.
+        MalformedError: a limit or a boolean that is none.
     """
+    # Those of scopes further in are shown anyway (protocol, getBalances: it may be ignored).
+    if texts.get("include_children", "true") not in ("true", "false"):
+        raise MalformedError("include_children: write true or false")
     given = {name: text for name, text in texts.items() if text}
     query: Any = {name: given[name] for name in (*LEVELS[1:], "cursor") if name in given}
     if "limit" in given:

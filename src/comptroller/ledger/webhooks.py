@@ -2,7 +2,8 @@
 
 A body is signed with the webhook's secret (HMAC-SHA256 over the time and the body), so a receiver
 knows that it is ours, unchanged and new: `verify_signature`. It may come twice, where an answer got
-lost; its id is the same then.
+lost; its id is the same then. A receiver is given `MOST_SECONDS` for all of it, and of its answer
+nothing is read but the head: whatever it does, it holds nobody up.
 """
 
 import hashlib
@@ -12,14 +13,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import anyio
 import attrs
 import httpx
 
 from comptroller.ledger.book.journal import Entry
+from comptroller.ledger.connections import proxy_for
 
 SIGNATURE = "X-Comptroller-Signature"
 DELIVERY = "X-Comptroller-Delivery"
 _SIGNATURE = re.compile(r"t=(\d{1,12}),v1=([0-9a-f]{64})")
+MOST_SECONDS = 10.0
+"""For one delivery as a whole, from the look-up of its address to the head of its answer."""
 _TOLERANCE = 300
 """Seconds that a request may be old."""
 
@@ -89,6 +94,26 @@ def headers_of(entry: Entry, body: bytes, secret: str, now: int) -> Mapping[str,
         DELIVERY: delivery_id(entry),
         SIGNATURE: f"t={now},v1={_digest(secret, now, body)}",
     }
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str]) -> str | None:
+    """Deliver: what went wrong, or None. Blocks, in a thread without an event loop."""
+    return anyio.run(_post, url, body, headers)
+
+
+async def _post(url: str, body: bytes, headers: Mapping[str, str]) -> str | None:
+    try:
+        with anyio.fail_after(MOST_SECONDS):
+            through = httpx.AsyncHTTPTransport(proxy=proxy_for(httpx.URL(url)))
+            async with (
+                httpx.AsyncClient(transport=through, timeout=None) as http,  # noqa: S113 - above
+                http.stream("POST", url, content=body, headers=headers) as answer,
+            ):
+                return None if answer.is_success else f"answered {answer.status_code}"
+    except TimeoutError:
+        return f"did not answer within {MOST_SECONDS:g} seconds"
+    except Exception as error:  # noqa: BLE001 - proxies and certificates of the environment, too
+        return str(error) or type(error).__name__
 
 
 def verify_signature(

@@ -1,11 +1,17 @@
 """Bodies on the wire, strict both ways: what a server takes and what a client believes.
 
-The protocol's schemas know no lax reading: an amount of `"5"`, `5.0` or `true`, or a member that
-the schema does not list, is malformed. Values are those of `runcycles`, whose models lack a few
-members that the protocol lists for answers; those are dropped before an answer is read.
+The protocol's schemas know no lax reading: an amount of `"5"`, `1.5` or `true`, or a member that
+the schema does not list, is malformed. `5.0` and `5e3` are integers: its document is OpenAPI 3.1,
+where a number with a zero fraction is one (JSON Schema 2020-12, core, 6.1.1). Values are those of
+`runcycles`, whose models lack a few members that the protocol lists for answers; those are dropped
+before an answer is read.
 """
 
+import json
 from collections.abc import Mapping
+from decimal import Decimal
+from functools import reduce
+from operator import getitem
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +19,9 @@ from pydantic_core import from_json, to_json
 from runcycles import DecisionResponse, ReleaseResponse, ReservationListResponse
 
 from comptroller.ledger.book.answers import Detail, Listed
+
+_MOST = 2**64
+"""Above every integer of the protocol."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -66,8 +75,35 @@ def answer(model: type[Model], body: Any) -> Model:
 
 def _strictly(model: type[Model], text: bytes) -> Model:
     try:
-        return model.model_validate_json(text, strict=True)
+        try:
+            return model.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            if (whole := _with_integers(text, error)) is None:
+                raise
+        return model.model_validate_json(whole, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"
         raise MalformedError(f"{where}: {first['msg']}") from None
+
+
+def _with_integers(text: bytes, error: ValidationError) -> bytes | None:
+    """The body with an integer wherever one is wanted and a number with a zero fraction was given.
+
+    None where that is not all that is wrong. Digits are read as they were written: as a `float`,
+    9007199254740993.0 would be another number.
+    """
+    wrong = error.errors(include_url=False, include_context=False)
+    if not all(one["type"] == "int_type" and type(one["input"]) is float for one in wrong):
+        return None
+    try:
+        body, exact = from_json(text), json.loads(text, parse_float=Decimal)
+        for one in wrong:
+            *path, last = one["loc"]
+            holder, given = reduce(getitem, path, body), reduce(getitem, one["loc"], exact)
+            if not -_MOST < given < _MOST or given != int(given):
+                return None
+            holder[last] = int(given)
+    except (LookupError, TypeError, ValueError):  # not where it was said, or too long for Python
+        return None
+    return to_json(body)

@@ -15,23 +15,33 @@ from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Answer, Draft, Grant
 from comptroller.runtime.run import Run
 
+from .generators import Place, place_of_scope
+
 ACTIVE: ContextVar[Run | None] = ContextVar("comptroller_run", default=None)
 
 
+_CHOSEN: ContextVar[Run | None] = ContextVar("comptroller_chosen_run", default=None)
+"""The run that a `Runner.run` around this context has found, or was told: no question is left."""
+
+
 @contextmanager
-def governing(run: Run) -> Iterator[None]:
-    """`run` governs this context for a while. Set back by value: tokens belong to one task."""
-    before = ACTIVE.get()
+def governing(run: Run | None) -> Iterator[None]:
+    """`run`, or none, governs this context for a while. Set back by value: tokens belong to one
+    task.
+    """
+    before = ACTIVE.get(), _CHOSEN.get()
     ACTIVE.set(run)
+    _CHOSEN.set(run)
     try:
         yield
     finally:
-        ACTIVE.set(before)
+        ACTIVE.set(before[0])
+        _CHOSEN.set(before[1])
 
 
 def step_in(run: Run) -> None:
     """`run` governs this context from now on."""
-    run.outer = ACTIVE.get()
+    run.outer, run.place = ACTIVE.get(), place_of_scope()
     ACTIVE.set(run)
 
 
@@ -44,7 +54,12 @@ def step_out(run: Run) -> None:
         inner = inner.outer
     if inner is not None:
         inner.outer = run.outer
-    run.outer = None
+    run.outer = run.place = None
+
+
+def is_elsewhere(run: Run) -> bool:
+    """Whether the scope of `run` stands in a generator that is not what runs here now."""
+    return run is not _CHOSEN.get() and isinstance(run.place, Place) and run.place.is_elsewhere()
 
 
 async def admit(run: Run, draft: Draft) -> tuple[Actor, Grant]:

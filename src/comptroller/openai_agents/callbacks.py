@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import attrs
-from agents import Agent, RunConfig, RunContextWrapper, TContext, Tool
+from agents import Agent, Model, RunConfig, RunContextWrapper, TContext, Tool
 from agents.items import ModelResponse
 
 from comptroller.decide.estimates import LlmRequest
@@ -18,7 +18,7 @@ from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Draft
 from comptroller.runtime.run import Run
 
-from . import usage
+from . import billing, usage
 from .active import admit
 from .carriage import Carriage, GoverningHooks, end_all, followed
 from .compat import get_model, normalized
@@ -48,11 +48,12 @@ class BareHooks(CallHooks):
     ) -> None:
         """The model may be asked when its reservation is granted."""
         self._drop(context)
-        name = self._model_of(agent)
+        model, name = self._model_of(agent)
         request = LlmRequest(
             model=name,
             agent=agent.name,
             input_characters=usage.input_characters(system_prompt, input_items, []),
+            billing=billing.asked(model, agent.model_settings),
         )
         draft = Draft(
             kind="llm", name=name, agent=agent.name, episode=self._episode, request=request
@@ -73,13 +74,13 @@ class BareHooks(CallHooks):
         if actor is not None:
             actor.tell(Abandoned("the model was asked again without an answer"))
 
-    def _model_of(self, agent: Agent[Any]) -> str:
-        asked_for = self._config.model or agent.model
+    def _model_of(self, agent: Agent[Any]) -> tuple[Model | None, str]:
+        asked_for = agent.model if self._config.model is None else self._config.model
         try:
             model = get_model(agent, self._config)
         except Exception:  # noqa: BLE001 - the SDK will raise it where the model is called
-            return f"unknown:{asked_for}"
-        return usage.model_name(model, asked_for if isinstance(asked_for, str) else None)
+            return None, f"unknown:{asked_for}"
+        return model, usage.model_name(model, asked_for if isinstance(asked_for, str) else None)
 
 
 @attrs.frozen

@@ -18,7 +18,7 @@ from comptroller.errors import ComptrollerError, again
 from comptroller.runtime.home import raise_unless_known
 from comptroller.runtime.run import Run
 
-from .active import ACTIVE
+from .active import ACTIVE, is_elsewhere
 
 
 class Carriage(AbstractAsyncContextManager[Run], Protocol):
@@ -98,10 +98,11 @@ def followed() -> Followed | None:
 def governing_run() -> Run | None:
     """The run that governs this context: its scope's, or one that hooks have brought along.
 
-    A scope's run stays it when it is closed, and refuses; one of hooks is then gone.
+    A scope's run stays it when it is closed, and refuses; one of hooks is then gone. One whose
+    scope stands in a generator does not govern what reads that.
     """
     run = ACTIVE.get()
-    while run is not None and run.carrier is not None and run.closed:
+    while run is not None and ((run.carrier is not None and run.closed) or is_elsewhere(run)):
         run = run.outer
     around = followed()
     if run is None and around is not None and around.carriages:

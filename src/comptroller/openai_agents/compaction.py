@@ -1,22 +1,24 @@
 """Session compaction calls the OpenAI client directly: neither a hook nor a model sees it.
 
 So the session is seen through a view: the same state (one `__dict__`), another `client`; and one
-that wraps it through a view that shows that view. The user's sessions are not changed (law 8).
+that wraps it through a view that shows that view. The user's sessions are not changed (law 8): a
+`Runner.run` is handed the view, and a program that compacts by hand is led to one by the method.
 """
 
 from functools import partial
 from typing import Any
 
+from agents import ModelSettings
 from agents.memory import OpenAIResponsesCompactionSession
 
 from comptroller.decide.estimates import LlmRequest
-from comptroller.decide.settlement import Finished
 from comptroller.runtime.call import Draft
 from comptroller.runtime.run import Run
 
-from . import usage
+from . import billing, usage
 from .active import admit
-from .model import end_of
+from .failures import Attempt
+from .raw_answers import RawAnswer
 
 
 def governed_session(run: Run, episode: str, agent: str, session: Any) -> Any:
@@ -26,8 +28,10 @@ def governed_session(run: Run, episode: str, agent: str, session: Any) -> Any:
     """
     governed = partial(governed_session, run, episode, agent)
 
+    if is_governed(session):
+        return session
     if isinstance(session, OpenAIResponsesCompactionSession):
-        client = property(lambda _: _Client(session.client, run, episode, agent))
+        client = _GovernedClient(lambda _: _Client(session.client, run, episode, agent))
         return _view(session, client=client)
 
     wrapped = getattr(session, "__dict__", {}).get("underlying_session")
@@ -38,6 +42,15 @@ def governed_session(run: Run, episode: str, agent: str, session: Any) -> Any:
         lambda _, given: setattr(session, "underlying_session", given),
     )
     return _view(session, underlying_session=underlying)
+
+
+def is_governed(session: Any) -> bool:
+    """Whether it is a view whose compactions are governed calls."""
+    return isinstance(getattr(type(session), "client", None), _GovernedClient)
+
+
+class _GovernedClient(property):
+    """The attribute `client` of such a view."""
 
 
 def _view(session: Any, **seen: property) -> Any:
@@ -70,13 +83,15 @@ class _Client:
                 model=name,
                 agent=self._agent,
                 input_characters=usage.input_characters(None, sent, []),
+                billing=billing.asked(self._real, ModelSettings()),
             ),
         )
         actor, _ = await admit(self._run, draft)
+        attempt = Attempt()
         try:
             answer = await self._real.responses.compact(**request)
         except BaseException as error:
-            actor.tell(end_of(error, self._run.ended))
+            actor.tell(attempt.end_of(error, self._run.ended))
             raise
-        actor.tell(Finished(usage.token_count(usage.told(answer, "usage"))))
+        actor.tell(billing.finished(answer, RawAnswer(), name, usage.told(answer, "output")))
         return answer

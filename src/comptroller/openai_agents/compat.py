@@ -1,46 +1,157 @@
-"""Everything that leans on the SDK's inside, in one place; tests fail loudly where it changes."""
+"""Everything that leans on the SDK's inside, in one place; tests fail loudly where it changes.
+
+What is private there is looked up when a scope opens, not when this package is imported: where the
+SDK has moved it, one sentence says what is missing, and which versions have it.
+"""
 
 import asyncio
+import copy
 import gc
 from collections.abc import Callable
 from contextvars import Context, ContextVar
+from functools import cache, wraps
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import agents
+from agents import Agent, Model
+from agents.memory import OpenAIResponsesCompactionSession
 from agents.models.interface import ModelProvider
 from agents.result import RunResultStreaming
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
-from agents.run_config import RunConfig, _coerce_run_config
-from agents.run_internal.model_provider_lifecycle import _close_runner_owned_model_provider
-from agents.run_internal.model_retry import _close_async_iterator_quietly
-from agents.run_internal.turn_preparation import get_model
+from agents.run_config import RunConfig
+from agents.run_state import RunState
+from agents.tool_context import ToolContext
+from agents.version import __version__ as sdk_version
+
+from comptroller.errors import ComptrollerError
+
+T = TypeVar("T")
 
 SDK_CODE = str(Path(agents.__file__).parent)
 
 __all__ = [
     "AgentRunner",
     "SdkTasks",
+    "changed",
+    "check_sdk",
     "close_owned_provider",
     "close_owned_provider_with",
     "close_stream",
+    "compact_through",
     "get_default_agent_runner",
     "get_model",
+    "is_paused",
     "normalized",
     "set_default_agent_runner",
+    "show_configs",
+    "speaker_of",
 ]
+
+VERSIONS = "openai-agents>=0.24,<0.26"
+"""Those that have what is used here, as pip is told."""
+
+_COERCE = "agents.run_config:_coerce_run_config"
+_CLOSE_PROVIDER = "agents.run_internal.model_provider_lifecycle:_close_runner_owned_model_provider"
+_CLOSE_ITERATOR = "agents.run_internal.model_retry:_close_async_iterator_quietly"
+_GET_MODEL = "agents.run_internal.turn_preparation:get_model"
+_CLEANUP = "agents.result:RunResultStreaming._ensure_model_provider_cleanup_on_completion"
+_PRIVATE = (_COERCE, _CLOSE_PROVIDER, _CLOSE_ITERATOR, _GET_MODEL, _CLEANUP)
+
+
+@cache
+def _private(place: str) -> Any:
+    """What stands at `module:name` of the SDK.
+
+    Raises:
+        ComptrollerError: nothing does, in the version that is installed.
+    """
+    module, _, name = place.partition(":")
+    try:
+        return attrgetter(name)(import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise ComptrollerError(
+            f"openai-agents {sdk_version} has no {module}.{name}, on which Comptroller leans:"
+            f' pip install "{VERSIONS}"'
+        ) from error
+
+
+def check_sdk() -> None:
+    """Raise ComptrollerError where something private that is used here has moved."""
+    for place in _PRIVATE:
+        _private(place)
+
+
+def get_model(agent: Agent[Any], config: RunConfig) -> Model:
+    """The model of an agent under a run config, as the SDK resolves it."""
+    return _private(_GET_MODEL)(agent, config)  # type: ignore[no-any-return]
+
+
+def speaker_of(given: Any) -> Agent[Any] | None:
+    """The agent that goes on in a state of a run; None for any other input."""
+    return given._current_agent if isinstance(given, RunState) else None
 
 
 def normalized(given: RunConfig | dict[str, Any] | None) -> tuple[RunConfig, bool]:
     """The run config as the SDK reads it, and whether it would own (and close) its provider."""
     owned = given is None or (isinstance(given, dict) and "model_provider" not in given)
-    return RunConfig() if given is None else _coerce_run_config(given), owned
+    return RunConfig() if given is None else _private(_COERCE)(given), owned
+
+
+def changed(given: T, **fields: Any) -> T:
+    """A copy of a run config or of settings with other `fields`: all else of it stays as it is.
+
+    Not `dataclasses.replace`: that makes it anew by its constructor, so a subclass loses what is no
+    argument there.
+    """
+    copied = copy.copy(given)
+    for name, value in fields.items():
+        object.__setattr__(copied, name, value)
+    return copied
+
+
+class _SeenConfig:
+    """`ToolContext.run_config` where users see the config that they gave: a data descriptor."""
+
+    def __init__(self, as_given: Callable[[RunConfig], RunConfig]) -> None:
+        self._as_given = as_given
+
+    def __get__(self, context: Any, owner: object = None) -> RunConfig | None:
+        return None if context is None else context.__dict__.get("run_config")
+
+    def __set__(self, context: Any, config: RunConfig | None) -> None:
+        context.__dict__["run_config"] = None if config is None else self._as_given(config)
+
+
+def show_configs(as_given: Callable[[RunConfig], RunConfig]) -> None:
+    """From now on a tool's context has `as_given(config)` for the run config that the SDK puts in.
+
+    The contexts of tools are the one place where the SDK shows the config to tools, guardrails and
+    hooks, and some of these come before any hook of ours.
+    """
+    if not isinstance(vars(ToolContext).get("run_config"), _SeenConfig):
+        setattr(ToolContext, "run_config", _SeenConfig(as_given))  # noqa: B010 - it is no field's value
+
+
+def compact_through(view: Callable[[Any], Any]) -> None:
+    """From now on, a session that is compacted by hand is compacted through `view(session)`."""
+    compact = OpenAIResponsesCompactionSession.run_compaction
+    if hasattr(compact, "__wrapped__"):
+        return
+
+    @wraps(compact)
+    async def run_compaction(self: Any, *args: Any, **options: Any) -> None:
+        await compact(view(self), *args, **options)
+
+    setattr(OpenAIResponsesCompactionSession, "run_compaction", run_compaction)  # noqa: B010
 
 
 async def close_owned_provider(provider: ModelProvider) -> None:
     """Close a provider as the SDK closes its own: to the end, whoever cancels meanwhile."""
-    await _close_runner_owned_model_provider(provider)
+    await _private(_CLOSE_PROVIDER)(provider)
 
 
 def close_owned_provider_with(stream: RunResultStreaming, provider: ModelProvider) -> None:
@@ -48,9 +159,19 @@ def close_owned_provider_with(stream: RunResultStreaming, provider: ModelProvide
     stream._ensure_model_provider_cleanup_on_completion(lambda: close_owned_provider(provider))
 
 
+def is_paused(model: Any, response: Any) -> bool:
+    """Whether the provider goes on with this response when it is given the outputs of its calls.
+
+    The hosted multi-agent model hands out such pauses without a usage, and the sum at the end.
+    """
+    active = getattr(model, "_active_response", None)
+    name = getattr(response, "response_id", None) or getattr(response, "id", None)
+    return name is not None and getattr(active, "response_id", None) == name
+
+
 async def close_stream(stream: Any) -> None:
     """Close a model's stream as the SDK does: by what it has for that, whatever comes of it."""
-    await _close_async_iterator_quietly(stream)
+    await _private(_CLOSE_ITERATOR)(stream)
 
 
 class SdkTasks:

@@ -1,22 +1,20 @@
 """One `Runner.run` inside a run, nested or not: its hooks, its model, and how it is stopped."""
 
 import asyncio
-import dataclasses
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 from agents import Agent
 from agents.lifecycle import RunHooksBase
-from agents.run_state import RunState
 
 from comptroller.errors import ComptrollerError, again
 from comptroller.runtime.run import Run
 
 from .compaction import governed_session
-from .compat import SdkTasks, normalized
+from .compat import SdkTasks, normalized, speaker_of
 from .hooks import EpisodeHooks
-from .model import Dispatcher
+from .model import Dispatcher, callers_own
 
 EPISODE: ContextVar["Episode | None"] = ContextVar("comptroller_episode", default=None)
 
@@ -28,6 +26,7 @@ class Episode:
 
     Attributes:
         id: e.g. `1`, or `1.2` for the second one inside it.
+        agent: the name of the agent that it was started with.
         options: the keyword arguments for the SDK.
         provider: the model provider that the SDK would own and close, if it would.
         pending: whether SDK tasks of it may be left in a loop that goes on after it.
@@ -38,16 +37,15 @@ class Episode:
         self.run = run
         parent = around.id if around is not None and around.run is run else None
         self.id: str = run.episode_id(parent)
+        self.agent: str = agent.name
         self.options = dict(options)
         self.pending = True
         config, owned = normalized(options.get("run_config"))
-        if type(config.model) is Dispatcher:  # a nested run is handed its parent's config
-            config = config.model.original
+        config = callers_own(config)
         self.provider = config.model_provider if owned else None
-        speaker = given._current_agent if isinstance(given, RunState) else None
-        dispatcher = Dispatcher(run, self.id, config, speaker or agent)
+        dispatcher = Dispatcher(run, self.id, config, speaker_of(given) or agent)
         self._hooks = self._governing(dispatcher, options.get("hooks"))
-        self.options["run_config"] = dataclasses.replace(config, model=dispatcher)
+        self.options["run_config"] = dispatcher.handed
         if options.get("session") is not None:
             self.options["session"] = governed_session(run, self.id, agent.name, options["session"])
         self._interrupt: Callable[[], None] = _nothing

@@ -1,31 +1,37 @@
 """The hooks of one episode: who speaks, which tools run, who hands over. They only send messages.
 
-Tools are keyed by the call id of their context; those that come without one (shell, computer,
-patch) by the tool itself, since the SDK runs them one after another. A tool counts as dispatched
-when our `on_tool_start` has returned.
+A tool call is known by the context that both of its callbacks get, and the tool. Function tools and
+custom tools have a context of their own. All others (shell, computer, patch) get that of their run,
+which runs them one after another; inside an agent that is used as a tool, that is a context of the
+outer call, whose id and arguments are not theirs. A tool counts as dispatched when our
+`on_tool_start` has returned.
 
 Under `tell_model` nothing of the user's is changed: every requested call is asked for when the
 model has answered, and a denied one becomes a rejected approval, which the model reads.
 """
 
 import asyncio
+import inspect
 import json
 import logging
 from contextvars import ContextVar
 from typing import Any
 
-from agents import Agent, RunHooks, Tool
+import attrs
+from agents import Agent, CustomTool, FunctionTool, RunHooks, Tool
 from agents.items import ModelResponse, ToolApprovalItem
 from openai.types.responses import ResponseFunctionToolCall
-from runcycles import Amount
+from runcycles import Unit
 
 from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
-from comptroller.errors import CallDenied
+from comptroller.errors import BudgetExceeded, CallDenied
+from comptroller.money import checked, show
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Draft
 from comptroller.runtime.run import Run
 
 from .active import admit
+from .failures import described
 from .model import Dispatcher
 
 log = logging.getLogger("comptroller")
@@ -35,13 +41,22 @@ HANDED_ON: ContextVar[bool] = ContextVar("comptroller_handed_on", default=False)
 """Whether a callback comes from hooks of ours, which govern the call that it is about."""
 
 
+@attrs.frozen
+class _Running:
+    """A tool at work. It keeps the context and the tool, so that their ids stay their own."""
+
+    context: Any
+    tool: Tool
+    actor: Actor
+
+
 class CallHooks(RunHooks[Any]):
     """Callbacks that become messages: tools and handoffs. All is handed on to the caller's own."""
 
     def __init__(self, run: Run, episode: str, own: Any) -> None:
         self._run, self._episode = run, episode
-        self.own: RunHooks[Any] = own or RunHooks()
-        self._running: dict[object, Actor] = {}
+        self.own: RunHooks[Any] = RunHooks() if own is None else own
+        self._running: dict[tuple[int, int], _Running] = {}
 
     async def _hand_on(self, callback: str, *args: Any, **named: Any) -> None:
         """To the caller's own hooks, which learn that these calls are governed."""
@@ -71,8 +86,7 @@ class CallHooks(RunHooks[Any]):
 
     async def on_tool_start(self, context: Any, agent: Agent[Any], tool: Tool) -> None:
         """The tool may begin when its reservation is granted."""
-        key = _key(context, tool)
-        actor = self._reserved_ahead(key)
+        actor = self._reserved_ahead(context, tool)
         if actor is None:
             actor, _ = await admit(self._run, self._draft(tool.name, agent))
         try:
@@ -82,18 +96,21 @@ class CallHooks(RunHooks[Any]):
             why = self._run.ended or f"on_tool_start raised {type(error).__name__}"
             actor.tell(NeverBegan(str(why)))
             raise
-        self._running[key] = actor
+        key = id(context), id(tool)
+        lost, self._running[key] = self._running.get(key), _Running(context, tool, actor)
+        if lost is not None:
+            lost.actor.tell(Abandoned("the tool was started again before it had ended"))
 
     async def on_tool_end(self, context: Any, agent: Agent[Any], tool: Tool, result: Any) -> None:
         """What it cost is told."""
-        actor = self._running.pop(_key(context, tool), None)
-        if actor is not None:  # none: it was approved in an earlier run, and settled there
-            actor.tell(Finished(cost=_cost(actor, context, result)))
+        running = self._running.pop((id(context), id(tool)), None)
+        if running is not None:  # none: it was approved in an earlier run, and settled there
+            running.actor.tell(_end(running, result))
         await self._hand_on("on_tool_end", context, agent, tool, result)
 
-    def _reserved_ahead(self, key: object) -> Actor | None:
+    def _reserved_ahead(self, context: Any, tool: Tool) -> Actor | None:
         """The actor of a call that was asked for when the model requested it."""
-        del key
+        del context, tool
         return None
 
     def _draft(self, tool: str, agent: Agent[Any], *, tells_model: bool = False) -> Draft:
@@ -139,8 +156,10 @@ class EpisodeHooks(CallHooks):
                 raise refusal
         await self._hand_on("on_llm_end", context, agent, response)
 
-    def _reserved_ahead(self, key: object) -> Actor | None:
-        return self._reserved.pop(key, None)
+    def _reserved_ahead(self, context: Any, tool: Tool) -> Actor | None:
+        if not isinstance(tool, FunctionTool):  # no other is asked for ahead
+            return None
+        return self._reserved.pop(context.tool_call_id, None)
 
     async def _reserve_ahead(
         self, context: Any, agent: Agent[Any], call: ResponseFunctionToolCall
@@ -151,7 +170,7 @@ class EpisodeHooks(CallHooks):
         except CallDenied as denial:
             context.reject_tool(
                 ToolApprovalItem(agent=agent, raw_item=call),
-                rejection_message=f"The tool {call.name} was not run: {denial}",
+                rejection_message=f"The tool {call.name} was not run: {_for_the_model(denial)}",
             )
 
     def _give_back(self, why: str) -> None:
@@ -164,38 +183,49 @@ class EpisodeHooks(CallHooks):
         inside it): what it did so far is settled here, its continuation is nobody's.
         """
         self._give_back(why)
-        for actor in self._running.values():
-            actor.tell(Finished() if clean else Abandoned(why))
+        for running in self._running.values():
+            running.actor.tell(Finished() if clean else Abandoned(why))
         self._running.clear()
         self._dispatcher.rests()
 
 
-def _key(context: Any, tool: Tool) -> object:
-    return getattr(context, "tool_call_id", None) or id(tool)
+def _for_the_model(denial: CallDenied) -> str:
+    """What a model may repeat to a customer: no path and no operator's command.
+
+    Amounts may help it to choose a cheaper tool.
+    """
+    by_ledger = isinstance(denial, BudgetExceeded)
+    in_amounts = denial.reason_code == "BUDGET_EXCEEDED" and denial.remaining is not None
+    return denial.public if by_ledger and not in_amounts else str(denial)
 
 
-def _cost(actor: Actor, context: Any, result: Any) -> Amount | None:
-    """What the user's `actual` function says; None (the estimate is charged) where it fails."""
-    if actor.call.actual is None:
-        return None
+def _end(running: _Running, result: Any) -> Finished:
+    """What the user's `actual` function says; where that is wrong, the estimate is charged."""
+    actor = running.actor
+    actual, reserved = actor.call.actual, actor.call.estimate
+    if actual is None:
+        return Finished()
     try:
-        cost = actor.call.actual(_arguments(context), result)
-    except Exception:
-        log.exception("actual() of tool %s failed: its estimate is charged", actor.call.draft.name)
+        given: object = actual(_arguments(running), result)
+        if inspect.iscoroutine(given):
+            given.close()  # else Python says that nobody awaited it, where nobody looks
+        cost = checked(given)
+        if cost.unit != reserved.unit and reserved.amount:
+            raise ValueError(f"{show(cost)} is not in {Unit(reserved.unit).value}, as its estimate")
+    except Exception as error:
+        tool, why = actor.call.draft.name, described(error)
+        log.exception("actual() of tool %s is wrong: %s: its estimate is charged", tool, why)
+        return Finished(problem=f"actual() is wrong: {why}: its estimate is charged")
+    return Finished(cost=cost)
+
+
+def _arguments(running: _Running) -> Any:
+    """The tool's arguments: parsed where they are JSON, else as the model wrote them; None where
+    its context is not its own.
+    """
+    if not isinstance(running.tool, FunctionTool | CustomTool):
         return None
-    reserved = actor.call.estimate
-    if isinstance(cost, Amount) and (cost.unit == reserved.unit or reserved.amount == 0):
-        return cost
-    log.error(
-        "actual() of tool %s gave %r, not an Amount in %s: its estimate is charged",
-        actor.call.draft.name, cost, reserved.unit,
-    )  # fmt: skip
-    return None
-
-
-def _arguments(context: Any) -> Any:
-    """The tool's arguments: parsed where they are JSON, else as the model wrote them."""
-    given = getattr(context, "tool_arguments", None)
+    given = getattr(running.context, "tool_arguments", None)
     try:
         return json.loads(given) if isinstance(given, str) else given
     except ValueError:

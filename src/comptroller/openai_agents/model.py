@@ -9,8 +9,6 @@ One reservation per attempt (law 2): `get_response` and `stream_response` bracke
 its result, its exception, its cancellation and a closed generator are all seen in one frame.
 """
 
-import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -19,19 +17,21 @@ import attrs
 from agents import Agent, Model, ModelResponse, ModelSettings, RunConfig, UserError
 from agents.models import get_default_model_settings
 from agents.retry import ModelRetryAdvice, ModelRetryAdviceRequest, ModelRetryNormalizedError
-from runcycles import Caps
+from runcycles import Amount, Caps, Unit
 
 from comptroller.decide.estimates import CHARACTERS_PER_TOKEN, LlmRequest
 from comptroller.decide.pricing import TokenCount
-from comptroller.decide.settlement import Abandoned, Finished, NeverBegan, failed
+from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
 from comptroller.errors import ComptrollerError
 from comptroller.runtime.actor import Actor
-from comptroller.runtime.call import Draft
+from comptroller.runtime.call import Draft, Grant
 from comptroller.runtime.run import Run
 
-from . import usage
+from . import billing, usage
 from .active import admit
-from .compat import close_stream, get_model
+from .compat import changed, close_stream, get_model, is_paused
+from .failures import Attempt
+from .raw_answers import RawAnswer, overheard
 
 _PLACES = ("system_instructions", "input", "model_settings", "tools")  # of `Model`'s methods
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
@@ -44,6 +44,7 @@ class Dispatcher(Model):
 
     Attributes:
         original: the run config as the caller gave it.
+        handed: the copy of it that the SDK has, with this model in it.
         agent: the agent that speaks; the episode's own `on_llm_start` tells, since within one
             `Runner.run` LLM calls are sequential.
         tools: the names of the tools that the model was handed last.
@@ -52,9 +53,12 @@ class Dispatcher(Model):
     def __init__(self, run: Run, episode: str, original: RunConfig, agent: Agent[Any]) -> None:
         self._run, self._episode = run, episode
         self.original, self.agent = original, agent
+        self.handed = changed(original, model=self)
         self.tools: frozenset[str] = frozenset()
         self._attempt = 0
         self._read_and_said = 0  # tokens of the latest answer, with all that it was the answer to
+        self._asking: tuple[Model, Actor, Grant] | None = None
+        self._paused: tuple[Model, Actor, Grant] | None = None  # `_asking`, whose answer goes on
         self._target: Model | None = None
         self._used: list[Model] = []
 
@@ -67,6 +71,13 @@ class Dispatcher(Model):
     def rests(self) -> None:
         """The episode is over. Contexts of the SDK may hold us for longer: we hold a name only."""
         self.agent = Agent(self.agent.name)
+        self._give_up("its answer was not asked for to the end")
+
+    def _give_up(self, why: str) -> None:
+        """What was paused does not go on: it has run, and nobody says what it used."""
+        if self._paused is not None:
+            self._paused[1].tell(Abandoned(why))
+            self._paused = None
 
     # -- what the SDK asks of the model in place
 
@@ -108,50 +119,64 @@ class Dispatcher(Model):
     async def get_response(self, *places: Any, **names: Any) -> ModelResponse:
         """One attempt, reserved before and settled after it."""
         model, asked = self._resolve(), _Asked(places, names)
+        goes_on = self._paused is not None
         actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
+        model, raw = overheard(model)
+        attempt = Attempt(heard=goes_on)
         try:
             response = await model.get_response(*asked.places, **asked.names)
         except BaseException as error:
-            actor.tell(end_of(error, self._run.ended))
+            if raw.whole and raw.usage is not None:  # answered, in a way that the SDK rejects
+                answered(self._run, actor, None, raw)
+            actor.tell(attempt.end_of(error, self._run.ended))
             raise
-        self._finished(actor, response)
+        self._finished(actor, response, raw)
         return response
 
     async def stream_response(self, *places: Any, **names: Any) -> AsyncIterator[Any]:
         """The same, event by event. Usage comes with the terminal event only."""
         model, asked = self._resolve(), _Asked(places, names)
-        settings = self._settings(asked["model_settings"])
-        if settings.include_usage is None:  # Chat Completions would report no tokens at all
-            settings = dataclasses.replace(settings, include_usage=True)
-        actor, asked = await self._begin(model, asked, settings)
+        goes_on = self._paused is not None
+        actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
+        model, raw = overheard(model)
         items: list[Any] = []  # of its output, those seen whole so far
+        attempt = Attempt(heard=goes_on)
         try:
             stream: Any = model.stream_response(*asked.places, **asked.names)
             try:
                 async for event in stream:
-                    self._streamed(actor, event, items)
+                    attempt.heard = True
+                    self._streamed(actor, event, raw, items)
                     yield event
             finally:
                 await close_stream(stream)
         except BaseException as error:
-            actor.tell(end_of(error, self._run.ended))
+            if self._paused is None:
+                actor.tell(attempt.end_of(error, self._run.ended))
             raise
         finally:
             noted(self._run, actor, items)
-        actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
+        if self._paused is None:
+            actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
 
-    def _streamed(self, actor: Actor, event: Any, items: list[Any]) -> None:
+    def _streamed(self, actor: Actor, event: Any, raw: RawAnswer, items: list[Any]) -> None:
         kind, response = usage.told(event, "type"), usage.told(event, "response")
         if kind in _TERMINAL and response is not None:
-            self._finished(actor, response, items)
+            self._finished(actor, response, raw, items)
             items.clear()
         elif kind == _ITEM_DONE:
             items.append(usage.told(event, "item"))
         elif count := usage.streamed_tokens(event):
             actor.streamed = (actor.streamed or 0) + count
 
-    def _finished(self, actor: Actor, response: Any, seen: Sequence[Any] = ()) -> None:
-        if (used := answered(self._run, actor, response, seen)) is not None:
+    def _finished(
+        self, actor: Actor, response: Any, raw: RawAnswer, seen: Sequence[Any] = ()
+    ) -> None:
+        if self._asking is not None and is_paused(self._asking[0], response):
+            self._paused = self._asking
+            noted(self._run, actor, usage.told(response, "output") or seen)
+            return
+        if (used := answered(self._run, actor, response, raw, seen)) is not None:
             self._read_and_said = used.total
 
     def _resolve(self) -> Model:
@@ -166,8 +191,13 @@ class Dispatcher(Model):
         """Reserve the attempt. Returns its actor, and what is asked under the grant's caps."""
         tools = asked["tools"]
         self.tools = frozenset(tool.name for tool in tools)
+        if self._paused is not None and self._paused[0] is model:  # one answer, one reservation
+            self._run.check()
+            (_, actor, grant), self._paused = self._paused, None
+            return actor, asked.under(_capped(settings, grant.caps))
+        self._give_up("another model was asked instead of going on")
         self._attempt += 1
-        named = self.original.model or self.agent.model
+        named = self.agent.model if self.original.model is None else self.original.model
         name = usage.model_name(model, named if isinstance(named, str) else None)
         kept = self._read_and_said * CHARACTERS_PER_TOKEN if asked.continues else 0
         request = LlmRequest(
@@ -176,6 +206,7 @@ class Dispatcher(Model):
             input_characters=kept
             + usage.input_characters(asked["system_instructions"], asked["input"], tools),
             max_tokens=_most_output(settings),
+            billing=billing.asked(model, settings),
         )
         actor, grant = await admit(
             self._run,
@@ -188,6 +219,7 @@ class Dispatcher(Model):
                 request=request,
             ),
         )
+        self._asking = model, actor, grant
         try:
             return actor, asked.under(_capped(settings, grant.caps))
         except UserError as error:
@@ -195,15 +227,16 @@ class Dispatcher(Model):
             raise
 
     def _settings(self, given: ModelSettings) -> ModelSettings:
-        """With the defaults that go with a model's name: an instance in the config drops them."""
-        return self._implicit().resolve(given)
+        """With the defaults that go with a model's name: an instance in the config drops them.
 
-    def _implicit(self) -> ModelSettings:
+        Settings that have none to add stay what they are: they may be of a class of the user's.
+        """
         model, configured = self.agent.model, self.original.model
-        own = ModelSettings() if isinstance(model, Model) else _defaults_of(model)
-        if self.agent.model_settings != own or isinstance(configured, Model):
-            return ModelSettings()
-        return _defaults_of(configured) if configured else own
+        implicit = ModelSettings() if isinstance(model, Model) else _defaults_of(model)
+        if self.agent.model_settings != implicit or isinstance(configured, Model):
+            return given
+        named = _defaults_of(configured) if isinstance(configured, str) else implicit
+        return named.resolve(given)
 
 
 @attrs.frozen
@@ -232,16 +265,41 @@ class _Asked:
         return attrs.evolve(self, places=(*self.places[:at], settings, *self.places[at + 1 :]))
 
 
-def answered(run: Run, actor: Actor, response: Any, seen: Sequence[Any] = ()) -> TokenCount | None:
+def callers_own(config: RunConfig) -> RunConfig:
+    """The run config as its caller gave it, where it is one that the SDK was handed.
+
+    A copy of that, changed by whoever made it, keeps its changes.
+    """
+    dispatcher = config.model
+    if type(dispatcher) is not Dispatcher:
+        return config
+    if config is dispatcher.handed:
+        return dispatcher.original
+    return changed(config, model=dispatcher.original.model)
+
+
+def answered(
+    run: Run, actor: Actor, response: Any, raw: RawAnswer | None = None, seen: Sequence[Any] = ()
+) -> TokenCount | None:
     """A model has answered `actor`'s call: its usage is told, and the provider's tools noted.
 
-    `seen`: the output of its stream, which some providers leave out of the response. Returns the
-    usage.
+    `raw`: what was overheard of the answer. `seen`: the output of its stream, which some providers
+    leave out of the response. Returns the usage.
     """
-    used = usage.token_count(usage.told(response, "usage"))
-    actor.tell(Finished(used))
-    noted(run, actor, usage.told(response, "output") or seen)
-    return used
+    output = usage.told(response, "output") or seen
+    apart = {
+        tool
+        for tool in usage.UNITS_OF_TOOLS
+        if _is_priced(run.terms.policy.tools.cost(tool).estimate)
+    }
+    end = billing.finished(response, raw or RawAnswer(), actor.call.draft.name, output, apart)
+    actor.tell(end)
+    noted(run, actor, output)
+    return end.usage
+
+
+def _is_priced(cost: Amount) -> bool:
+    return cost.unit is Unit.USD_MICROCENTS and cost.amount > 0
 
 
 def noted(run: Run, actor: Actor, output: Any) -> None:
@@ -254,13 +312,12 @@ def noted(run: Run, actor: Actor, output: Any) -> None:
 
 
 def _defaults_of(name: str | None) -> ModelSettings:
-    return get_default_model_settings(name) if name else get_default_model_settings()
+    return get_default_model_settings() if name is None else get_default_model_settings(name)
 
 
 def _limits_beside(settings: ModelSettings) -> dict[str, Any]:
     """The limits on output that go to the provider beside `max_tokens`."""
-    body = settings.extra_body if isinstance(settings.extra_body, dict) else {}
-    sent = {**(settings.extra_args or {}), **body}
+    sent = billing.sent_beside(settings)
     return {name: sent[name] for name in _BYPASSES & sent.keys()}
 
 
@@ -282,14 +339,4 @@ def _capped(settings: ModelSettings, caps: Caps | None) -> ModelSettings:
     wanted = settings.max_tokens
     if wanted is None or wanted < 0:  # some local servers read a negative one as "no limit"
         wanted = caps.max_tokens
-    return dataclasses.replace(settings, max_tokens=min(wanted, caps.max_tokens))
-
-
-def end_of(error: BaseException, why: BaseException | None) -> NeverBegan | Abandoned:
-    """How a model call ended that raised `error`. `why`: what ended its run, if anything did."""
-    if isinstance(error, asyncio.CancelledError):
-        return Abandoned(str(why or "cancelled in flight"))
-    if isinstance(error, GeneratorExit):
-        return Abandoned(str(why or "the stream was closed"))
-    status, unsent = usage.why_failed(error)
-    return failed(usage.described(error), status, unsent=unsent)
+    return changed(settings, max_tokens=min(wanted, caps.max_tokens))

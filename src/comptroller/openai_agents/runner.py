@@ -26,14 +26,19 @@ from .carriage import (
     following,
     governing_run,
 )
+from .compaction import governed_session
 from .compat import (
+    check_sdk,
     close_owned_provider,
     close_owned_provider_with,
+    compact_through,
     get_default_agent_runner,
     set_default_agent_runner,
+    show_configs,
 )
 from .episode import EPISODE, Episode
-from .usage import described
+from .failures import described
+from .model import callers_own
 
 
 class DelegatingRunner:
@@ -51,43 +56,44 @@ class DelegatingRunner:
 
     def run_sync(self, agent: Agent[Any], given: Any, **options: Any) -> RunResult:
         """`Runner.run_sync`: the SDK's own calls its own `run`, so a copy of it calls ours."""
-        inner = self.inner
-        if governing_run() is not None or options.get("hooks") is not None:
+        inner, run = self.inner, governing_run()
+        if run is not None or options.get("hooks") is not None:
             inner = copy.copy(inner)
             inner.run = partial(self._run, False)
-        result: RunResult = inner.run_sync(agent, given, **options)
+        with governing(run):
+            result: RunResult = inner.run_sync(agent, given, **options)
         return result
 
     def run_streamed(self, agent: Agent[Any], given: Any, **options: Any) -> RunResultStreaming:
         """`Runner.run_streamed`."""
         run, hooks = governing_run(), options.get("hooks")
-        if isinstance(hooks, GoverningHooks) and not hooks.join(run):
-            carriage = hooks.carry()
-            return carried_stream(
-                carriage, lambda: self._streamed(carriage.run, agent, given, options)
-            )
-        if run is not None:
-            with governing(run):
+        with governing(run):
+            if isinstance(hooks, GoverningHooks) and not hooks.join(run):
+                carriage = hooks.carry()
+                return carried_stream(
+                    carriage, lambda: self._streamed(carriage.run, agent, given, options)
+                )
+            if run is not None:
                 return self._streamed(run, agent, given, options)
-        if hooks is not None:
-            return self._followed(agent, given, options)
-        result: RunResultStreaming = self.inner.run_streamed(agent, given, **options)
-        return result
+            if hooks is not None:
+                return self._followed(agent, given, options)
+            result: RunResultStreaming = self.inner.run_streamed(agent, given, **options)
+            return result
 
     async def _run(self, pending: bool, agent: Agent[Any], given: Any, **options: Any) -> RunResult:
         """`pending`: whether the loop goes on after it."""
         run, hooks = governing_run(), options.get("hooks")
-        if isinstance(hooks, GoverningHooks) and not hooks.join(run):
-            async with hooks.carry() as run:
+        with governing(run):
+            if isinstance(hooks, GoverningHooks) and not hooks.join(run):
+                async with hooks.carry() as run:
+                    return await self._episode(run, pending, agent, given, **options)
+            if run is not None:
                 return await self._episode(run, pending, agent, given, **options)
-        if run is not None:
-            with governing(run):
-                return await self._episode(run, pending, agent, given, **options)
-        if hooks is None:
-            result: RunResult = await self.inner.run(agent, given, **options)
-            return result
-        async with following(options.get("run_config")):
-            return await self.inner.run(agent, given, **options)  # type: ignore[no-any-return]
+            if hooks is None:
+                result: RunResult = await self.inner.run(agent, given, **options)
+                return result
+            async with following(options.get("run_config")):
+                return await self.inner.run(agent, given, **options)  # type: ignore[no-any-return]
 
     def _streamed(
         self, run: Run, agent: Agent[Any], given: Any, options: dict[str, Any]
@@ -256,7 +262,25 @@ def _nothing() -> None:
     """The episode's own events have checked it."""
 
 
+def _compacted_by_hand(session: Any) -> Any:
+    """The session as the run sees it that governs this context, if one does."""
+    run = governing_run()
+    if run is None:
+        return session
+    around = EPISODE.get()
+    if around is not None and around.run is run:
+        return governed_session(run, around.id, around.agent, session)
+    return governed_session(run, run.episode_id(None), "compaction", session)
+
+
 def install() -> None:
-    """Put the delegating runner in place, once per process."""
+    """Put the delegating runner in place, once per process.
+
+    Raises:
+        ComptrollerError: the SDK has moved something that is needed.
+    """
+    check_sdk()
+    show_configs(callers_own)
+    compact_through(_compacted_by_hand)
     if not isinstance(get_default_agent_runner(), DelegatingRunner):
         set_default_agent_runner(DelegatingRunner(get_default_agent_runner()))  # type: ignore[arg-type]

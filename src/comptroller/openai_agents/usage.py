@@ -1,6 +1,11 @@
-"""The SDK's values turned into ours: usage to token counts, models to names, errors to facts."""
+"""The SDK's values turned into ours: usage to token counts, models to names."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from functools import reduce
+from operator import index
+from pathlib import PurePath
 from typing import Any
 
 from agents import Model
@@ -14,18 +19,13 @@ from comptroller.decide.pricing import TokenCount
 from . import attachments
 
 _LOCAL_CALLS = frozenset(
-    {
-        "function_call",
-        "custom_tool_call",
-        "shell_call",
-        "local_shell_call",
-        "computer_call",
-        "apply_patch_call",
-    }
-)
-_NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+    {"function_call", "custom_tool_call", "shell_call", "local_shell_call", "computer_call",
+     "apply_patch_call"}
+)  # fmt: skip
+_PROGRAM = "programmatic_tool_calling"  # the SDK's name of the tool that such items are of
 _SENT_OF_A_TOOL = ("name", "description", "params_json_schema")
-_DESCRIBED = 200  # characters; a ledger's metadata has room for 256
+_NAMED = 200  # characters of a model's name; a ledger's metadata has room for 256
+_MOST_WRAPPED = 8  # models in models: a mock has an attribute `model` however deep one looks
 
 
 def told(thing: Any, name: str) -> Any:
@@ -33,27 +33,90 @@ def told(thing: Any, name: str) -> Any:
     return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
 
 
-def token_count(usage: Any) -> TokenCount | None:
-    """Tokens of an SDK `Usage` or an OpenAI `ResponseUsage`; None where nothing was reported.
+_Paths = tuple[tuple[str, ...], ...]
 
-    A usage of zero tokens is "not reported": no model answers without reading anything.
+
+def _both(*names: str) -> _Paths:
+    """What Responses API and Chat Completions count of what was read."""
+    return (("input_tokens_details", *names), ("prompt_tokens_details", *names))
+
+
+def _made(name: str) -> _Paths:
+    return (("output_tokens_details", name), ("completion_tokens_details", name))
+
+
+_TOKENS: dict[str, _Paths] = {
+    "input": (("input_tokens",), ("prompt_tokens",)),
+    "output": (("output_tokens",), ("completion_tokens",)),
+    "total": (("total_tokens",),),
+    "cached": _both("cached_tokens"),
+    "cache_write": (*_both("cache_write_tokens"), *_both("cache_creation_tokens"),
+                    ("cache_creation_input_tokens",)),
+    "reasoning": _made("reasoning_tokens"),
+}  # fmt: skip
+"""Where a usage may have a count: the first that is there is it."""
+
+_BY_SERVER = "server_side_tool_usage_details"  # xAI's
+_HOUR = "ephemeral_1h_input_tokens"
+_EXTRAS: dict[str, _Paths] = {
+    "cache_write_1h_tokens": (("cache_creation", _HOUR),
+                              *_both("cache_creation_token_details", _HOUR)),
+    **{f"input_{kind}_tokens": _both(f"{kind}_tokens") for kind in ("audio", "image", "video")},
+    **{f"output_{kind}_tokens": _made(f"{kind}_tokens") for kind in ("audio", "image", "video")},
+    **{f"cache_{kind}_read_tokens": _both("cached_tokens_details", f"{kind}_tokens")
+       for kind in ("audio", "image", "video")},
+    "output_citation_tokens": (("citation_tokens",),),
+    "web_searches": (("server_tool_use", "web_search_requests"), *_both("web_search_requests"),
+                     (_BY_SERVER, "web_search_calls"), ("num_search_queries",)),
+    "social_searches": ((_BY_SERVER, "x_search_calls"),),
+    "storage_searches": ((_BY_SERVER, "file_search_calls"), (_BY_SERVER, "document_search_calls")),
+    "code_executions": ((_BY_SERVER, "code_interpreter_calls"),),
+}  # fmt: skip
+"""The same for what has a price of its own, by the name that `genai-prices` has for it."""
+
+
+def token_count(*usages: Any) -> TokenCount | None:
+    """What an answer used; None where nothing was reported.
+
+    A usage of zero tokens is "not reported": no model answers without reading anything. What only
+    the total shows is output, such as the reasoning that xAI and Gemini count beside
+    `completion_tokens`; unless it is what was read from a cache or written to it, where a provider
+    counts that beside the input.
+
+    Args:
+        usages: an SDK `Usage`, an OpenAI `ResponseUsage` or `CompletionUsage`, or a provider's own,
+            object or mapping: each count is taken from the first that has it.
     """
-    given, made = _int(usage, "input_tokens"), _int(usage, "output_tokens")
-    if not given + made:
+    seen = {name: _first(usages, paths) for name, paths in _TOKENS.items()}
+    if not any(seen[name] for name in ("input", "output", "total")):
         return None
-    read = told(usage, "input_tokens_details")
-    return TokenCount(
-        input=given,
-        cached=_int(read, "cached_tokens"),
-        cache_write=_int(read, "cache_write_tokens"),
-        output=made,
-        reasoning=_int(told(usage, "output_tokens_details"), "reasoning_tokens"),
-    )
+    beside = max(0, seen.pop("total") - seen["input"] - seen["output"])
+    from_cache = beside == seen["cached"] + seen["cache_write"] != seen["reasoning"]
+    seen["input" if from_cache else "output"] += beside
+    extras = {unit: _first(usages, paths) for unit, paths in _EXTRAS.items()}
+    return TokenCount(**seen, extras={unit: count for unit, count in extras.items() if count})
 
 
-def _int(value: Any, name: str) -> int:
-    found = told(value, name)
-    return found if isinstance(found, int) and found > 0 else 0
+def _first(usages: tuple[Any, ...], paths: _Paths) -> int:
+    for usage in usages:
+        for path in paths:
+            if count := whole_number(reduce(told, path, usage)):
+                return count
+    return 0
+
+
+def whole_number(given: Any) -> int:
+    """The count that somebody's number stands for, whatever its type; 0 where it is none.
+
+    Models count with numpy and torch, and what JavaScript has counted comes as `1000.0`.
+    """
+    if given is None or isinstance(given, bool | str | bytes):
+        return 0
+    try:
+        count = index(given) if hasattr(given, "__index__") else int(given)
+        return max(0, count) if hasattr(given, "__index__") or count == given else 0
+    except Exception:  # noqa: BLE001 - no number, or somebody else's arithmetic
+        return 0
 
 
 def model_name(model: Model, asked_for: str | None) -> str:
@@ -61,11 +124,36 @@ def model_name(model: Model, asked_for: str | None) -> str:
 
     `asked_for` is the name by which the SDK resolved it; None where an instance was given.
     """
-    name = getattr(model, "model", None) or asked_for
-    provider = type(model).__module__.rpartition(".")[2].removesuffix("_model")
-    if type(model).__module__.startswith("agents.models.openai"):
+    named, name = _named(model)
+    module = str(type(named).__module__)
+    provider = module.rpartition(".")[2].removesuffix("_model")
+    if module.startswith("agents.models.openai"):
         provider = "openai"
-    return f"{provider}:{name}" if name else f"{provider}:{type(model).__name__}"
+    return carried(f"{provider}:{name or asked_for or type(named).__name__}", _NAMED)
+
+
+def _named(model: object) -> tuple[object, str | None]:
+    """The model that has a name in its attribute `model`, and that name.
+
+    What a model keeps there is its own business: a name, an enum of names, the model that it wraps,
+    weights, what raises when it is looked at. Whatever has no name in the end is called after its
+    class, never after its text: that may be long, or another one every time.
+    """
+    inner = model
+    for _ in range(_MOST_WRAPPED):
+        try:
+            kept = getattr(inner, "model", None)
+            text = kept.value if isinstance(kept, Enum) else kept
+            if isinstance(text, str):
+                return inner, str.__str__(text) or None
+            if isinstance(text, PurePath):
+                return inner, text.name or None
+        except Exception:  # noqa: BLE001 - somebody else's property
+            break
+        if kept is None:
+            break
+        inner = kept
+    return model, None
 
 
 def input_characters(
@@ -95,34 +183,51 @@ def streamed_tokens(event: Any) -> int:
 
 def hosted_tools(output: Any) -> list[str]:
     """The tools that the provider ran inside the call (`web_search`, `code_interpreter`, ...)."""
+    return [kind for kind, _ in _hosted_calls(output)]
+
+
+def _hosted_calls(output: Any) -> Iterator[tuple[str, Any]]:
     items = output if isinstance(output, list | tuple) else ()
-    kinds = [str(told(item, "type")) for item in items]
-    return [
-        kind.removesuffix("_call")
-        for kind in kinds
-        if kind.endswith("_call") and kind not in _LOCAL_CALLS
-    ]
+    kinds = [(str(told(item, "type")), item) for item in items]
+    outputs = [told(item, "call_id") for kind, item in kinds if kind.endswith("_call_output")]
+    for kind, item in kinds:
+        if kind == "program":
+            yield _PROGRAM, item
+        elif kind.endswith("_call") and _ran_there(kind, item, outputs):
+            yield kind.removesuffix("_call"), item
 
 
-def why_failed(error: BaseException) -> tuple[int | None, bool]:
-    """(HTTP status, never sent) of a model's exception. Client libraries wrap: causes count."""
-    seen: list[BaseException | None] = [None]
-    cause: BaseException | None = error
-    while cause not in seen:  # causes may go round in a circle
-        seen.append(cause)
-        status = getattr(cause, "status_code", None)
-        if isinstance(status, int):
-            return status, False
-        if isinstance(cause, ConnectionRefusedError) or type(cause).__name__ in _NOT_SENT:
-            return None, True
-        cause = getattr(cause, "__cause__", None)
-    return None, False
+UNITS_OF_TOOLS = {
+    "web_search": "web_searches",
+    "x_search": "social_searches",
+    "file_search": "storage_searches",
+    "code_interpreter": "code_executions",
+}
+"""The provider's tools that it may bill by the call, and the unit that `genai-prices` has."""
+
+_NO_SEARCH = ("open_page", "find_in_page", "find")  # what a reasoning model does with a page it has
 
 
-def described(error: BaseException) -> str:
-    """The error in a line that any ledger takes, whatever its own text is like."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - somebody else's `__str__`
-        text = "(it has no text)"
-    return carried(f"{type(error).__name__}: {text}", _DESCRIBED)
+def hosted_units(output: Any) -> Counter[str]:
+    """The calls of the provider's tools that are billed as such, by unit."""
+    return Counter(
+        UNITS_OF_TOOLS[kind]
+        for kind, item in _hosted_calls(output)
+        if kind in UNITS_OF_TOOLS and told(told(item, "action"), "type") not in _NO_SEARCH
+    )
+
+
+def _ran_there(kind: str, call: Any, outputs: list[Any]) -> bool:
+    """Whether the provider ran a call that it shows.
+
+    Some kinds run here or there: a shell says where by its environment, a search among tools by who
+    executes it, and what has its output beside it has run.
+    """
+    if told(call, "execution") == "client":
+        return False
+    if kind not in _LOCAL_CALLS:
+        return True
+    where = told(told(call, "environment"), "type")
+    return where not in (None, "local") or (
+        told(call, "call_id") is not None and told(call, "call_id") in outputs
+    )

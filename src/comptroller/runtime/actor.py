@@ -219,20 +219,24 @@ class Actor(Owner):
         else:
             done = await self._settlement.charge(decision, self._metrics())
             given_up = decision.abandoned is not None and done.outcome is Outcome.COMMITTED
-            done = attrs.evolve(done, reason=done.reason or decision.abandoned or "")
+            reason = done.reason or decision.abandoned or decision.remark
+            done = attrs.evolve(done, reason=reason)
         self._finish(attrs.evolve(done, outcome=Outcome.ABANDONED) if given_up else done)
 
     async def _settle_waived(self, decision: Commit | Release, waived: str) -> None:
         """No reservation: what it cost is recorded as an event, unless it is a dry run."""
         if (owed := self._owed()) is not None:
             done = await self._settlement.charge(owed, self._metrics())
-            self._finish(attrs.evolve(done, reason=f"{waived}; {done.reason}".strip("; ")))
+            reason = done.reason or owed.remark
+            self._finish(attrs.evolve(done, reason=f"{waived}; {reason}".strip("; ")))
         else:
             self._move(Event.NOTHING_TO_SETTLE)
             if isinstance(decision, Release) and not decision.abandoned:
                 self._write(outcome=Outcome.RELEASED, reason=decision.reason)
             else:
-                self._write(outcome=Outcome.UNRESERVED)
+                remark = decision.remark if isinstance(decision, Commit) else ""
+                reason = f"{waived}; {remark}".strip("; ")
+                self._write(outcome=Outcome.UNRESERVED, reason=reason)
 
     def _owed(self) -> Commit | None:
         """What the ledger is still to be told that was spent."""

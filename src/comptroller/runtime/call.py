@@ -53,6 +53,7 @@ class Call:
         tenant: the effective tenant.
         subject, action: what the ledger is told.
         estimate: what is reserved. `estimate_source`: how it was found.
+        assumed_output: the output tokens that a worst case assumes; None for any other estimate.
         actual: what a tool call really cost, where the user's map says how to tell.
     """
 
@@ -65,6 +66,7 @@ class Call:
     action: Action
     estimate: Amount
     estimate_source: str
+    assumed_output: int | None = None
     actual: ActualFunction | None = None
     metadata: dict[str, str] = attrs.Factory(dict)
 

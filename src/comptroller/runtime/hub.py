@@ -12,6 +12,7 @@ from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.pricing import Prices, price_book
 from comptroller.errors import ComptrollerError, RunCancelled
 from comptroller.ledger.interface import Ledger, Outbox
+from comptroller.money import Sums
 from comptroller.policy import Limits, Policy
 
 from .call import Terms, as_it_is
@@ -57,7 +58,7 @@ class Statistics:
 
     runs: Mapping[Status, int]
     calls: Mapping[Outcome, int]
-    spend: Mapping[Unit, int]
+    spend: Sums
 
 
 _RUNNING: set[str] = set()
@@ -190,7 +191,7 @@ class Hub:
             for handle in self._handles.values()
             if handle.status == "waiting" or handle.id in self._live
         )
-        return Statistics(dict(runs), dict(calls), dict(spend))
+        return Statistics(dict(runs), dict(calls), Sums(spend))
 
     @staticmethod
     def _count(receipt: Receipt, calls: Counter[Outcome], spend: Counter[Unit]) -> None:

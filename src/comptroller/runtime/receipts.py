@@ -6,6 +6,7 @@ present lines and may be taken from any thread while the run goes on.
 
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import attrs
@@ -13,7 +14,10 @@ from runcycles import Amount, Unit
 
 from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.pricing import TokenCount
-from comptroller.money import formatted, show
+from comptroller.money import MICROCENTS_PER_USD, Sums, formatted, show
+
+GUESSES = frozenset({"estimate", "streamed"})
+"""The sources of an actual that nobody has reported."""
 
 
 @attrs.frozen(kw_only=True)
@@ -26,7 +30,8 @@ class CallReceipt:
         agent: who made it. `name`: the model or the tool. Both as the user spells them.
         attempt: 1, and more for the retries of one LLM request.
         reserved: what was asked for. `estimate_source`: how that was found.
-        actual: what it cost. `actual_source`: `usage`, `tool`, `streamed` or `estimate`.
+        actual: what it cost. `actual_source`: `usage`, `reported` (the provider has named the
+            cost itself), `tool`, `streamed` or `estimate`.
         charged: what the ledger took. `shortfall`: actual minus charged, in the same unit.
         tokens: input, cached, output and reasoning tokens, where the model reported them.
         started: when it asked, in seconds since the epoch.
@@ -64,6 +69,16 @@ class CallReceipt:
         return self.episode.rpartition(".")[0] or None
 
     @property
+    def estimated(self) -> bool:
+        """Whether what it cost is a guess: an estimate, or the size of what was streamed."""
+        return self.actual_source in GUESSES and bool(self.actual and self.actual.amount)
+
+    @property
+    def ending(self) -> str:
+        """How it stands, for people; a cost that is a guess is marked as one."""
+        return f"{self.outcome.value} (estimate)" if self.estimated else self.outcome.value
+
+    @property
     def shortfall(self) -> int:
         """What was spent and not charged, in the unit of `actual`."""
         if self.actual is None or self.charged is None:
@@ -88,7 +103,12 @@ class CallReceipt:
             plain[name] = value and {"unit": Unit(value.unit).value, "amount": value.amount}
         plain["tokens"] = self.tokens and attrs.asdict(self.tokens)
         plain["outcome"] = self.outcome.value
-        return {**plain, "parent": self.parent, "shortfall": self.shortfall}
+        return {
+            **plain,
+            "parent": self.parent,
+            "shortfall": self.shortfall,
+            "estimated": self.estimated,
+        }
 
 
 @attrs.frozen(kw_only=True)
@@ -100,28 +120,42 @@ class Receipt:
     calls: tuple[CallReceipt, ...] = ()
 
     @property
-    def charged(self) -> dict[Unit, int]:
+    def charged(self) -> Sums:
         """What the ledger took, by unit."""
-        return self._sum(lambda _: "", "charged").get("", {})
+        return self._sum(lambda _: "", "charged").get("", Sums())
 
     @property
-    def by_agent(self) -> dict[str, dict[Unit, int]]:
+    def cost(self) -> Decimal:
+        """What the ledger took in US dollars, exactly; other units than money are not in it."""
+        return Decimal(self.charged.get(Unit.USD_MICROCENTS, 0)) / MICROCENTS_PER_USD
+
+    @property
+    def by_agent(self) -> dict[str, Sums]:
         """What was charged, by agent and unit."""
         return self._sum(lambda call: call.agent, "charged")
 
     @property
-    def by_model(self) -> dict[str, dict[Unit, int]]:
+    def by_model(self) -> dict[str, Sums]:
         """What was charged for LLM calls, by model and unit."""
         return self._sum(lambda call: call.name, "charged", only="llm.completion")
 
     @property
-    def shortfall(self) -> dict[Unit, int]:
+    def shortfall(self) -> Sums:
         """What was spent and not charged, by unit: charged + shortfall = actual."""
         total: Counter[Unit] = Counter()
         for call in self.calls:
             if call.actual is not None and call.shortfall:
                 total[Unit(call.actual.unit)] += call.shortfall
-        return dict(total)
+        return Sums(total)
+
+    @property
+    def estimated(self) -> dict[Unit, int]:
+        """How much of what was charged is a guess, by unit."""
+        total: Counter[Unit] = Counter()
+        for call in self.calls:
+            if call.charged is not None and call.estimated:
+                total[Unit(call.charged.unit)] += call.charged.amount
+        return {unit: n for unit, n in total.items() if n}
 
     @property
     def tokens(self) -> TokenCount:
@@ -133,6 +167,7 @@ class Receipt:
             output=sum(t.output for t in seen),
             reasoning=sum(t.reasoning for t in seen),
             cache_write=sum(t.cache_write for t in seen),
+            extras=dict(sum((Counter(t.extras) for t in seen), Counter())),
         )
 
     @property
@@ -142,13 +177,13 @@ class Receipt:
 
     def _sum(
         self, by: Callable[[CallReceipt], str], which: str, only: str | None = None
-    ) -> dict[str, dict[Unit, int]]:
+    ) -> dict[str, Sums]:
         sums: dict[str, Counter[Unit]] = {}
         for call in self.calls:
             found: Amount | None = getattr(call, which)
             if found is not None and only in (None, call.kind):
                 sums.setdefault(by(call), Counter())[Unit(found.unit)] += found.amount
-        return {key: dict(total) for key, total in sums.items()}
+        return {key: Sums(total) for key, total in sums.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -158,6 +193,7 @@ class Receipt:
             "calls": [call.to_dict() for call in self.calls],
             "charged": {unit.value: total for unit, total in self.charged.items()},
             "shortfall": {unit.value: total for unit, total in self.shortfall.items()},
+            "estimated": {unit.value: total for unit, total in self.estimated.items()},
             "by_agent": _plain(self.by_agent),
             "by_model": _plain(self.by_model),
             "tokens": attrs.asdict(self.tokens),
@@ -169,14 +205,16 @@ class Receipt:
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
                  for row in rows]  # fmt: skip
-        charged = ", ".join(formatted(unit, n) for unit, n in self.charged.items()) or "nothing"
-        total = f"run {self.run_id} of {self.tenant}: charged {charged}"
+        total = f"run {self.run_id} of {self.tenant}: charged {self.charged}"
+        guessed = ", ".join(formatted(unit, n) for unit, n in self.estimated.items())
+        if guessed:
+            total += f", of which {guessed} by estimate"
         return "\n".join([total, *table])
 
 
 def _row(call: CallReceipt) -> tuple[str, ...]:
     depth = call.episode.count(".")
-    outcome = call.outcome.value + (f" ({call.reason})" if call.reason else "")
+    outcome = call.ending + (f" ({call.reason})" if call.reason else "")
     short = f" short {formatted(Unit(call.actual.unit), call.shortfall)}" if (
         call.actual and call.shortfall) else ""  # fmt: skip
     return (
@@ -190,7 +228,7 @@ def _row(call: CallReceipt) -> tuple[str, ...]:
     )
 
 
-def _plain(sums: dict[str, dict[Unit, int]]) -> dict[str, dict[str, int]]:
+def _plain(sums: dict[str, Sums]) -> dict[str, dict[str, int]]:
     return {key: {unit.value: n for unit, n in total.items()} for key, total in sums.items()}
 
 

@@ -62,7 +62,7 @@ async def recover(
         drain_timeout: seconds that the outbox is waited for before.
 
     Raises:
-        ComptrollerError: the ledger could not say what is reserved.
+        ComptrollerError: the ledger could not say what is reserved, or the outbox what is owed.
     """
     marks = dead()
     kept = await _still_owed(ledger, drain_timeout)
@@ -88,6 +88,11 @@ async def _still_owed(ledger: Ledger, seconds: float) -> set[str]:
         return set()
     await outbox.look()  # a process may have died since the ledger was opened
     await outbox.drain(seconds)
+    if outbox.unread:
+        raise ComptrollerError(
+            f"the outbox of {ledger.name} holds what cannot be read now: what it knows of the dead"
+            " is charged before anything is estimated, so mend that first (comptroller outbox list)"
+        )
     return {entry.key for entry in outbox.left}
 
 

@@ -60,6 +60,7 @@ class Run:
         id: the run's id. Its keys also carry the execution, new each time (law 7).
         ended: why no further call may begin, or None.
         outer: the run that governed the context in which this one's scope was entered.
+        place: where that scope stands, as the seam knows it; None: nowhere in particular.
         carrier: the hooks that brought it along; None: it has a scope of its user's.
         closed: its scope has exited.
     """
@@ -68,6 +69,7 @@ class Run:
         self.id, self.tenant = run_id, subject.tenant or ""
         self.ended: ComptrollerError | None = None
         self.outer: Run | None = None
+        self.place: object = None
         self.carrier: object = None
         self.terms, self._subject, self._limits = terms, subject, limits
         self._execution = uuid.uuid4().hex[:12]
@@ -179,9 +181,11 @@ class Run:
         policy, metadata = self.terms.policy, {"attempt": str(draft.attempt)}
         if draft.request is not None:
             found = resolve_estimate(policy.llm_estimate, draft.request, self.terms.prices)
-            return self._call(draft, "llm.completion", found.amount, found.source, metadata)
+            call = self._call(draft, "llm.completion", found.amount, found.source, metadata)
+            return attrs.evolve(call, assumed_output=found.output)
         cost = policy.tools.cost(draft.name)
-        call = self._call(draft, cost.action_kind, cost.estimate, "fixed", metadata)
+        source = "fixed" if draft.name in policy.tools else "default"
+        call = self._call(draft, cost.action_kind, cost.estimate, source, metadata)
         return attrs.evolve(call, actual=cost.actual)
 
     def _call(

@@ -24,7 +24,13 @@ from comptroller.decide.lifecycle import Outcome
 from comptroller.decide.names import carried
 from comptroller.decide.settlement import Commit, Next, after
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.interface import Ledger, Outbox, Owed
+from comptroller.ledger.interface import (
+    RELEASED_MEANWHILE,
+    Ledger,
+    Outbox,
+    Owed,
+    after_finalized,
+)
 
 from .call import Call
 
@@ -62,6 +68,7 @@ class Settlement:
     outbox: Outbox | None
     answered: Callable[[Next | None], None]
     _recording: bool = attrs.field(init=False)
+    _remark: str = attrs.field(init=False, default="")
 
     def __attrs_post_init__(self) -> None:
         self._recording = self.reservation_id is None
@@ -74,7 +81,7 @@ class Settlement:
             try:
                 charged = await self._send(owed)
             except ComptrollerError as error:
-                then = _next(error)
+                then = await self._then(owed, error)
                 self.answered(then)
                 if then is Next.RECORD and owed.commit is not None:
                     owed = attrs.evolve(owed, commit=None)
@@ -87,8 +94,18 @@ class Settlement:
             else:
                 self.answered(None)
                 self._forget(owed)
-                return Settled(Outcome.RECORDED if self._recording else Outcome.COMMITTED, charged)
+                outcome = Outcome.RECORDED if self._recording else Outcome.COMMITTED
+                return Settled(outcome, charged, self._remark)
         raise AssertionError("pauses never end")
+
+    async def _then(self, owed: Owed, error: ComptrollerError) -> Next:
+        then = _next(error)
+        if then is Next.SETTLED and owed.commit is not None:
+            then = await after_finalized(self.ledger, owed.key, self.call.tenant)
+            if then is Next.RECORD:
+                self._remark = RELEASED_MEANWHILE
+                log.warning("call %s: %s", self.call.key, RELEASED_MEANWHILE)
+        return then
 
     def _again(self, attempt: int, pause: float, error: ComptrollerError) -> bool:
         """Whether the owner sends it once more itself: no run waits for what an outbox takes."""
@@ -146,10 +163,17 @@ class Settlement:
         try:
             await self.ledger.release(self.reservation_id or "", request, tenant=self.call.tenant)
         except ComptrollerError as error:
-            return Settled(Outcome.LAPSING, None, f"{reason}; {error}")
+            if not await self._released_already(error):
+                return Settled(Outcome.LAPSING, None, f"{reason}; {error}")
         finally:
             self.answered(None)
         return Settled(Outcome.RELEASED, None, reason)
+
+    async def _released_already(self, error: ComptrollerError) -> bool:
+        if _next(error) is not Next.SETTLED or self.reservation_id is None:
+            return False
+        held = self.reservation_id
+        return await after_finalized(self.ledger, held, self.call.tenant) is Next.RECORD
 
     async def _send(self, owed: Owed) -> Amount:
         """One attempt: what was charged."""

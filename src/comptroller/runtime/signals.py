@@ -50,9 +50,16 @@ class Signals:
 
     def begin(self) -> None:
         """The body begins."""
+        self._task = anyio.get_current_task()
         self.body.__enter__()
         if threading.current_thread() is threading.main_thread():
             _HANDLERS.add(self)
+
+    def leave_body(self, *error: Any) -> bool | None:
+        """The body has ended. A scope is left by its task alone: in another one it is let go."""
+        if anyio.get_current_task() != self._task:
+            return None
+        return self.body.__exit__(*error)
 
     async def end(self) -> None:
         """All is settled. Raises SystemExit if that is what was asked for.
@@ -81,7 +88,8 @@ class Signals:
 
     def _stop(self) -> None:
         self._hub.stop_all(_TERMINATED)
-        self.body.cancel(_TERMINATED)
+        if self._task in anyio.get_running_tasks():  # else it is a fixture's, which has ended
+            self.body.cancel(_TERMINATED)
 
 
 class _Handlers:

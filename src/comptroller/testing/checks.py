@@ -88,6 +88,10 @@ def innermost(ledger: Any) -> Ledger:
     return found
 
 
+_TURNS_OF_TRIO = 10
+"""In which an asyncio loop on it surely turns once."""
+
+
 async def spent(ledger: Ledger, tenant: str) -> dict[Unit, int]:
     """What the tenant's own budgets say was spent, by unit."""
     balances = (await ledger.balances(tenant=tenant)).balances
@@ -106,27 +110,37 @@ def asyncio_tasks_left() -> set[asyncio.Task[Any]]:
 def trio_tasks_left() -> set[Any]:
     """The trio tasks of this run, but for the calling one, and those of an asyncio loop on it.
 
-    Trio's own are among them: compare with what was there before. Call it on trio.
+    Trio's own are among them: compare with what was there before. Not among them are those that
+    run the program's asyncio loop, which goes on to its end. Call it on trio.
     """
     import trio
 
     found: set[Any] = set()
+    kept = sys.modules.get("comptroller.trio_loop")
+    keeper = kept.program_loop() if kept else None
     root = trio.lowlevel.current_root_task()
     above = [root] if root else []
     while above:
         task = above.pop()
+        if keeper is not None and task is keeper.task:
+            continue
         found.add(task)
         above += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    loops = {keeper.loop} if keeper is not None else set()
     if carried := sys.modules.get("trio_asyncio"):
-        loop = carried.current_loop.get()
-        found |= asyncio.all_tasks(loop) if loop else set()
+        loops.add(carried.current_loop.get())
+    for loop in loops - {None}:
+        found |= asyncio.all_tasks(loop)
     return found - {trio.lowlevel.current_task()}
 
 
 def tasks_left() -> set[Any]:
     """`asyncio_tasks_left` or `trio_tasks_left`, after the loop that runs."""
-    on_asyncio = isinstance(current_token().native_token, asyncio.AbstractEventLoop)
-    return asyncio_tasks_left() if on_asyncio else trio_tasks_left()
+    return asyncio_tasks_left() if _on_asyncio() else trio_tasks_left()
+
+
+def _on_asyncio() -> bool:
+    return isinstance(current_token().native_token, asyncio.AbstractEventLoop)
 
 
 @asynccontextmanager
@@ -135,14 +149,15 @@ async def no_task_left(*, turns: int = 3) -> AsyncIterator[None]:
 
     Args:
         turns: how often the loop may turn until then: a task that has ended is forgotten only
-            when the loop has told its waiters.
+            when the loop has told its waiters, and a generator that nobody reads any more is
+            closed in a task. On trio it is the asyncio loop there that turns so often.
 
     Raises:
         AssertionError: names each task that is left.
     """
     before = tasks_left()
     yield
-    for _ in range(turns):
+    for _ in range(turns if _on_asyncio() else turns * _TURNS_OF_TRIO):
         await anyio.lowlevel.checkpoint()
     if left := tasks_left() - before:
         raise AssertionError(f"tasks left: {'; '.join(sorted(map(repr, left)))}")

@@ -84,7 +84,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def _pass_time(self, timeout: float, selector: _Selector) -> _Events:
-        real = self._jobs or len(selector.get_map()) > self._own_files or self._anyio_workers()
+        real = self._jobs or len(selector.get_map()) > self._own_files or self._workers()
         if not real and timeout < math.inf:
             self._now += timeout
             return []
@@ -94,14 +94,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._now += min(time.monotonic() - before, timeout) if real else 0.0
         return events
 
-    def _anyio_workers(self) -> bool:
-        """Whether a worker thread of `anyio.to_thread` has work of this loop.
+    def _workers(self) -> bool:
+        """Whether a worker thread, of `anyio.to_thread` or a ledger's, has work of this loop.
 
-        anyio does not tell, but its workers carry their loop and its list of idle ones.
+        Nobody tells, but they carry their loop, and those of anyio its list of idle ones.
         """
         return any(
             getattr(thread, "loop", None) is self
-            and thread not in getattr(thread, "idle_workers", (thread,))
+            and thread not in getattr(thread, "idle_workers", ())
             for thread in threading.enumerate()
         )
 

@@ -44,7 +44,7 @@ class FundedLedger(MemoryLedger):
 
     def open_reservations(self) -> list[ReservationSummary]:
         """Those that are active; the newest 200."""
-        return read.reservations(self._book, status="ACTIVE", limit=200)().reservations
+        return read.reservations(status="ACTIVE", limit=200)(self._store).reservations
 
 
 class Governing:

@@ -30,7 +30,6 @@ from comptroller.decide.admission import (
     budgeted,
     charge,
 )
-from comptroller.decide.funding import renewed
 from comptroller.decide.scopes import scopes_of
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.book import answers
@@ -38,7 +37,7 @@ from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.denials import QUARTER_MS, Denied
 from comptroller.ledger.book.idempotency import Key, key_of
-from comptroller.ledger.book.records import Event, Remembered, Reservation
+from comptroller.ledger.book.records import LONG, Event, Remembered, Reservation
 from comptroller.ledger.book.refusals import denied, forbidden, invalid, must_be_possible
 
 TTL_MS = range(1_000, 86_400_000 + 1)
@@ -167,7 +166,7 @@ def _accounts(book: Book, scopes: tuple[str, ...], asked: Amount, now_ms: int) -
             return _first_budget(book, scopes, asked, now_ms, found)
         return found
     if any(account.renewal for account in found):
-        return tuple(renewed(account, now_ms) for account in found)
+        return tuple(book.renewed(account, now_ms) for account in found)
     return found
 
 
@@ -256,6 +255,7 @@ def _reserved(
         request=key.said,
         since=_since(grant.accounts),
         act=(request.action.kind, request.action.name),
+        head=answers.head(request) if len(key.said) > LONG else None,
     )
     book.save(grant.accounts, now_ms)
     book.store.add(reservation)

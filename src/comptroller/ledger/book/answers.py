@@ -18,6 +18,7 @@ from runcycles import (
     DecisionResponse,
     EventCreateResponse,
     ReleaseResponse,
+    ReservationCreateRequest,
     ReservationCreateResponse,
     ReservationDetail,
     ReservationExtendResponse,
@@ -48,6 +49,7 @@ from comptroller.ledger.book.lazily import (
     made,
 )
 from comptroller.ledger.book.records import Remembered, Reservation
+from comptroller.money import show
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -69,6 +71,7 @@ class Budget(Balance):
     """
 
     frozen: bool = False
+    closed: bool = False
     per: Period | None = None
     zone: str | None = None
     renews_at_ms: int | None = None
@@ -76,6 +79,11 @@ class Budget(Balance):
     caps: Caps | None = None
     caps_below: int | None = None
     alerts: list[int] | None = None
+
+    def __str__(self) -> str:
+        of = f" of {show(self.allocated)}" if self.allocated else ""
+        each = f" each {self.per} ({self.zone})" if self.per else ""
+        return f"{self.scope_path}: {show(self.remaining)} left{of}{each}"
 
 
 class Listed(ReservationSummary):
@@ -112,7 +120,7 @@ def budgets(accounts: Iterable[Account]) -> list[Balance]:
 def budget(account: Account) -> Balance:
     """An account as its operator sees it."""
     renewal, alerts = account.renewal, account.alerts
-    told = {**shown.balance(account), "frozen": account.frozen}
+    told = {**shown.balance(account), "frozen": account.frozen, "closed": account.closed}
     if renewal is not None:
         told |= {"per": renewal.per, "zone": renewal.zone, "renews_at_ms": renewal.at_ms}
         told["renews_with"] = shown.amount(account.unit, renewal.allocated)
@@ -248,6 +256,11 @@ def detail(reservation: Reservation) -> Detail:
     return Detail.model_validate(_row(reservation, asked) | _metadata(reservation, asked))
 
 
+def head(request: ReservationCreateRequest) -> str:
+    """What a listing shows of a request without being asked, as JSON."""
+    return request.model_dump_json(include={"subject", "action"}, exclude_none=True)
+
+
 METADATA = ("metadata", "committed_metadata")
 """What a row of a listing shows only where it is asked for."""
 
@@ -262,8 +275,9 @@ def page(found: list[Reservation], next_cursor: str | None, include: frozenset[s
 
 
 def _listed(reservation: Reservation, include: frozenset[str]) -> Listed:
-    asked = json.loads(reservation.request)
-    more = _metadata(reservation, asked) if include else {}
+    whole = include & set(METADATA)
+    asked = json.loads(reservation.request if whole else reservation.head or reservation.request)
+    more = _metadata(reservation, asked) if whole else {}
     shown = {name: value for name, value in more.items() if name in include}
     return Listed.model_validate(_row(reservation, asked) | shown)
 

@@ -22,6 +22,7 @@ from comptroller.decide.terms import BudgetTerms
 from comptroller.ledger.book.denials import Denials, Denied
 from comptroller.ledger.book.journal import Entry, Kind, Origin
 from comptroller.ledger.book.records import Store
+from comptroller.ledger.book.refusals import SERVED
 from comptroller.values import value
 
 _NOBODY = Origin()
@@ -43,7 +44,8 @@ class Book:
 
     def asked_by(self, origin: Origin) -> "Book":
         """The same book, for a request of `origin`."""
-        return Book(self.store, self.name, self.default, origin, self.alerts, self._denials)
+        name = self.name if origin.request_id is None else SERVED
+        return Book(self.store, name, self.default, origin, self.alerts, self._denials)
 
     def held(self, scopes: tuple[str, ...], unit: Unit, since: tuple[int, ...]) -> Accounts:
         """The accounts of `scopes` in the periods that began at `since`."""
@@ -56,6 +58,23 @@ class Book:
             found.append(account)
         return tuple(found)
 
+    def renewed(self, account: Account, now_ms: int) -> Account:
+        """The account as it is at `now_ms`: anew where its period is over."""
+        return self.apart(account, funding.renewed(account, now_ms))
+
+    def apart(self, before: Account, account: Account) -> Account:
+        """`account`, in a period that none of those which are over is taken for.
+
+        A clock that was ahead has begun the period of a day that comes only now: the day's own one
+        begins a millisecond later.
+        """
+        since_ms = account.since_ms
+        if since_ms == before.since_ms:
+            return account
+        while self.store.period(account.scope, account.unit, since_ms) is not None:
+            since_ms += 1
+        return account if since_ms == account.since_ms else attrs.evolve(account, since_ms=since_ms)
+
     def save(self, accounts: Accounts, now_ms: int) -> None:
         """Keep these accounts in place of those of their scopes, unit and period."""
         for account in accounts:
@@ -65,7 +84,7 @@ class Book:
                 self._log_set(account, now_ms, _DEFAULT)
             elif known.since_ms == account.since_ms:
                 self.store.save(account)
-            elif known.since_ms < account.since_ms:
+            elif self.store.period(account.scope, account.unit, account.since_ms) is None:
                 self._begin(known, account, now_ms)
             else:
                 self._amend(account, known, now_ms)
@@ -145,7 +164,8 @@ class Book:
         self.store.keep_period(over)
         self.store.save(account)
         allocated = over.renewal.allocated if over.renewal else account.allocated
-        self.log("renewed", account, now_ms, amount=allocated, debt=over.debt)
+        ahead = {"instead_of_ms": over.since_ms} if over.since_ms > account.since_ms else {}
+        self.log("renewed", account, now_ms, amount=allocated, debt=over.debt, details=ahead)
 
     def _amend(self, account: Account, present: Account, now_ms: int) -> None:
         """What was reserved in a period that is over is settled in it; its debt is everybody's."""
@@ -153,7 +173,7 @@ class Book:
         self.store.keep_period(account)
         owed = account.debt - (before.debt if before else 0)
         if owed > 0:
-            present = funding.renewed(present, now_ms)
+            present = self.renewed(present, now_ms)
             self.save((present.moved(spent=owed),), now_ms)
             self.log("carried", present, now_ms, debt=owed)
 

@@ -1,14 +1,14 @@
 """The event log's entries: what leaves no row of its own anywhere else, and who asked for it.
 
-An entry is written in the transaction of what it tells of, and never changes; those of requests
-are forgotten with what they are about. Reservations and
-events are rows already: the log names one only where the request came with ids of its own (over
-HTTP), or made a debt.
+An entry is written in the transaction of what it tells of, and never changes. Those that come with
+requests (`FORGOTTEN`) are kept as long as the reservations and events; what they changed in a
+balance is added up before it goes. Reservations and events are rows already: the log names one only
+where the request came with ids of its own (over HTTP), or made a debt.
 """
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import attrs
 from runcycles import Unit
@@ -17,14 +17,20 @@ from comptroller.values import value
 
 Kind = Literal[
     "opened",  # counting began: an account that is older than its file's log
-    "set", "fund", "debit", "repay", "freeze", "unfreeze",  # what operators do
+    "set", "fund", "debit", "repay", "freeze", "unfreeze", "close",  # what operators do
     "renewed", "carried",  # a period began; a debt of one that was over weighs on the present one
     "debt", "alert", "denied",
     "reserve", "commit", "release", "extend", "record",  # requests that came with ids
 ]  # fmt: skip
 """What an entry tells of."""
 REQUESTS = ("reserve", "extend", "commit", "release", "record")
-"""Those that are kept only as long as the reservations and events that they are about."""
+"""The requests that came with ids of their own: rows without end, which say who asked."""
+FORGOTTEN = (*REQUESTS, "denied", "debt")
+"""Those that requests make: kept only as long as the reservations and events."""
+OPERATORS = ("set", "fund", "debit", "repay", "freeze", "unfreeze")
+"""What operators do: kept for good."""
+ACTS = tuple(kind for kind in get_args(Kind) if kind not in REQUESTS)
+"""Everything but the requests: what a person who looks at the log looks for."""
 
 
 @value

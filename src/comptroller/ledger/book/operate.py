@@ -1,4 +1,4 @@
-"""What the operator of an embedded ledger does: set, fund, freeze and unfreeze budgets.
+"""What the operator of an embedded ledger does: set, fund, freeze, unfreeze and close budgets.
 
 Each act stands in the event log, with who did it.
 """
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from runcycles import Amount, Balance, Unit
 
 from comptroller.decide import funding
-from comptroller.decide.admission import Denial
+from comptroller.decide.admission import Account, Denial
 from comptroller.decide.funding import Funding
 from comptroller.decide.scopes import parse_scope, within
 from comptroller.decide.terms import Terms, checked_amount
@@ -41,9 +41,12 @@ def set_budget(
     path, allocated = parse_scope(scope), checked_amount(allocated)
     known = book.store.at(path).get(allocated.unit)
     if known is not None:
-        known = funding.renewed(known, now_ms)
+        known = book.renewed(known, now_ms)
     terms = funding.amended(known, allocated, given)
-    account = book.told(funding.budget(known, path, terms, now_ms), now_ms)
+    account = funding.budget(known, path, terms, now_ms)
+    if known is not None:
+        account = book.apart(known, account)
+    account = book.told(account, now_ms)
     book.set(account, now_ms)
     return partial(answers.budget, account)
 
@@ -72,7 +75,7 @@ def fund(
     key = _key(book, path, amount, operation, idempotency_key)
     if key is not None and (answer := key.recalled()) is not None:
         return partial(answers.budget, answer.accounts[0])
-    before = funding.renewed(known, now_ms)
+    before = book.renewed(known, now_ms)
     account = funding.fund(before, amount.amount, operation)
     if isinstance(account, Denial):
         raise denied(account, book.name)
@@ -108,21 +111,46 @@ def _key(
     return key_of(book, within(path)[0], "fund", request, idempotency_key)
 
 
-def freeze(book: Book, scope: str, now_ms: int, *, frozen: bool) -> Answer[None]:
-    """Freeze a scope, in every unit it has a budget in, or end that.
+def freeze(book: Book, scope: str, unit: Unit | None, now_ms: int, *, frozen: bool) -> Answer[None]:
+    """Freeze the budget of a scope in `unit`, or in every unit where that is None; or end that.
+
+    Raises:
+        TypeError, ValueError: a malformed scope or unit.
+        BudgetNotFound: no budget was set for this scope.
+        UnitMismatch: none was set in this unit.
+    """
+    path = parse_scope(scope)
+    accounts = book.store.at(path)
+    wanted = list(accounts) if unit is None else [Unit(unit)]
+    if not wanted or wanted[0] not in accounts:
+        raise _unknown(book, path, wanted[0] if wanted else Unit.USD_MICROCENTS)
+    for account in [accounts[one] for one in wanted]:
+        book.store.save(attrs.evolve(account, frozen=frozen))
+        kind: Kind = "freeze" if frozen else "unfreeze"
+        book.log(kind, account, now_ms, origin=book.origin or Origin())
+    return answers.nothing
+
+
+def close(book: Book, scope: str, now_ms: int) -> Answer[None]:
+    """Close a scope, in every unit. Where only scopes within it have budgets, it gets one of 0.
+
+    So nothing within it is granted, and no default budget begins it anew; what it was stays.
 
     Raises:
         TypeError, ValueError: a malformed scope.
-        BudgetNotFound: no budget was set for this scope.
+        BudgetNotFound: neither it nor a scope within it has a budget.
     """
     path = parse_scope(scope)
     accounts = list(book.store.at(path).values())
     if not accounts:
+        accounts = [Account(path, unit, 0) for unit in book.store.units_within(path)]
+        for account in accounts:
+            book.set(account, now_ms)
+    if not accounts:
         raise _unknown(book, path, Unit.USD_MICROCENTS)
     for account in accounts:
-        book.store.save(attrs.evolve(account, frozen=frozen))
-        kind: Kind = "freeze" if frozen else "unfreeze"
-        book.log(kind, account, now_ms, origin=book.origin or Origin())
+        book.store.save(attrs.evolve(account, closed=True))
+        book.log("close", account, now_ms, origin=book.origin or Origin())
     return answers.nothing
 
 

@@ -1,7 +1,11 @@
-"""Balances and reservations: requests that change nothing."""
+"""Balances and reservations: requests that change nothing.
 
-from functools import partial
-from typing import Any, Unpack
+They are checked when they are made, and answered when records are at hand.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any, Protocol, Unpack
 
 from runcycles import Balance, ReservationStatus
 from runcycles.models import BalanceResponse
@@ -11,16 +15,17 @@ from comptroller.decide.funding import renewed
 from comptroller.decide.names import lowered
 from comptroller.decide.scopes import LEVELS
 from comptroller.ledger.book import answers
-from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.book.cursors import cursor, no_cursor, place
-from comptroller.ledger.book.records import ORDERS, Bounds, Wanted
+from comptroller.ledger.book.records import ORDERS, Bounds, Reservation, Wanted
 from comptroller.ledger.book.refusals import invalid
 from comptroller.ledger.book.settle import expired, find
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery
 
 LIMIT = range(1, 200 + 1)
 DEFAULT_LIMIT = 50
+MOST_SHOWN = 2**20
+"""Characters of what callers have written that one page shows; more comes with the next one."""
 _DIRECTIONS = ("asc", "desc")
 _NUMERIC = ("row", "reserved", "created_at_ms", "expires_at_ms")
 """Orders by whole numbers; the others are by texts."""
@@ -28,9 +33,19 @@ _NOT_BOUND = ("limit", "cursor", "include", "sort_by", "sort_dir")
 """What may differ from page to page of one query, or is in the cursor itself."""
 
 
+class Records(Protocol):
+    """All records as they stand at one moment."""
+
+    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
+        """Every account, or one tenant's, ordered by scope and unit."""
+
+    def listed(self, wanted: Wanted) -> Iterable[Reservation]:
+        """The reservations wanted, in the order wanted, read one by one."""
+
+
 def balances(
-    book: Book, now_ms: int, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
-) -> Answer[BalanceResponse]:
+    now_ms: int, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
+) -> Callable[[Records], BalanceResponse]:
     """The balances of the scopes that have the given levels (protocol, getBalances).
 
     Raises:
@@ -39,31 +54,38 @@ def balances(
     wanted = _segments(tenant, query)
     if not wanted:
         raise invalid(f"which balances? give at least one of {', '.join(LEVELS)}")
-    found = [
-        one
-        for one in _accounts(book, now_ms, lowered("tenant", tenant))
-        if wanted <= set(one.scope.split("/"))
-    ]
-    if given := query.get("cursor"):
-        last = place(sorted(wanted), given, str, str)
-        found = [one for one in found if (one.scope, one.unit.value) > last]
-    limit = query.get("limit")
-    if limit is None or len(found) <= _possible(limit):
-        return partial(answers.balances, found)
-    last_shown = found[limit - 1]
-    more = cursor(sorted(wanted), (last_shown.scope, last_shown.unit.value))
-    return partial(answers.balances, found[:limit], more)
+    owner, limit, given = lowered("tenant", tenant), query.get("limit"), query.get("cursor")
+    if limit is not None:
+        _possible(limit)
+    last = place(sorted(wanted), given, str, str) if given else ()
+
+    def found(records: Records) -> BalanceResponse:
+        following = (
+            account
+            for account in records.accounts(owner)
+            if wanted <= set(account.scope.split("/"))
+            and (account.scope, account.unit.value) > last
+        )
+        shown = list(islice(following, limit))
+        more = None
+        if limit is not None and next(following, None) is not None:
+            more = cursor(sorted(wanted), (shown[-1].scope, shown[-1].unit.value))
+        return answers.balances([renewed(one, now_ms) for one in shown], more)
+
+    return found
 
 
-def budgets(book: Book, now_ms: int) -> Answer[list[Balance]]:
+def budgets(records: Records, now_ms: int) -> list[Balance]:
     """Every budget of every tenant."""
-    return partial(answers.budgets, _accounts(book, now_ms))
+    return answers.budgets(renewed(account, now_ms) for account in records.accounts())
 
 
 def reservations(
-    book: Book, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
-) -> Answer[answers.Listing]:
+    *, tenant: str | None = None, **query: Unpack[ReservationQuery]
+) -> Callable[[Records], answers.Listing]:
     """One page of reservations (protocol, listReservations).
+
+    It ends at `limit` of them, or before what their callers have added is more than `MOST_SHOWN`.
 
     Raises:
         LedgerRefused: a status, order, window, limit or cursor that is none (INVALID_REQUEST).
@@ -72,7 +94,7 @@ def reservations(
     bound = {name: value for name, value in query.items() if name not in _NOT_BOUND and value}
     bound["tenant"] = owner = lowered("tenant", tenant)
     order, ascending, after = _order(query, bound)
-    key = query.get("idempotency_key")
+    key, include = query.get("idempotency_key"), frozenset(query.get("include") or ())
     wanted = Wanted(
         limit=1 if key else limit + 1,  # one more says that more follow; a key has made one
         order=order,
@@ -85,17 +107,25 @@ def reservations(
         created=_bounds(query, "created"),
         expires=_bounds(query, "expires"),
         finalized=_bounds(query, "finalized"),
+        whole=bool(include & set(answers.METADATA)),
     )
-    found = book.store.listed(wanted)
-    more = None
-    if len(found) > limit:
-        more = cursor(bound, (order, _DIRECTIONS[not ascending], *wanted.place(found[limit - 1])))
-    return partial(answers.page, found[:limit], more, frozenset(query.get("include") or ()))
+
+    def page(records: Records) -> answers.Listing:
+        shown: list[Reservation] = []
+        size, more = 0, None
+        for one in records.listed(wanted):
+            size += one.size if wanted.whole else 0
+            if shown and (len(shown) == limit or size > MOST_SHOWN):
+                last = wanted.place(shown[-1])
+                more = cursor(bound, (order, _DIRECTIONS[not ascending], *last))
+                break
+            shown.append(one)
+        return answers.page(shown, more, include)
+
+    return page
 
 
-def reservation(
-    book: Book, reservation_id: str, *, tenant: str | None = None
-) -> Answer[answers.Detail]:
+def reservation(book: Book, reservation_id: str, *, tenant: str | None = None) -> Reservation:
     """One reservation, whole (protocol, getReservation).
 
     Raises:
@@ -104,7 +134,7 @@ def reservation(
     found = find(book, reservation_id, tenant)
     if found.status is ReservationStatus.EXPIRED:
         raise expired(found)
-    return partial(answers.detail, found)
+    return found
 
 
 def _segments(tenant: str | None, query: Any) -> set[str]:
@@ -152,7 +182,3 @@ def _bounds(query: Any, name: str) -> Bounds:
     if first is not None and last is not None and first > last:
         raise invalid(f"the window of {name} ends before it begins: {first} > {last}")
     return first, last
-
-
-def _accounts(book: Book, now_ms: int, tenant: str | None = None) -> list[Account]:
-    return [renewed(account, now_ms) for account in book.store.accounts(tenant)]

@@ -14,6 +14,9 @@ from comptroller.ledger.book.denials import Denied
 from comptroller.ledger.book.journal import Entry
 from comptroller.values import value
 
+LONG = 2**12
+"""Characters of JSON from which on a request is long: what a caller adds to it has no bound of its
+own, and what is not shown of it is not read. Without that it is hardly ever as long."""
 Endpoint = Literal["reserve", "commit", "release", "extend", "decide", "record", "fund"]
 
 
@@ -45,6 +48,8 @@ class Reservation:
     """The period of each of `held` that it belongs to; empty: the first one of each."""
     act: tuple[str, str] | None = None
     """Kind and name of its action where `request` need not be read for them."""
+    head: str | None = None
+    """Its subject and action, as JSON, where `request` is long (`LONG`)."""
 
     @property
     def reservation_id(self) -> str:
@@ -55,6 +60,11 @@ class Reservation:
     def ends_ms(self) -> int:
         """The last moment at which it can be settled."""
         return self.expires_ms + self.grace_ms
+
+    @property
+    def size(self) -> int:
+        """How long what its caller wrote is, in characters of JSON."""
+        return len(self.request) + len(self.settlement or "")
 
     @property
     def active(self) -> bool:
@@ -90,6 +100,7 @@ class Reservation:
             settlement,
             self.since,
             self.act,
+            self.head,
         )
 
 
@@ -169,6 +180,8 @@ class Wanted:
     created: Bounds = ANY_TIME
     expires: Bounds = ANY_TIME
     finalized: Bounds = ANY_TIME
+    whole: bool = False
+    """Whether what callers have added is wanted, too; else a long `request` may be left out."""
 
     def place(self, reservation: Reservation) -> tuple[int | str, int]:
         """Where `reservation` stands in the order."""
@@ -206,8 +219,8 @@ class Store(Protocol):
     def at(self, scope: str) -> Mapping[Unit, Account]:
         """The accounts of one scope, by unit; empty where it has no budget."""
 
-    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
-        """Every account, or one tenant's, ordered by scope and unit."""
+    def units_within(self, scope: str) -> Iterable[Unit]:
+        """The units, in order, of all budgets of scopes within `scope`; its own do not count."""
 
     def save(self, account: Account) -> None:
         """Keep `account` in place of the one of its scope and unit."""
@@ -238,9 +251,6 @@ class Store(Protocol):
 
     def overdue(self, now_ms: int) -> Iterable[Reservation]:
         """Active reservations that can no longer be settled at `now_ms`; the rest the next time."""
-
-    def listed(self, wanted: Wanted) -> list[Reservation]:
-        """The reservations wanted, in the order wanted."""
 
     def next_event(self) -> int:
         """The row of an event about to be added."""

@@ -12,8 +12,11 @@ from comptroller.errors import ComptrollerError, refusal
 from comptroller.money import MOST, formatted
 
 MEMORY = "memory:"
+SERVED = "this ledger"
+"""How a ledger is named to who asks over HTTP: its path and its commands are its operator's."""
 
 _STATUS = {"UNIT_MISMATCH": 400, "INVALID_REQUEST": 400, "BUDGET_NOT_FOUND": 404}
+_TROUBLES = {"OVERDRAFT_LIMIT_EXCEEDED": "over its limit", "DEBT_OUTSTANDING": "in debt"}
 _SAMPLE = {
     Unit.USD_MICROCENTS: ("10usd", 'usd("10")'),
     Unit.TOKENS: ("100000tokens", "tokens(100000)"),
@@ -73,12 +76,14 @@ def _details(denial: Denial) -> dict[str, object]:
         }
     if denial.remaining is None:
         return {}
+    renews = {} if denial.renews_at_ms is None else {"renews_at_ms": denial.renews_at_ms}
     return {
         "scope": denial.scope,
         "unit": denial.unit.value,
         "requested": denial.requested,
         "remaining": denial.remaining,
         "allocated": denial.allocated,
+        **renews,
     }
 
 
@@ -91,27 +96,34 @@ def _text(denial: Denial, ledger: str) -> str:
         units = ", ".join(one.value for one in denial.expected_units)
         return (
             f"{scope} has a budget in {units}, none in {unit.value}: ask in one of these units,"
-            f" or set one with: {remedy('set', scope, unit, ledger)}"
+            f" or {_cure('set one', 'set', scope, unit, ledger)}"
         )
     left = (
         f"{formatted(unit, denial.remaining or 0)} left of {formatted(unit, denial.allocated or 0)}"
     )
+    if denial.code in ("BUDGET_CLOSED", "TENANT_CLOSED"):
+        return f"{scope} is closed; {_cure('open it again', 'set', scope, unit, ledger)}"
     if denial.code == "BUDGET_FROZEN":
-        return f"{scope} is frozen, {left}; open it with: {remedy('unfreeze', scope, None, ledger)}"
-    if denial.code == "OVERDRAFT_LIMIT_EXCEEDED":
-        return f"{scope} is over its limit, {left}; {_fund(denial, ledger)}"
-    if denial.code == "DEBT_OUTSTANDING":
-        return f"{scope} is in debt, {left}; {_fund(denial, ledger)}"
+        return f"{scope} is frozen, {left}; {_cure('open it', 'unfreeze', scope, None, ledger)}"
+    if trouble := _TROUBLES.get(denial.code):
+        return f"{scope} is {trouble}, {left}; {_fund(denial, ledger)}"
     return f"{scope}: {formatted(unit, denial.requested)} requested, {left}"
 
 
 def unknown(whom: str, scope: str, unit: Unit, ledger: str) -> str:
     """That there is no budget for `whom`, and how `scope` gets one."""
-    return f"no budget for {whom} in {ledger}; set one with: {remedy('set', scope, unit, ledger)}"
+    return f"no budget for {whom} in {ledger}; {_cure('set one', 'set', scope, unit, ledger)}"
 
 
 def _fund(denial: Denial, ledger: str) -> str:
-    return f"fund it with: {remedy('fund', denial.scope, denial.unit, ledger)}"
+    return _cure("fund it", "fund", denial.scope, denial.unit, ledger)
+
+
+def _cure(what: str, verb: str, scope: str, unit: Unit | None, ledger: str) -> str:
+    """What mends it, or to who asks over HTTP only who can."""
+    if ledger == SERVED:
+        return f"its operator can {what}"
+    return f"{what} with: {remedy(verb, scope, unit, ledger)}"
 
 
 def remedy(verb: str, scope: str, unit: Unit | None, ledger: str) -> str:

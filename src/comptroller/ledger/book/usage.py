@@ -21,10 +21,13 @@ from comptroller.decide.names import lowered
 from comptroller.decide.scopes import LEVELS
 from comptroller.ledger.book.denials import QUARTER_MS, Denied
 from comptroller.ledger.book.records import Event, Reservation
+from comptroller.money import formatted
 from comptroller.values import value
 
 DIMENSIONS = (*LEVELS[:-1], "tool", "model", "day", "run")
-"""What a report may be told apart by."""
+"""What a report may be told apart by, besides the labels of runs."""
+LABEL = "dimension:"
+"""Before the name of a label (`dimensions` of a run) that a report is told apart by."""
 
 _LLM = "llm."
 
@@ -42,6 +45,16 @@ class Asked:
     def wants(self, dimension: str) -> bool:
         """Whether it tells `dimension` apart."""
         return dimension in self.by
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that it tells apart."""
+        return tuple(name.removeprefix(LABEL) for name in self.by if name.startswith(LABEL))
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether it tells apart what is not kept added up: it reads the calls themselves."""
+        return self.wants("run") or bool(self.labels)
 
     def concerns(self, path: str, at_ms: int) -> bool:
         """Whether what was made there and then is in it."""
@@ -67,6 +80,8 @@ class Spending:
     refused: int = 0
     tokens_input: int = 0
     tokens_output: int = 0
+    labels: tuple[str, ...] = ()
+    """The values of `Asked.labels`; denials have none."""
 
 
 @attrs.frozen
@@ -95,6 +110,11 @@ class Usage:
     refused: int = 0
     tokens_input: int = 0
     tokens_output: int = 0
+
+    def __str__(self) -> str:
+        about = ", ".join(f"{name} {given or '-'}" for name, given in self.by.items())
+        calls = f"{self.calls:,} call{'' if self.calls == 1 else 's'}"
+        return f"{about}: {formatted(self.unit, self.charged)} charged, {calls}"
 
 
 EVERYTHING = Asked(by=("tool", "model", "day"))
@@ -133,8 +153,11 @@ def dimensions(by: str | Iterable[str]) -> tuple[str, ...]:
     """
     names = tuple(name.strip() for name in by.split(",")) if isinstance(by, str) else tuple(by)
     for name in names:
-        if name not in DIMENSIONS:
-            raise ValueError(f"by={name!r}: a report is by any of {', '.join(DIMENSIONS)}")
+        if name not in DIMENSIONS and name.removeprefix(LABEL) in ("", name):
+            raise ValueError(
+                f"by={name!r}: a report is by any of {', '.join(DIMENSIONS)}, or a label of runs,"
+                f" such as {LABEL}user"
+            )
     return tuple(dict.fromkeys(names))
 
 
@@ -167,11 +190,14 @@ def report(spending: Iterable[Spending], asked: Asked) -> list[Usage]:
 def _about(one: Spending, asked: Asked) -> Iterator[str]:
     """What it is about, in the order asked for."""
     llm = one.kind.startswith(_LLM)
+    labels = iter(one.labels)
     for name in asked.by:
         if name == "day":
             yield _day(one.quarter_ms, asked.zone)
         elif name == "run":
             yield one.run
+        elif name.startswith(LABEL):
+            yield next(labels, "")
         elif name == "model":
             yield one.name if llm else ""
         elif name == "tool":
@@ -225,7 +251,8 @@ def of_call(
     """What a reservation comes to that is committed or held, from these of its members."""
     said = from_json(settlement) if settlement else {}
     key = _key(path, unit, created_ms, request, asked, act)
-    return Spending(*key, 1, charged, held, *_settled(said, charged))
+    counts = (1, charged, held, *_settled(said, charged))
+    return Spending(*key, *counts, labels=_labels(request, asked))
 
 
 def of_event(event: Event, asked: Asked) -> Spending:
@@ -233,7 +260,8 @@ def of_event(event: Event, asked: Asked) -> Spending:
     key = _key(event.path, event.unit, event.created_ms, event.request, asked)
     calls = 1 if event.charged else 0
     settled = _settled(from_json(event.request), event.charged)
-    return Spending(*key, calls, event.charged, 0, *settled)
+    counts = (calls, event.charged, 0, *settled)
+    return Spending(*key, *counts, labels=_labels(event.request, asked))
 
 
 def of_denials(denied: Denied, count: int, requested: int, asked: Asked) -> Spending:
@@ -275,6 +303,13 @@ def _key(
         kind, name = act
     quarter_ms = at_ms // QUARTER_MS * QUARTER_MS if asked.wants("day") else 0
     return path, unit, kind, name, run, quarter_ms
+
+
+def _labels(request: str, asked: Asked) -> tuple[str, ...]:
+    if not asked.labels:
+        return ()
+    given = from_json(request)["subject"].get("dimensions") or {}
+    return tuple(given.get(name, "") for name in asked.labels)
 
 
 def _settled(said: Mapping[str, Any], charged: int) -> tuple[int, int, int, int, int]:

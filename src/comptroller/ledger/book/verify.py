@@ -38,6 +38,8 @@ class Sum:
     unit: Unit
     charged: int = 0
     reserved: int = 0
+    debt: int = 0
+    """What entries of the log made of debt that are no longer kept."""
 
 
 class Records(Protocol):
@@ -94,8 +96,9 @@ def verified(records: Records) -> Verified:
     for one in records.sums():
         for scope, since_ms in zip(one.held, one.since or repeat(0), strict=False):
             balances = expected[scope, one.unit, since_ms]
-            balances.spent += one.charged
+            balances.spent += one.charged - one.debt
             balances.reserved += one.reserved
+            balances.debt += one.debt
     accounts, periods = list(records.accounts()), list(records.periods())
     differences = [
         difference

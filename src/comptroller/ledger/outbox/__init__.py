@@ -8,14 +8,16 @@ sending   when each charge is sent, and what the ledger's answer does to it
 
 from .entries import Entry
 from .sending import DiskOutbox
-from .shelf import Shelf, browse, default_directory, directory, set_aside
+from .shelf import Shelf, browse, counted, default_directory, directory, set_aside, text_of
 
 __all__ = [
     "DiskOutbox",
     "Entry",
     "Shelf",
     "browse",
+    "counted",
     "default_directory",
     "directory",
     "set_aside",
+    "text_of",
 ]

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import anyio
-import anyio.to_thread
 import attrs
 
 from comptroller.interrupts import uninterrupted
+from comptroller.ledger import threads
 
 log = logging.getLogger("comptroller.ledger")
 
@@ -86,7 +86,7 @@ class Clerk:
     async def _work(self) -> None:
         self._gather()
         while self._jobs:
-            await anyio.to_thread.run_sync(_perform, tuple(self._jobs), limiter=self._thread)
+            await threads.run_sync(_perform, tuple(self._jobs), limiter=self._thread)
             self._done()
             self._gather()
 

@@ -8,15 +8,18 @@ The laws kept here (settlement, "Durability"):
 - That a lease is over is on disk before the event is sent in place of the commit.
 - What other processes left behind is found when a ledger is opened. Several may send the same
   entry at once: they have one key, and it is charged once.
+- Nothing is called empty that has not been looked through: what was not read yet, or cannot be
+  read, counts as left.
 """
 
 import logging
 import random
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
-import anyio.to_thread
 import attrs
 from anyio.abc import TaskGroup
 from runcycles import CommitRequest, EventCreateRequest
@@ -25,7 +28,8 @@ from comptroller.decide import backoff
 from comptroller.decide.settlement import Next, after
 from comptroller.errors import ComptrollerError
 from comptroller.interrupts import uninterrupted
-from comptroller.ledger.interface import Owed
+from comptroller.ledger import threads
+from comptroller.ledger.interface import Owed, Tells, after_finalized
 
 from .clerk import Clerk
 from .entries import Entry
@@ -37,11 +41,14 @@ log = logging.getLogger("comptroller.ledger")
 LANES = 4
 """Charges that are sent again at once: enough to catch up, few enough to leave room for runs."""
 
+_AT_ONCE = 200
+"""Files that are read in one go."""
+
 _LOOKING = 5.0
 """Seconds that a search for what others left behind may keep those who wait for it."""
 
 
-class Settles(Protocol):
+class Settles(Tells, Protocol):
     """The part of a ledger that charges are sent to."""
 
     async def commit(
@@ -70,6 +77,8 @@ class DiskOutbox:
         self._clerk = Clerk()
         self._parcels = Parcels()
         self._loaded = False
+        self._unread: int | None = None  # files that may be owed; None: how many is not known
+        self._hidden_by: OSError | None = None
         self._looking = anyio.Lock()
         self._over: set[str] = set()  # the keys of what ended while somebody looks
         self._life = anyio.CancelScope(shield=True)
@@ -121,6 +130,11 @@ class DiskOutbox:
                 if parcel.allowed < parcel.due:
                     self._parcels.put_off(parcel, parcel.allowed)
 
+    @property
+    def unread(self) -> bool:
+        """Whether something may be owed that is not in `left`: it could not be read."""
+        return self._unread != 0
+
     async def look(self) -> None:
         """Find what was left behind, by this process or another one; a ledger's opening does so.
 
@@ -130,29 +144,61 @@ class DiskOutbox:
             self._over.clear()
             await self._clerk.do(_nothing)  # the files of what ended before this are gone then
             try:
-                found = await anyio.to_thread.run_sync(self._shelf.load)
+                names, hidden = await threads.run_sync(self._shelf.names)
             except OSError as error:
                 log.error("the outbox %s: %s", self._shelf.root, error)
-                found = []
-            for entry in found:  # but what its owner is sending, or has just sent
-                if entry.key not in self._parcels and entry.key not in self._over:
-                    parcel = self._parcels.add(Parcel(entry, safe=True))
-                    self._parcels.put_off(parcel, parcel.allowed)
+                self._unread, self._hidden_by = None, error
+                return
+            self._unread, self._hidden_by = len(names) + hidden, None
+            for first in range(0, len(names), _AT_ONCE):
+                some = names[first : first + _AT_ONCE]
+                found, read = await threads.run_sync(self._read, some)
+                self._unread -= read
+                self._take_up(found)
+
+    def _read(self, names: list[Path]) -> tuple[list[Entry], int]:
+        """The entries in these files, and how many of the files could be read. Blocks."""
+        found, read = [], 0
+        for path in names:
+            with suppress(OSError):  # told, and found another time
+                if (entry := self._shelf.entry(path)) is not None:
+                    found.append(entry)
+                read += 1
+        return found, read
+
+    def _take_up(self, found: list[Entry]) -> None:
+        for entry in found:  # but what its owner is sending, or has just sent
+            if entry.key not in self._parcels and entry.key not in self._over:
+                parcel = self._parcels.add(Parcel(entry, safe=True))
+                self._parcels.put_off(parcel, parcel.allowed)
+
+    async def found(self) -> None:
+        """Wait until everything was looked through that lay there at the opening."""
+        await self._parcels.changed.until(lambda: self._loaded)
 
     async def drain(self, timeout: float) -> int:
         """Send everything now, and wait until it is accepted, at most `timeout` seconds.
 
         Where the ledger has asked for more time than that, it is not waited for. How many are
-        left, on disk, is returned.
+        left, on disk, is returned; what was not looked at yet, or cannot be read, is among them.
+
+        Raises:
+            ComptrollerError: how many are left is not known.
         """
         with anyio.move_on_after(_LOOKING):
-            await self._parcels.changed.until(lambda: self._loaded)
+            await self.found()
         deadline = anyio.current_time() + timeout
         with anyio.CancelScope(deadline=deadline):
             self._ledger.try_now()
             self.hasten()
             await self._parcels.changed.until(lambda: self._is_drained(deadline))
-        return len(self._parcels)
+        if self._unread is None:
+            why = self._hidden_by or f"it takes more than {_LOOKING + timeout:g} seconds to list"
+            raise ComptrollerError(
+                f"the outbox {self._shelf.root} cannot be looked through ({why}):"
+                " what is owed is not known"
+            )
+        return len(self._parcels) + self._unread
 
     async def __aenter__(self) -> "DiskOutbox":
         self._home = anyio.create_task_group()
@@ -164,8 +210,14 @@ class DiskOutbox:
         try:
             with anyio.CancelScope(shield=True):
                 left = await self.drain(self._patience)
-            if left:
-                log.warning("%d charges stay in the outbox %s", left, self._shelf.root)
+                lost = [parcel for parcel in self._parcels if not await self._is_safe(parcel)]
+            for parcel in lost:
+                entry = parcel.entry
+                log.error("what %s cost is lost: %s", entry.key, entry.record().to_json())
+            if left > len(lost):
+                log.warning("%d charges stay in the outbox %s", left - len(lost), self._shelf.root)
+        except ComptrollerError as error:
+            log.error("%s", error)
         finally:
             self._life.cancel("the ledger is closed")
             await self._home.__aexit__(None, None, None)
@@ -219,6 +271,8 @@ class DiskOutbox:
         status = getattr(error, "status", None)
         then = Next.KEEP if status is None else after(status, getattr(error, "error_code", None))
         entry, due = parcel.entry, None
+        if then is Next.SETTLED and entry.commit is not None:
+            then = await after_finalized(self._ledger, entry.key, entry.tenant)
         if then is Next.SETTLED:
             self.settled(entry.key)
         elif then is Next.STOP:
@@ -240,8 +294,8 @@ class DiskOutbox:
     # -- bookkeeping
 
     def _is_drained(self, deadline: float) -> bool:
-        """Whether nothing can be accepted any more before `deadline`."""
-        return not any(_can(parcel, deadline) for parcel in self._parcels)
+        """Whether nothing can be found or accepted any more before `deadline`."""
+        return self._loaded and not any(_can(parcel, deadline) for parcel in self._parcels)
 
     def _forget(self, key: str) -> Parcel | None:
         if self._looking.locked():
@@ -255,6 +309,12 @@ class DiskOutbox:
             _not_on_disk(parcel.entry, error)
         else:
             parcel.safe = True
+
+    async def _is_safe(self, parcel: Parcel) -> bool:
+        """Whether it outlives this process: there may be room on the disk by now."""
+        if not parcel.safe:
+            await self._write(parcel)
+        return parcel.safe
 
     def _put_off(self, parcel: Parcel) -> None:
         self._parcels.put_off(parcel, _later(parcel))

@@ -1,8 +1,9 @@
 """The directory of an outbox: one file for each charge, below a directory for each tenant.
 
-A file appears whole or not at all, and is readable by its owner alone. What is no entry is set
-aside (`.corrupt`), what the ledger will never accept too (`.rejected`); what the system does not
-let us read now stays where it is, and is found another time. The others are not concerned.
+A file appears whole or not at all, and is readable by its owner alone. What is no entry (a pipe or
+a folder of that name, too) is set aside (`.corrupt`), what the ledger will never accept too
+(`.rejected`); what the system does not let us read now stays where it is, and is found another
+time; what another user has put there is not sent. The others are not concerned.
 Everything here blocks for as long as the disk takes.
 """
 
@@ -18,6 +19,7 @@ import attrs
 import platformdirs
 from runcycles.journal import CommitJournal, PendingCommitRecord, auth_fingerprint
 
+from comptroller import private_files
 from comptroller.arguments import at_home
 
 from .entries import Entry
@@ -28,6 +30,9 @@ _ENTRY, CORRUPT, REJECTED, _PART = ".json", ".corrupt", ".rejected", ".tmp"
 
 _TORN = 3_600.0
 """Seconds after which nobody is still writing a file: its process died before it was whole."""
+
+_MOST_BYTES = 1 << 24
+"""Of a charge: one is a few thousand."""
 
 
 def default_directory() -> Path:
@@ -63,12 +68,18 @@ class Shelf:
     def put(self, entry: Entry) -> None:
         """Write it, or write it anew. Raises OSError: it is not on disk."""
         place, text = self._place(entry), entry.record().to_json().encode()
+        path = place / entry.file_name
         try:
-            _write(place / entry.file_name, text)
-        except FileNotFoundError:
-            for made in (self.root, place):
-                made.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(place / entry.file_name, text)
+            _write(path, text)
+        except (FileNotFoundError, NotADirectoryError):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if place.is_symlink() or not place.is_dir():
+                _out_of_the_way(place)
+            place.mkdir(mode=0o700, exist_ok=True)
+            _write(path, text)
+        except IsADirectoryError:
+            _out_of_the_way(path)
+            _write(path, text)
 
     def remove(self, entry: Entry) -> None:
         """It is over."""
@@ -87,16 +98,31 @@ class Shelf:
             self.put(entry)
             path.replace(path.with_suffix(REJECTED))
 
-    def load(self) -> list[Entry]:
-        """Every entry owed to this ledger. What is none is set aside, and told."""
-        found = []
+    def names(self) -> tuple[list[Path], int]:
+        """The file of everything that may be owed to this ledger, and how many folders hide theirs.
+
+        Raises OSError: the outbox itself does.
+        """
+        found: list[Path] = []
+        hidden = 0
         for place in _places(self.root):
             _sweep(place)
-            for path in _files(place):
-                if path.suffix == _ENTRY and (entry := _read(path, self.address)) is not None:
-                    self._found[entry.key] = place
-                    found.append(entry)
-        return found
+            try:
+                found += [path for path in _files(place) if path.suffix == _ENTRY]
+            except OSError:
+                hidden += 1
+        return found, hidden
+
+    def entry(self, path: Path) -> Entry | None:
+        """The entry in one of `names`; None where it holds none that is owed to this ledger.
+
+        Raises:
+            OSError: it cannot be read now.
+        """
+        entry = _read(path, self.address)
+        if entry is not None:
+            self._found[entry.key] = path.parent
+        return entry
 
     def _place(self, entry: Entry) -> Path:
         if entry.key in self._found:
@@ -110,7 +136,12 @@ class Shelf:
 def browse(root: Path) -> Iterator[tuple[Path, Entry | None]]:
     """Every file of every ledger, as it is: nothing is moved. None where it cannot be read."""
     for place in _places(root):
-        for path in _files(place):
+        try:
+            names = _files(place)
+        except OSError:
+            yield place, None
+            continue
+        for path in names:
             if path.suffix == _ENTRY:
                 try:
                     yield path, Entry.read(_record(path))
@@ -122,8 +153,29 @@ def browse(root: Path) -> Iterator[tuple[Path, Entry | None]]:
 
 def set_aside(root: Path) -> list[Path]:
     """The files that are not sent any more."""
-    found = (path for place in _places(root) for path in _files(place))
-    return sorted(path for path in found if path.suffix in (CORRUPT, REJECTED))
+    found = []
+    for place in _places(root):
+        with suppress(OSError):  # `browse` shows it
+            found += [path for path in _files(place) if path.suffix in (CORRUPT, REJECTED)]
+    return found
+
+
+def text_of(path: Path) -> str:
+    """What a file of an outbox holds. Raises OSError."""
+    return private_files.read(path, _MOST_BYTES).decode("utf-8", errors="replace")
+
+
+def counted(root: Path | None = None) -> dict[str, int]:
+    """How many charges there are in each state, unread: as cheap as looking at the names."""
+    states = {_ENTRY: "owed", REJECTED: "rejected", CORRUPT: "corrupt"}
+    counts = dict.fromkeys(states.values(), 0)
+    for place in _places(root or default_directory()):
+        with suppress(OSError), os.scandir(place) as files:  # somebody else's
+            for file in files:
+                state = states.get(os.path.splitext(file.name)[1])  # noqa: PTH122
+                if state is not None:
+                    counts[state] += 1
+    return counts
 
 
 def _read(path: Path, address: str) -> Entry | None:
@@ -139,15 +191,15 @@ def _read(path: Path, address: str) -> Entry | None:
         named = path.with_name(entry.file_name)
     except FileNotFoundError:
         return None  # settled meanwhile, by another process
+    except private_files.OfAnother as error:
+        log.error("the outbox entry is not sent: %s", error)
+        return None
+    except (private_files.Unusable, ValueError) as error:
+        _set_aside(path, error)
+        return None
     except OSError as error:
         log.error("the outbox entry %s cannot be read now: %s", path, error)
-        return None
-    except ValueError as error:
-        with suppress(OSError):  # another process sets it aside, too
-            path.replace(path.with_suffix(CORRUPT))
-            why = str(error).partition("\n")[0]
-            log.error("the outbox entry %s cannot be read: it is set aside: %s", path, why)
-        return None
+        raise
     if path != named and not named.exists():
         with suppress(OSError):  # it is removed under either name
             path.replace(named)
@@ -157,33 +209,63 @@ def _read(path: Path, address: str) -> Entry | None:
 def _record(path: Path) -> PendingCommitRecord:
     """What is in a file. Raises OSError; ValueError: it is no entry."""
     try:
-        return PendingCommitRecord.from_json(path.read_text("utf-8"))
+        return PendingCommitRecord.from_json(private_files.read(path, _MOST_BYTES).decode())
     except RecursionError as error:
         raise ValueError(str(error)) from None
 
 
+def _set_aside(path: Path, error: Exception) -> None:
+    _out_of_the_way(path)
+    why = str(error).partition("\n")[0]
+    log.error("the outbox entry %s cannot be read: it is set aside: %s", path, why)
+
+
+def _out_of_the_way(path: Path) -> None:
+    """Give what is no entry, whatever it is, a name that nothing else has."""
+    with suppress(FileNotFoundError):  # another process sets it aside, too
+        named = path.with_suffix(CORRUPT)
+        if os.path.lexists(named):
+            named = path.with_suffix(f".{secrets.token_hex(4)}{CORRUPT}")
+        path.rename(named)
+
+
 def _sweep(place: Path) -> None:
     """Remove what a process was writing when it died: nothing had been sent for it yet."""
+    now = time.time()
     for part in place.glob(f"*{_PART}"):
         with suppress(OSError):  # another process sweeps, too
-            if part.stat().st_mtime < time.time() - _TORN:
+            if abs(now - part.lstat().st_mtime) > _TORN:  # or a clock was ahead
                 part.unlink()
 
 
 def _places(root: Path) -> list[Path]:
+    """The directories of tenants. Another user's (`lost+found`, say) is left alone, and told."""
     try:
-        return sorted(path for path in root.iterdir() if path.is_dir())
-    except FileNotFoundError:  # there is none yet
-        return []
+        with os.scandir(root) as found:
+            places = [Path(each) for each in found if each.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.lexists(root):
+            raise
+        return []  # there is none yet, or no room for one
+    ours = []
+    for place in sorted(places):
+        with suppress(FileNotFoundError):
+            if place.lstat().st_uid == os.geteuid():
+                ours.append(place)
+            else:
+                log.warning("the outbox %s is another user's: it is left alone", place)
+    return ours
 
 
 def _files(place: Path) -> list[Path]:
-    """None where they are somebody else's: `lost+found`, say, of a disk of its own."""
+    """What lies in a directory. Raises OSError: that is unknown."""
     try:
         return sorted(place.iterdir())
+    except FileNotFoundError:
+        return []
     except OSError as error:
         log.warning("the outbox %s: %s", place, error)
-        return []
+        raise
 
 
 def _write(path: Path, text: bytes) -> None:

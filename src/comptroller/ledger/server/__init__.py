@@ -7,6 +7,7 @@ routing        paths and methods → what answers them
 callers        whose request it is: keys of tenants, and the operator's
 exchange       one request: its ids, its trace, its caller
 replies        answers and errors as the protocol has them
+lanes          long work off the event loop, one at a time for each caller
 rates          how often one tenant may ask
 metrics        what Prometheus is told
 asgi           reading and writing, message by message

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import anyio
 import attrs
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from comptroller.errors import ComptrollerError, LedgerRefused
 from comptroller.ledger import wire
@@ -24,12 +25,18 @@ from comptroller.ledger.server import asgi, operator, runtime
 from comptroller.ledger.server.asgi import Application, Message, Receive, Send
 from comptroller.ledger.server.callers import ADMIN_KEY, API_KEY, Caller, Doors
 from comptroller.ledger.server.exchange import Exchange, invalid, problem
+from comptroller.ledger.server.lanes import LONG, Lanes
 from comptroller.ledger.server.observing import Meter, observed
 from comptroller.ledger.server.rates import Rates
 from comptroller.ledger.server.replies import Reply, headers, refusal
 from comptroller.ledger.server.routing import Asked, Route, Routes, found
 
-_HEALTH, _METRICS = "/healthz", "/metrics"
+_METRICS = "/metrics"
+_HEALTH = {"/healthz": ("ok", "failing")} | dict.fromkeys(
+    ("/actuator/health", "/actuator/health/readiness"), ("UP", "DOWN")
+)
+"""What is said of a ledger that answers, and of one that does not. Where the reference server has
+it, it is as there: who watches one can watch the other."""
 _HEALTH_TIMEOUT = 5.0
 _LONGEST_NAME = 128
 
@@ -87,6 +94,7 @@ class _Server:
     most_bytes: int
     meter: Meter | None
     now: Callable[[], float]
+    lanes: Lanes = attrs.field(factory=Lanes, init=False)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -108,13 +116,14 @@ class _Server:
             reply = await self._reply(exchange, receive)
         except asgi.HungUp:
             return
-        await asgi.write(send, reply.status, headers(exchange, reply), reply.content)
+        content = b"" if exchange.method == "HEAD" else reply.content
+        await asgi.write(send, reply.status, headers(exchange, reply), content)
         observed(exchange, self.meter, reply.status, self.now() - began)
 
     async def _reply(self, exchange: Exchange, receive: Receive) -> Reply:
         """The answer, or the error: whatever fails has one."""
         try:
-            if exchange.path in (_HEALTH, _METRICS):
+            if exchange.path == _METRICS or exchange.path in _HEALTH:
                 return await self._public(exchange)
             return await self._answer(exchange, receive)
         except ComptrollerError as error:
@@ -134,17 +143,27 @@ class _Server:
             self._must_be_slow_enough(exchange, caller.tenant)
         if len(name) > _LONGEST_NAME:
             raise invalid(f"a reservation's id has at most {_LONGEST_NAME} characters")
-        body = None
-        if route.model is not None:
-            body = _request(route.model, exchange, await asgi.read(receive, self.most_bytes))
+        body = b"" if route.model is None else await asgi.read(receive, self.most_bytes)
+        if not route.long and len(body) < LONG:
+            request = None if route.model is None else _request(route.model, exchange, body)
+            return Reply(route.status, as_json(await self._asked(route, exchange, name, request)))
+        async with self.lanes.lane(caller.tenant if caller else None):
+            request = None
+            if route.model is not None:
+                request = await self.lanes.off_the_loop(_request, route.model, exchange, body)
+            answer = await self._asked(route, exchange, name, request)
+            return Reply(route.status, await self.lanes.off_the_loop(as_json, answer))
+
+    async def _asked(
+        self, route: Route, exchange: Exchange, name: str, request: BaseModel | None
+    ) -> BaseModel:
         before = asked_by.set(_origin(exchange, route))
         try:
-            answer = await route.answer(Asked(self.ledger, exchange, name, body))
+            return await route.answer(Asked(self.ledger, exchange, name, request))
         except wire.MalformedError as error:
             raise invalid(str(error)) from None
         finally:
             asked_by.reset(before)
-        return Reply(route.status, as_json(answer))
 
     def _caller(self, route: Route, exchange: Exchange) -> Caller | None:
         """Who asks. Where keys of both kinds came, the tenant's counts."""
@@ -176,26 +195,26 @@ class _Server:
 
     async def _public(self, exchange: Exchange) -> Reply:
         """What needs no key: whether the ledger answers, and the counts."""
-        if exchange.method != "GET":
+        if exchange.method not in ("GET", "HEAD"):
             raise problem(f"{exchange.path} takes GET", 405, "INVALID_REQUEST")
-        if exchange.path == _HEALTH:
-            exchange.route = _HEALTH
-            return await self._health()
+        if exchange.path in _HEALTH:
+            exchange.route = exchange.path
+            return await self._health(*_HEALTH[exchange.path])
         if self.meter is None:
             raise problem("this server keeps no metrics", 404, "NOT_FOUND")
         exchange.route = _METRICS
-        return Reply(200, self.meter.text(), self.meter.content_type)
+        return Reply(200, await self.meter.text(), self.meter.content_type)
 
-    async def _health(self) -> Reply:
+    async def _health(self, well: str, failing: str) -> Reply:
         """Asks the ledger for a reservation that there is not: a turn, and no more work."""
         with anyio.move_on_after(_HEALTH_TIMEOUT):
             try:
                 await self.ledger.reservation("none")
             except LedgerRefused:
-                return Reply(200, b'{"status":"ok"}')
+                return Reply(200, to_json({"status": well}))
             except ComptrollerError as error:
                 _logger.warning("unhealthy: %s", error)
-        return Reply(503, b'{"status":"failing"}')
+        return Reply(503, to_json({"status": failing}))
 
 
 _UNDERSTOOD = range(200, 500)

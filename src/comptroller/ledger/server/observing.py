@@ -1,10 +1,12 @@
 """What is told of each request: to a meter, and line by line to the logger `comptroller.access`.
 
-A line is one JSON object. It holds no secret: no header, no query, no body; of a key its id.
+A line is one JSON object, which begins as those of the server's own log do. It holds no secret: no
+header, no query, no body; of a key its id.
 """
 
 import logging
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 from pydantic_core import to_json
@@ -30,7 +32,7 @@ class Meter(Protocol):
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
 
-    def text(self) -> bytes:
+    async def text(self) -> bytes:
         """All counts, as their reader reads them."""
 
 
@@ -46,9 +48,14 @@ def observed(exchange: Exchange, meter: Meter | None, status: int, seconds: floa
 def line(exchange: Exchange, status: int, seconds: float) -> str:
     """A line of the access log."""
     caller = exchange.caller
+    at_ms = time.time_ns() // 1_000_000
+    at = datetime.fromtimestamp(at_ms / 1000, UTC)
     return to_json(
         {
-            "at_ms": time.time_ns() // 1_000_000,
+            "at": f"{at:%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z",
+            "level": "info",
+            "logger": access.name,
+            "at_ms": at_ms,
             "method": exchange.method,
             "path": exchange.path,
             "status": status,

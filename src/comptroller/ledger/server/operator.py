@@ -1,4 +1,4 @@
-"""Budgets over HTTP, for who has the admin key: set, fund, freeze, unfreeze, list, look up.
+"""Budgets over HTTP, for who has the admin key: set, fund, freeze, unfreeze, close, list, show.
 
 The protocol leaves budgets to a plane of their own. Paths and members are those of the Cycles
 governance plane where that has them, so that its tools find what they know; the terms of a budget
@@ -62,7 +62,7 @@ class Budget(BaseModel):
     debt: Amount | None
     overdraft_limit: Amount | None
     is_over_limit: bool | None
-    status: Literal["ACTIVE", "FROZEN"]
+    status: Literal["ACTIVE", "FROZEN", "CLOSED"]
     per: str | None
     zone: str | None
     renews_at_ms: int | None
@@ -119,13 +119,19 @@ async def _fund(asked: Asked) -> BaseModel:
 
 async def _freeze(asked: Asked) -> BaseModel:
     path, unit = _named(asked)
-    await _ledger(asked).freeze(path)
+    await _ledger(asked).freeze(path, unit)
     return await _one(asked, path, unit)
 
 
 async def _unfreeze(asked: Asked) -> BaseModel:
     path, unit = _named(asked)
-    await _ledger(asked).unfreeze(path)
+    await _ledger(asked).unfreeze(path, unit)
+    return await _one(asked, path, unit)
+
+
+async def _close(asked: Asked) -> BaseModel:
+    path, unit = _named(asked)
+    await _ledger(asked).close_budget(path)
     return await _one(asked, path, unit)
 
 
@@ -187,7 +193,7 @@ def _shown(balance: Balance) -> Budget:
         debt=balance.debt,
         overdraft_limit=balance.overdraft_limit,
         is_over_limit=balance.is_over_limit,
-        status="FROZEN" if more.frozen else "ACTIVE",
+        status="CLOSED" if more.closed else "FROZEN" if more.frozen else "ACTIVE",
         **{name: getattr(more, name) for name in _TERMS},
     )
 
@@ -197,10 +203,11 @@ BUDGETS = "/v1/admin/budgets"
 ROUTES: Routes = {
     BUDGETS: {
         "POST": Route(_set, SetBudget, status=201, admits="operator"),
-        "GET": Route(_list, admits="operator"),
+        "GET": Route(_list, admits="operator", long=True),
     },
     f"{BUDGETS}/lookup": {"GET": Route(_look_up, admits="operator")},
     f"{BUDGETS}/fund": {"POST": Route(_fund, FundBudget, admits="operator")},
     f"{BUDGETS}/freeze": {"POST": Route(_freeze, admits="operator")},
     f"{BUDGETS}/unfreeze": {"POST": Route(_unfreeze, admits="operator")},
+    f"{BUDGETS}/close": {"POST": Route(_close, admits="operator")},
 }

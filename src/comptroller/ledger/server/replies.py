@@ -33,11 +33,13 @@ def refusal(exchange: Exchange, error: ComptrollerError, routes: Routes) -> Repl
     """The answer that an error is; one that the protocol does not know is the server's own."""
     code = getattr(error, "error_code", None)
     status = _CONFLICT if isinstance(error, BudgetExceeded) else getattr(error, "status", _FAILED)
+    message = str(error)
     if code not in ErrorCode.__members__ or status not in _REFUSALS:
         code, status = "INTERNAL_ERROR", _FAILED
+        message = "the ledger failed: its operator finds why in the log, by this request's id"
     body: dict[str, Any] = {
         "error": code,
-        "message": str(error),
+        "message": message,
         "request_id": exchange.request_id,
         "trace_id": exchange.trace_id,
     }

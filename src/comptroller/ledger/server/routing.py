@@ -38,6 +38,8 @@ class Route:
     model: type[BaseModel] | None = None
     status: int = 200
     admits: Admitted = "tenant"
+    long: bool = False
+    """Whether its answer may be long: many rows, or all that a caller has added to one."""
 
 
 Routes = Mapping[str, Mapping[str, Route]]
@@ -63,6 +65,7 @@ def found(routes: Routes, exchange: Exchange) -> tuple[Route, str]:
     if methods is None:
         raise problem(f"{exchange.path}: no such path", 404, "NOT_FOUND")
     exchange.route = path
-    if exchange.method not in methods:
+    method = "GET" if exchange.method == "HEAD" else exchange.method  # RFC 9110, 9.3.2
+    if method not in methods:
         raise problem(f"{exchange.path} takes {' and '.join(methods)}", 405, "INVALID_REQUEST")
-    return methods[exchange.method], name
+    return methods[method], name

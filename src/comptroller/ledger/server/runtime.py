@@ -93,14 +93,14 @@ ROUTES: Routes = {
     "/v1/decide": {"POST": Route(_decide, DecisionRequest)},
     "/v1/reservations": {
         "POST": Route(_reserve, ReservationCreateRequest),
-        "GET": Route(_reservations, admits="both"),
+        "GET": Route(_reservations, admits="both", long=True),
     },
-    NAMED: {"GET": Route(_reservation, admits="both")},
+    NAMED: {"GET": Route(_reservation, admits="both", long=True)},
     f"{NAMED}/commit": {"POST": Route(_commit, CommitRequest)},
     f"{NAMED}/release": {"POST": Route(_release, ReleaseRequest, admits="both")},
     f"{NAMED}/extend": {"POST": Route(_extend, ReservationExtendRequest)},
     "/v1/events": {"POST": Route(_record, EventCreateRequest, status=201)},
-    "/v1/balances": {"GET": Route(_balances)},
+    "/v1/balances": {"GET": Route(_balances, long=True)},
     EVIDENCE: {"GET": Route(_evidence, admits="anybody")},
     "/v1/.well-known/cycles-jwks.json": {"GET": Route(_no_evidence, admits="anybody")},
 }

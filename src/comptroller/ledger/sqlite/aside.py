@@ -11,6 +11,7 @@ from pathlib import Path
 
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.sqlite import files
+from comptroller.ledger.sqlite.opened import OpenedFiles, connect
 from comptroller.ledger.sqlite.turns import Turns
 
 _PATIENCE = 5.0  # seconds for a turn, and for another program's lock
@@ -28,11 +29,9 @@ class Aside:
     """
 
     def __init__(self, path: Path, *, durable: bool = False) -> None:
-        self._path = path
+        self._path, self._files = path, OpenedFiles(path)
         with self.explained():
-            self.sql = sqlite3.connect(
-                path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
-            )
+            self.sql = connect(path, _PATIENCE)
             try:
                 self.sql.execute("PRAGMA wal_autocheckpoint = 0")  # the ledger does it
                 if durable:
@@ -62,7 +61,8 @@ class Aside:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Faults of the file are told in one line."""
+        """Faults of the files are told in one line; whatever is asked of them is asked in it."""
+        self._files.must_still_be()
         try:
             yield
         except sqlite3.Error as error:

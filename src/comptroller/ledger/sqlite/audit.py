@@ -1,4 +1,4 @@
-"""The event log, periods that are over, usage and denials added up, in tables.
+"""The event log, periods that are over, usage, denials and totals added up, in tables.
 
 Entries and sums are made of a batch, and written with it: a hundred commits of one agent are one
 row of usage, changed once.
@@ -6,7 +6,7 @@ row of usage, changed once.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from runcycles import Unit
@@ -15,6 +15,7 @@ from comptroller.decide.admission import Account
 from comptroller.ledger.book.denials import Denied
 from comptroller.ledger.book.journal import Entry, Origin
 from comptroller.ledger.book.records import Event, Reservation
+from comptroller.ledger.book.statistics import DENIED, Totals, add
 from comptroller.ledger.book.usage import EVERYTHING, of_event, of_reservation
 from comptroller.ledger.sqlite import rows
 from comptroller.money import MOST
@@ -46,6 +47,7 @@ _USE = _adding(
     "quarter_ms, path, unit, kind, name",
     "calls, charged, abandoned, tokens_input, tokens_output",
 )
+_COUNT = _adding("totals", "what, unit", "count")
 
 
 class Audit:
@@ -80,7 +82,7 @@ class Audit:
         if entry is not None:
             self._entries.append(entry)
 
-    def use(self, settled: Iterable[Reservation], events: Iterable[Event]) -> None:
+    def use(self, settled: Collection[Reservation], events: Collection[Event]) -> None:
         """Write what these came to into the transaction."""
         sums: dict[tuple[Any, ...], list[int]] = {}
         spent = [of_reservation(one, EVERYTHING) for one in settled if not one.active]
@@ -95,6 +97,16 @@ class Audit:
             counted[4] += one.tokens_output
         if sums:
             self._sql.executemany(_USE, [(*key, *_held(*counted)) for key, counted in sums.items()])
+        totals = Totals()
+        add(totals, settled, events)
+        self._count(totals)
+
+    def _count(self, totals: Totals) -> None:
+        if totals:
+            self._sql.executemany(
+                _COUNT,
+                [(what, unit._value_, *_held(count)) for (what, unit), count in totals.items()],
+            )
 
     def flush(self) -> None:
         """Write what is buffered into the transaction."""
@@ -110,6 +122,10 @@ class Audit:
                     for one, (count, requested) in self._denied.items()
                 ],
             )  # fmt: skip
+            totals = Totals()
+            for one, (count, _) in self._denied.items():
+                totals[DENIED + one.code, one.unit] += count
+            self._count(totals)
             self._denied = {}
 
 

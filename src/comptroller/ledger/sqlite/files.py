@@ -1,63 +1,188 @@
 """Opening a ledger file: its schema, its version, and one clear line about a bad file.
 
 A file is looked at before anything is written to it. `application_id` says that it is a ledger.
+It and what SQLite keeps beside it are made for this user alone: SQLite gives its log the mode that
+the ledger has.
+
+Its header says whether it is whole by itself: SQLite's own number there is 2 while what was
+written last may stand in the log beside it (`-wal`), and 1 once whoever closed it last has taken
+that in. So a copy that was made beside a running server, and a log that belongs to another file,
+can be told.
 """
 
+import errno
+import logging
 import os
 import shlex
 import sqlite3
-from contextlib import closing
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from datetime import timedelta
 from pathlib import Path
 
+from comptroller import private_files
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.sqlite import schema
+from comptroller.ledger.sqlite import retention, schema
+from comptroller.ledger.sqlite.opened import OpenedFiles, connect
+from comptroller.ledger.sqlite.turns import PRIMARY, beside, waited
 
 APPLICATION = 0x434D5054  # "CMPT", registered nowhere; it tells our files from others
 
 _PATIENCE = 5.0  # seconds for another program's lock while a file is opened
+_A_MOMENT = 0.1  # seconds, longer than opening or closing a file takes
+_WRITE_VERSION = 18
+"""Where it stands in a file (SQLite's file format, 1.3.3)."""
+_WHOLE, _WITH_LOG = b"\x01", b"\x02"
+
+_logger = logging.getLogger("comptroller.ledger")
 
 
 def must_be_usable(path: Path) -> None:
-    """Look at `path` without writing anything there. Blocks.
+    """Look at `path` without writing anything there. Blocks; in `opening()`.
 
     Raises:
         ComptrollerError: it is, or can be, no ledger; the text says why and what to do.
     """
+    is_open = OpenedFiles.are_ours(path)
     try:
         _must_be_possible(path)
         if not path.exists() or not path.stat().st_size:
+            _must_be_new(path)
             return
+        if not is_open:
+            _must_have_no_log_of_another(path)
+    except private_files.Unusable as error:
+        raise ComptrollerError(str(error)) from None
     except OSError as error:
-        said = f"{path} cannot be reached ({error.strerror}): name a file that you may write"
+        said = f"{shown(path)} cannot be reached ({error.strerror}): name a file that you may write"
         raise ComptrollerError(said) from None
     try:
+        _must_have_its_log(path)
+        if not is_open:
+            _tell_of_a_missing_log(path)
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as looking:
             _must_be_ours(path, looking)
     except sqlite3.Error as error:
         raise ComptrollerError(explained(path, error)) from None
 
 
-def connected(path: Path, synchronous: str) -> sqlite3.Connection:
-    """A connection to the ledger at `path`, made new where there is none. Blocks.
+def connected(path: Path, synchronous: str, kept: timedelta | None = None) -> sqlite3.Connection:
+    """A connection to the ledger at `path`, made new where there is none. Blocks; in a turn.
+
+    Args:
+        path: the file.
+        synchronous: SQLite's setting of that name.
+        kept: the retention that the file is to name from now on.
 
     Raises:
         ComptrollerError: as `must_be_usable`, or it cannot be written.
     """
     try:
-        connection = sqlite3.connect(
-            path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
-        )
+        _make_ours(path)
+        connection = connect(path, _PATIENCE)
         try:
-            _prepare(path, connection, synchronous)
+            _prepare(path, connection, synchronous, kept)
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise ComptrollerError(explained(path, error)) from None
     return connection
 
 
-def _prepare(path: Path, connection: sqlite3.Connection, synchronous: str) -> None:
+def shown(path: Path) -> str:
+    """The path as a person writes it here and now."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # it is elsewhere, or the working directory is gone
+        return str(path)
+
+
+def _make_ours(path: Path) -> None:
+    """Nobody else may open the files, those included that an earlier version has made."""
+    real = path.resolve()
+    with suppress(FileExistsError):  # in our turn: nobody else of this process has it open
+        os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, private_files.MODE))
+    for one in (real, beside(path, "-wal"), beside(path, "-shm")):
+        private_files.narrow(one)
+
+
+def _must_have_no_log_of_another(path: Path) -> None:
+    """Refuse a file beside the log of another one, which SQLite would write into it."""
+    log = beside(path, "-wal")
+
+    def is_another() -> bool:
+        return _write_version(path) == _WHOLE and log.exists() and log.stat().st_size > 0
+
+    if _lasts(is_another):
+        raise ComptrollerError(
+            f"{shown(path)} was put beside {log.name}, the log of the file that was there before,"
+            " which would be written into it: stop what uses it, and remove that with:"
+            f" rm {shlex.quote(str(log))} {shlex.quote(str(beside(path, '-shm')))}"
+        )
+
+
+def _must_have_its_log(path: Path) -> None:
+    """Refuse a ledger whose log was removed while another process has it open.
+
+    That one's log holds what this one would not find. Whoever has the file open holds a lock on it,
+    and the log is removed by the last one to close it, before that lock is given up.
+    """
+
+    def is_settled() -> bool:
+        return _has_its_log(path) or _has_nobody(path)
+
+    if not waited(is_settled, time.monotonic() + _PATIENCE):
+        raise ComptrollerError(
+            f"the log of {shown(path)} ({path.name}-wal, {path.name}-shm) was removed while it was"
+            " open: close it there first, where what the log held is saved, and open it again"
+        )
+
+
+def _tell_of_a_missing_log(path: Path) -> None:
+    """SQLite would read on as if nothing were missing."""
+    log = beside(path, "-wal")
+    if _lasts(lambda: _write_version(path) == _WITH_LOG and not log.exists()):
+        _logger.warning(
+            "%s was not closed, and %s is not beside it: if this is a copy of a ledger in use, it"
+            " lacks what stood there (copies are made with: comptroller backup FILE)",
+            shown(path),
+            log.name,
+        )
+
+
+def _has_its_log(path: Path) -> bool:
+    return beside(path, "-wal").exists() and beside(path, "-shm").exists()
+
+
+def _has_nobody(path: Path) -> bool:
+    """Whether no connection to the file is open at this moment."""
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as alone:
+        alone.execute("PRAGMA locking_mode = EXCLUSIVE")
+        try:
+            schema.version(alone)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & PRIMARY != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+    return True
+
+
+def _write_version(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(_WRITE_VERSION)
+        return file.read(1)
+
+
+def _lasts(state: Callable[[], bool]) -> bool:
+    """Whether it is more than what another process is about as it opens or closes the file."""
+    return state() and not waited(lambda: not state(), time.monotonic() + _A_MOMENT)
+
+
+def _prepare(
+    path: Path, connection: sqlite3.Connection, synchronous: str, kept: timedelta | None
+) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # `upkeep` does it
@@ -67,76 +192,73 @@ def _prepare(path: Path, connection: sqlite3.Connection, synchronous: str) -> No
     if not schema.version(connection):
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
     schema.migrate(connection)
+    if kept is not None and kept != retention.named(connection):
+        retention.name(connection, kept)
     connection.execute("COMMIT")
     connection.execute("PRAGMA busy_timeout = 0")  # who waits, waits for its turn
 
 
-def identity(path: Path) -> tuple[int, int]:
-    """Which file the path leads to."""
-    found = os.stat(path)  # noqa: PTH116 - a third of the time, before every transaction
-    return found.st_dev, found.st_ino
-
-
-def must_still_be(path: Path, opened: tuple[int, int]) -> None:
-    """Refuse to write where nobody would find it again.
-
-    Raises:
-        ComptrollerError: the path leads to another file than the one that was opened, or to none.
-    """
-    try:
-        if identity(path) == opened:
-            return
-        said = "replaced by another file"
-    except OSError:
-        said = "moved or removed"
-    raise ComptrollerError(f"{path} was {said} while it was open: open the ledger again")
-
-
 def explained(path: Path, error: Exception) -> str:
     """One line: what is wrong with the file at `path`, and what to do."""
-    shown, said = shlex.quote(str(path)), str(error)
+    said, quoted = str(error), shlex.quote(shown(path))
+    if isinstance(error, private_files.Unusable):
+        return said
     if isinstance(error, PermissionError) or "readonly" in said or "unable to open" in said:
         if forbidden := _forbidden(path) if path.exists() else None:
             return forbidden
         if not _allowed(path.parent, os.W_OK | os.X_OK):
-            parent = shlex.quote(str(path.parent))
+            parent = shlex.quote(shown(path.parent))
             return (
-                f"{path.parent} cannot be written, and SQLite keeps its log beside {path.name}:"
-                f" allow it with: chmod u+wx {parent}"
+                f"{shown(path.parent)} cannot be written, and SQLite keeps its log beside"
+                f" {path.name}: allow it with: chmod u+wx {parent}"
             )
     if "not a database" in said or "malformed" in said:
         return (
-            f"{path} is damaged or no ledger ({said}); nothing was changed in it."
-            f" Save what it holds with: sqlite3 {shown} .recover,"
-            f" or begin anew with: mv {shown} {shown}.damaged"
+            f"{shown(path)} is damaged or no ledger ({said}); nothing was changed in it."
+            f" Save what it holds with: sqlite3 {quoted} .recover,"
+            f" or begin anew with: mv {quoted} {quoted}.damaged"
         )
-    if "full" in said:
-        return f"{path} cannot grow ({said}): make room on the disk; nothing was recorded"
-    return f"{path} cannot be used as a ledger: {said}"
+    if "full" in said or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return f"{shown(path)} cannot grow ({said}): make room on the disk; nothing was recorded"
+    return f"{shown(path)} cannot be used as a ledger: {said}"
 
 
 def _must_be_possible(path: Path) -> None:
     if path.is_dir():
         raise ComptrollerError(
-            f"{path} is a directory: name a file in it, such as {path / 'ledger.db'}"
+            f"{shown(path)} is a directory: name a file in it, such as {shown(path / 'ledger.db')}"
         )
     if not path.parent.is_dir():
         raise ComptrollerError(
-            f"{path.parent} is no directory: create it with: mkdir -p"
-            f" {shlex.quote(str(path.parent))}"
+            f"{shown(path.parent)} is no directory: create it with: mkdir -p"
+            f" {shlex.quote(shown(path.parent))}"
         )
-    if path.exists() and not path.is_file():
-        raise ComptrollerError(f"{path} is no regular file: name another one")
+    if path.exists():
+        private_files.must_be_ours(path, path.stat())
+    for one in (beside(path, "-wal"), beside(path, "-shm")):
+        with suppress(FileNotFoundError):
+            private_files.must_be_ours(one, one.lstat())
     if path.exists() and (said := _forbidden(path)):  # SQLite would open it to be read
         raise ComptrollerError(said)
+
+
+def _must_be_new(path: Path) -> None:
+    """Refuse an empty file beside a log that is none: SQLite would remove the log."""
+    log = beside(path, "-wal")
+    if path.exists() and log.exists() and log.stat().st_size:
+        raise ComptrollerError(
+            f"{shown(path)} is empty, and its log {log} is not: it was cut short. Stop what uses"
+            f" it, and put a backup in its place; or begin anew with: mv {shlex.quote(str(log))}"
+            f" {shlex.quote(str(log))}.damaged"
+        )
 
 
 def _forbidden(path: Path) -> str | None:
     """What the mode of a file keeps us from, and what to do; None if nothing."""
     for mode, done, letter in ((os.R_OK, "read", "r"), (os.W_OK, "written", "w")):
         if not _allowed(path, mode):
-            allow = f"chmod u+{letter} {shlex.quote(str(path))}"
-            return f"{path} cannot be {done}: allow it with: {allow}"
+            allow = f"chmod u+{letter} {shlex.quote(shown(path))}"
+            return f"{shown(path)} cannot be {done}: allow it with: {allow}"
     return None
 
 
@@ -149,6 +271,7 @@ def _must_be_ours(path: Path, connection: sqlite3.Connection) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     if tables and application != APPLICATION:
         raise ComptrollerError(
-            f"{path} is a database of another program; nothing was changed in it: name another file"
+            f"{shown(path)} is a database of another program; nothing was changed in it:"
+            " name another file"
         )
     schema.must_be_known(path, connection)

@@ -28,17 +28,19 @@ from typing import Any, Generic, Literal
 
 import anyio
 import anyio.lowlevel
-from anyio import to_thread
 from runcycles import Amount
 
+from comptroller.arguments import at_home
 from comptroller.decide.terms import BudgetTerms
 from comptroller.errors import ComptrollerError, refusal
+from comptroller.ledger import threads
 from comptroller.ledger.alerts import OnAlert
 from comptroller.ledger.book import settle
 from comptroller.ledger.book.answers import Answer
 from comptroller.ledger.book.book import Book
 from comptroller.ledger.embedded import RETENTION, Act, Embedded, Records, Settings, T, wall_clock
 from comptroller.ledger.sqlite import files
+from comptroller.ledger.sqlite.opened import OpenedFiles, opening
 from comptroller.ledger.sqlite.records import reading
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.ledger.sqlite.store import SqliteStore
@@ -50,11 +52,15 @@ _MOST = 256
 """Requests in one batch: about as many as an event loop may be kept from its other work for."""
 
 
+_PATIENCE_AT_THE_END = 0.5
+"""Seconds for a turn while the file is closed."""
+
+
 class _Request(Generic[T]):
     """One caller's act, and what came of it."""
 
-    def __init__(self, act: Act[T], *, scans: bool) -> None:
-        self._act, self.scans = act, scans
+    def __init__(self, act: Act[T]) -> None:
+        self._act, self.asked = act, time.perf_counter()
         self.done = False
         self._answer: Answer[T]
         self._error: Exception | None = None
@@ -86,17 +92,19 @@ class SqliteLedger(Embedded):
     """An `EmbeddedLedger` in a file. Made by `open_sqlite`."""
 
     def __init__(
-        self, path: Path, synchronous: str, now: Callable[[], int], settings: Settings
+        self, path: Path, synchronous: str, now: Callable[[], int], settings: Settings, name: str
     ) -> None:
-        super().__init__(str(path), now, settings)
+        super().__init__(name, now, settings)
         self._path, self._full = path, synchronous == "FULL"
         self._loop, self._thread_of_loop = anyio.lowlevel.current_token(), threading.get_ident()
         self._waiting: deque[_Request[Any]] = deque()
         self._performing: anyio.Event | None = None  # set when the worker thread's batch ends
         self._thread = anyio.CapacityLimiter(1)
         self._in_use = threading.Lock()  # the connection and the turn, by who performs
-        self._upkeep = Upkeep(path, Retention(settings.retention), now)
+        self._upkeep = Upkeep(path, Retention(RETENTION), now)
         self._courier = Courier(path)
+        self.on_wait: Callable[[float], object] | None = None
+        """Is told how many seconds each request has waited to be performed."""
 
     @property
     def path(self) -> Path:
@@ -109,7 +117,8 @@ class SqliteLedger(Embedded):
         Raises:
             ComptrollerError: it cannot be used as a ledger; the text says why and what to do.
         """
-        files.must_be_usable(self._path)
+        with opening():
+            files.must_be_usable(self._path)
         try:
             self._turns = Turns(self._path)
         except OSError as error:
@@ -117,30 +126,34 @@ class SqliteLedger(Embedded):
         try:
             if not self._turns.take(time.monotonic() + self.request_timeout):
                 raise self._held()
-            self._sql = files.connected(self._path, synchronous)
-            self._identity = files.identity(self._path)
+            with opening():
+                self._sql = files.connected(self._path, synchronous, self._settings.retention)
+                self._files = OpenedFiles(self._path)
+            self._upkeep.begin(self._files)
         except BaseException:
             self._turns.close()
             raise
         self._turns.pass_on()
         self._store = SqliteStore(self._path, self._sql)
         self._book = Book(self._store, self.name, self._settings.default_budget)
-        self._upkeep.begin(self._identity)
         self._courier.begin(self._sql)
 
     async def shut(self) -> None:
-        """End of use, once the batch that is being performed has ended."""
+        """End of use, once the batch that is being performed has ended. A fork has none."""
+        if os.getpid() != self._process:
+            return
         self.close()
         while self._performing is not None:
             await self._performing.wait()
-        await to_thread.run_sync(self._shut)
+        await threads.run_sync(self._shut)
 
     def _shut(self) -> None:
         self._upkeep.end()
         self._told()
         self._courier.end()
         with self._in_use:
-            self._sql.close()
+            in_turn = self._turns.take(time.monotonic() + _PATIENCE_AT_THE_END)
+            self._files.close(self._sql, in_turn=in_turn)
             self._turns.close()
 
     def _must_be_usable(self) -> None:
@@ -154,11 +167,11 @@ class SqliteLedger(Embedded):
             " they share the file"
         )
 
-    async def _perform(self, act: Act[T], *, scans: bool = False) -> T:
+    async def _perform(self, act: Act[T]) -> T:
         super()._must_be_usable()
         if threading.get_ident() != self._thread_of_loop:  # the loop itself takes longer to ask for
             raise self._elsewhere()
-        request = _Request(act, scans=scans)
+        request = _Request(act)
         self._waiting.append(request)
         try:
             await anyio.lowlevel.checkpoint()
@@ -176,10 +189,11 @@ class SqliteLedger(Embedded):
 
     async def _read(self, work: Callable[[Records], T]) -> T:
         self._must_be_usable()
-        return await to_thread.run_sync(self._read_now, work)
+        return await threads.run_sync(self._read_now, work)
 
     def _read_now(self, work: Callable[[Records], T]) -> T:
         """Blocks, as long as `work` does."""
+        self._files.must_still_be()
         try:
             with reading(self._path) as records:
                 return work(records)
@@ -188,14 +202,13 @@ class SqliteLedger(Embedded):
 
     async def _batch(self) -> None:
         """Perform requests that wait, those that came first."""
-        may_block = self._full or any(request.scans for request in self._waiting)
-        if not may_block and self._at_once():
+        if not self._full and self._at_once():
             return
         self._performing = anyio.Event()
         try:
             # Shielded: a batch that has begun ends, within `request_timeout` and its own work.
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(self._in_turn, limiter=self._thread)
+                await threads.run_sync(self._in_turn, limiter=self._thread)
         finally:
             self._performing.set()
             self._performing = None
@@ -235,13 +248,17 @@ class SqliteLedger(Embedded):
         batch: list[_Request[Any]] = []
         while self._waiting and len(batch) < _MOST:
             batch.append(self._waiting.popleft())
+        if self.on_wait is not None:
+            now = time.perf_counter()
+            for request in batch:
+                self.on_wait(now - request.asked)
         return batch
 
     def _performed(self) -> bool:
         """Perform a batch in one transaction, in our turn; False where another's is under way."""
         batch: list[_Request[Any]] = []
         try:
-            files.must_still_be(self._path, self._identity)
+            self._files.must_be_whole(self._sql)
             now_ms = self._now()
             if not self._store.begin(now_ms):
                 return False
@@ -299,13 +316,15 @@ async def open_sqlite(
     now: Callable[[], int] = wall_clock,
     default_budget: Amount | BudgetTerms | None = None,
     on_alert: OnAlert | None = None,
-    retention: timedelta = RETENTION,
+    retention: timedelta | None = None,
+    name: str | None = None,
 ) -> AsyncGenerator[SqliteLedger]:
     """The ledger in the file at `path`, made where there is none.
 
     `synchronous="NORMAL"` survives the death of a process at any moment; "FULL" a power cut too, at
     the price of waiting for the disk with every batch. `now` gives epoch milliseconds;
-    `default_budget`, `on_alert` and `retention` are as `open_ledger` says.
+    `default_budget`, `on_alert` and `retention` are as `open_ledger` says. `name` is how people
+    write the path: as it is here unless said.
 
     Raises:
         ComptrollerError: the file cannot be used; the text says why and what to do.
@@ -314,8 +333,10 @@ async def open_sqlite(
     if synchronous not in ("NORMAL", "FULL"):
         raise ValueError(f'synchronous={synchronous!r}: use "NORMAL" or "FULL"')
     settings = Settings(default_budget, on_alert, retention)
-    ledger = SqliteLedger(Path(path), synchronous, now, settings)
-    await to_thread.run_sync(ledger.open, synchronous)
+    ledger = SqliteLedger(
+        at_home(path, "names no ledger"), synchronous, now, settings, name or os.fspath(path)
+    )
+    await threads.run_sync(ledger.open, synchronous)
     try:
         yield ledger
     finally:

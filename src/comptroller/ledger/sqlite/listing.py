@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from comptroller.ledger.book.records import ANY_TIME, Wanted
+from comptroller.ledger.book.records import ANY_TIME, LONG, Wanted
 from comptroller.ledger.sqlite import rows
 
 _ORDERS = {
@@ -18,15 +18,26 @@ _ORDERS = {
 """As `records.ORDERS` has it."""
 
 
+WHOLE = f"SELECT {rows.RESERVATION}, NULL FROM reservations WHERE id = ?"
+BARE = f"""
+SELECT {rows.RESERVATION.replace("request", f"iif(length(request) > {LONG}, '', request)")},
+    iif(length(request) > {LONG}, json_object('subject', json_extract(request, '$.subject'),
+        'action', json_extract(request, '$.action')), NULL)
+FROM reservations WHERE id = ?
+"""
+"""One reservation as a row of `RESERVATION` and its head, whole or as a listing shows it: SQLite
+finds in a long request what is shown, while Python runs on."""
+
+
 def statement(wanted: Wanted) -> tuple[str, dict[str, Any]]:
-    """The statement that finds the reservations wanted, as rows of `RESERVATION`."""
+    """The statement that finds the reservations wanted: their `id`s, in the order wanted."""
     tests, given = _filters(wanted)
     order, way = _ORDERS[wanted.order], "ASC" if wanted.ascending else "DESC"
     if wanted.after is not None:
         tests.append(f"({order}, id) {'>' if wanted.ascending else '<'} (:value, :row)")
         given["value"], given["row"] = wanted.after
     text = (
-        f"SELECT {rows.RESERVATION} FROM reservations WHERE {' AND '.join(tests) or 1}"
+        f"SELECT id FROM reservations WHERE {' AND '.join(tests) or 1}"
         f" ORDER BY {order} {way}, id {way} LIMIT :limit"
     )
     return text, given | {"limit": wanted.limit}

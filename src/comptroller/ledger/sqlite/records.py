@@ -16,8 +16,10 @@ from runcycles import Unit
 from comptroller.decide.admission import Account
 from comptroller.decide.periods import began
 from comptroller.ledger.book import usage, verify
-from comptroller.ledger.book.journal import Entry, Sought
-from comptroller.ledger.sqlite import audit, rows
+from comptroller.ledger.book.journal import REQUESTS, Entry, Sought
+from comptroller.ledger.book.records import Reservation, Wanted
+from comptroller.ledger.book.statistics import Statistics
+from comptroller.ledger.sqlite import audit, listing, rows, statistics
 
 _SUMS = """
 SELECT path, held, since, unit, sum(charged),
@@ -39,7 +41,7 @@ def reading(path: Path) -> Iterator["SqliteRecords"]:
     try:
         connection.isolation_level = None
         connection.execute("BEGIN")
-        yield SqliteRecords(connection)
+        yield SqliteRecords(path, connection)
     finally:
         connection.close()
 
@@ -47,13 +49,23 @@ def reading(path: Path) -> Iterator["SqliteRecords"]:
 class SqliteRecords:
     """What a ledger file holds."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._sql = connection
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path, self._sql = path, connection
 
-    def accounts(self) -> Iterable[Account]:
-        """The accounts."""
-        found = self._sql.execute(f"SELECT {rows.ACCOUNT} FROM accounts ORDER BY scope, unit")
+    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
+        """Every account, or one tenant's, ordered by scope and unit."""
+        test, given = listing.scopes_of(tenant)
+        found = self._sql.execute(
+            f"SELECT {rows.ACCOUNT} FROM accounts WHERE {test} ORDER BY scope, unit", given
+        )
         return map(rows.account, found)
+
+    def listed(self, wanted: Wanted) -> Iterable[Reservation]:
+        """The reservations wanted, in the order wanted, read one by one."""
+        one = listing.WHOLE if wanted.whole else listing.BARE
+        for number in self._sql.execute(*listing.statement(wanted)).fetchall():
+            *row, head = self._sql.execute(one, number).fetchone()
+            yield rows.reservation(tuple(row), head)
 
     def periods(self) -> Iterable[Account]:
         """The accounts of the periods that are over."""
@@ -69,9 +81,9 @@ class SqliteRecords:
             scopes = rows.to_held(path, held)
             periods = rows.to_since(since)
             yield verify.Sum(scopes, periods, Unit(unit), charged or 0, reserved)
-        archived = self._sql.execute("SELECT scope, since_ms, unit, charged FROM archived")
-        for scope, since_ms, unit, charged in archived:
-            yield verify.Sum((scope,), (since_ms,), Unit(unit), charged)
+        archived = self._sql.execute("SELECT scope, since_ms, unit, charged, debt FROM archived")
+        for scope, since_ms, unit, charged, debt in archived:
+            yield verify.Sum((scope,), (since_ms,), Unit(unit), charged, debt=debt)
 
     def entries(self, sought: Sought) -> list[Entry]:
         """The entries of the log that are sought, oldest first."""
@@ -80,6 +92,8 @@ class SqliteRecords:
         if sought.kinds:
             tests.append(f"kind IN ({','.join('?' * len(sought.kinds))})")
             given += sought.kinds
+            if not set(sought.kinds) & set(REQUESTS):
+                tests.append(f"kind NOT IN {REQUESTS}")  # said so, the index of the others serves
         if sought.since_ms is not None:
             tests.append("at_ms >= ?")
             given.append(sought.since_ms)
@@ -95,9 +109,13 @@ class SqliteRecords:
         entries = [audit.entry(row) for row in found]
         return entries[::-1] if sought.newest else entries
 
+    def statistics(self, now_ms: int, *, by_tenant: bool) -> Statistics:
+        """How the ledger stands."""
+        return statistics.statistics(self._sql, self._path, now_ms, by_tenant=by_tenant)
+
     def spending(self, asked: usage.Asked) -> Iterable[usage.Spending]:
         """What calls and denials come to, by what the report tells apart."""
-        if asked.wants("run"):
+        if asked.one_by_one:
             yield from self._one_by_one(asked)
         else:
             yield from self._added_up(asked)

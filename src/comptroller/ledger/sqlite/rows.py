@@ -51,7 +51,7 @@ def of_state(account: Account) -> Row:
         account.debt,
         account.overdraft_limit,
         account.is_over_limit,
-        account.frozen,
+        account.frozen | account.closed << 1,  # older programs take a closed one for frozen
         of_caps(account.caps),
         *(attrs.astuple(renewal) if renewal else _NEVER),
         account.since_ms,
@@ -73,12 +73,13 @@ def account(row: Row) -> Account:
         debt,
         limit,
         bool(over),
-        bool(frozen),
+        bool(frozen & 1),
         to_caps(caps),
         Renewal(*renewal) if renewal[0] else None,
         since_ms,
         caps_below,
         _to_alerts(alerts),
+        bool(frozen & 2),
     )
 
 
@@ -189,8 +190,8 @@ def event(row: Row) -> Event:
     )
 
 
-def reservation(row: Row) -> Reservation:
-    """The reservation of a row of `RESERVATION`."""
+def reservation(row: Row, head: str | None = None) -> Reservation:
+    """The reservation of a row of `RESERVATION`, and of its head where that was read."""
     (number, token, tenant, path, held, unit, estimate, policy, created_ms, expires_ms, ends_ms) = (
         row[:11]
     )
@@ -214,6 +215,7 @@ def reservation(row: Row) -> Reservation:
         finalized_ms=finalized_ms,
         settlement=settlement,
         since=to_since(since),
+        head=head,
     )
 
 

@@ -15,8 +15,8 @@ from runcycles import Unit
 from comptroller.decide.admission import Account
 from comptroller.ledger.book.denials import Denied
 from comptroller.ledger.book.journal import Entry
-from comptroller.ledger.book.records import Endpoint, Event, Remembered, Reservation, Wanted
-from comptroller.ledger.sqlite import answers, listing, rows, schema
+from comptroller.ledger.book.records import LONG, Endpoint, Event, Remembered, Reservation
+from comptroller.ledger.sqlite import answers, rows, schema
 from comptroller.ledger.sqlite.answers import Answers
 from comptroller.ledger.sqlite.audit import Audit
 from comptroller.ledger.sqlite.turns import begun
@@ -59,7 +59,7 @@ class SqliteStore:
         self._accounts: dict[str, dict[Unit, Account]] = {}
         self._account_rows: dict[tuple[str, Unit], int] = {}
         self._reservations: dict[int, Reservation] = {}
-        self._settled: set[int] = set()
+        self._passing: set[int] = set()
         self._last: dict[str, int] = {}
         self._dirty: dict[tuple[str, Unit], Account] = {}
         self._added: dict[int, Reservation] = {}
@@ -93,9 +93,9 @@ class SqliteStore:
         """Write the batch, for good."""
         self._flush()
         self._sql.execute("COMMIT")
-        for row in self._settled:
+        for row in self._passing:
             del self._reservations[row]
-        self._settled = set()
+        self._passing = set()
 
     def abandon(self) -> None:
         """Undo the batch."""
@@ -120,14 +120,13 @@ class SqliteStore:
                 self._account_rows[scope, account.unit] = number
         return known
 
-    def accounts(self, tenant: str | None = None) -> Iterable[Account]:
-        """Every account, or one tenant's, ordered by scope and unit."""
-        self._flush()
-        test, given = listing.scopes_of(tenant)
+    def units_within(self, scope: str) -> Iterable[Unit]:
+        """The units of all budgets of scopes within `scope`."""
         found = self._sql.execute(
-            f"SELECT {rows.ACCOUNT} FROM accounts WHERE {test} ORDER BY scope, unit", given
+            "SELECT DISTINCT unit FROM accounts WHERE scope > ? AND scope < ? ORDER BY unit",
+            (f"{scope}/", f"{scope}0"),  # "0" is what follows "/"
         )
-        return map(rows.account, found)
+        return [Unit(unit) for (unit,) in found]
 
     def save(self, account: Account) -> None:
         """Keep `account` in place of the one of its scope and unit."""
@@ -167,7 +166,8 @@ class SqliteStore:
     def add(self, reservation: Reservation) -> None:
         """Keep a new reservation."""
         self.changes += 1
-        self._added[reservation.row] = self._reservations[reservation.row] = reservation
+        self._added[reservation.row] = reservation
+        self._keep(reservation)
         self._last["reservations"] = reservation.row
         if self._ends_ms is not None:
             self._ends_ms = min(self._ends_ms, reservation.ends_ms)
@@ -175,10 +175,14 @@ class SqliteStore:
     def replace(self, reservation: Reservation) -> None:
         """Keep a reservation's new state."""
         self.changes += 1
-        self._reservations[reservation.row] = reservation
-        if not reservation.active:
-            self._settled.add(reservation.row)
         self._replaced[reservation.row] = reservation
+        self._keep(reservation)
+
+    def _keep(self, reservation: Reservation) -> None:
+        """Keep it in memory: for this batch, or while it is active and not long."""
+        self._reservations[reservation.row] = reservation
+        if not reservation.active or reservation.size > LONG:
+            self._passing.add(reservation.row)
 
     def reservation(self, row: int) -> Reservation | None:
         """The reservation of that row."""
@@ -202,11 +206,6 @@ class SqliteStore:
         self._flush()
         self._ends_ms = None
         return map(rows.reservation, self._sql.execute(_OVERDUE, (now_ms, _SWEPT)).fetchall())
-
-    def listed(self, wanted: Wanted) -> list[Reservation]:
-        """The reservations wanted, in the order wanted."""
-        self._flush()
-        return list(map(rows.reservation, self._sql.execute(*listing.statement(wanted))))
 
     def next_event(self) -> int:
         """The row of an event about to be added."""

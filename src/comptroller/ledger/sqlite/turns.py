@@ -17,22 +17,24 @@ from functools import partial
 from pathlib import Path
 from weakref import WeakSet
 
+from comptroller import private_files
+
 _PAUSES = (0.00005, 0.0005)
 """Seconds between two tries: at first about the time a short transaction takes, at most that of a
 long one."""
-_PRIMARY = 0xFF  # the part of an extended SQLite error code that names the kind
+PRIMARY = 0xFF  # the part of an extended SQLite error code that names the kind
 
 
 class Turns:
     """The turns of one opened ledger. Used by one thread at a time.
 
     Raises:
-        OSError: the file cannot be made beside the ledger.
+        OSError: the file cannot be made beside the ledger, or is another user's.
     """
 
     def __init__(self, path: Path) -> None:
-        place = path.with_name(f"{path.name}-next")
-        self._place = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        place = beside(path, "-next")
+        self._place = private_files.opened(place, os.O_RDWR | os.O_CREAT)
         self._ours = False
         _open.add(self)
 
@@ -69,6 +71,12 @@ class Turns:
             os.close(self._place)
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """The file beside a ledger; SQLite, too, puts its own beside the one that a link leads to."""
+    real = path.resolve()
+    return real.with_name(f"{real.name}{suffix}")
+
+
 _open: WeakSet[Turns] = WeakSet()
 
 
@@ -98,7 +106,7 @@ def begun(sql: sqlite3.Connection) -> bool:
     try:
         sql.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY:
+        if error.sqlite_errorcode & PRIMARY != sqlite3.SQLITE_BUSY:
             raise
         return False
     return True

@@ -14,12 +14,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.sqlite import files, schema
+from comptroller.ledger.sqlite import schema
+from comptroller.ledger.sqlite.opened import OpenedFiles, connect
 from comptroller.ledger.sqlite.retention import Due, Retention
 from comptroller.ledger.sqlite.turns import Turns, begun, waited
 
@@ -48,9 +49,14 @@ class Upkeep:
             target=self._run, name=f"upkeep of {path.name}", daemon=True
         )
 
-    def begin(self, opened: tuple[int, int]) -> None:
-        """Start the thread; `opened` is the identity of the file."""
-        self._opened = opened
+    def begin(self, files: OpenedFiles) -> None:
+        """Start the thread. `files` are the ledger's.
+
+        Its connection is made now and kept: one made later, while somebody removes the log, would
+        begin another log.
+        """
+        self._files, self._sql = files, connect(self._path, 0)
+        schema.must_be_current(self._path, self._sql)
         self._thread.start()
 
     def note(self, acts: int) -> None:
@@ -66,6 +72,7 @@ class Upkeep:
         self._over = True
         self._wanted.set()
         self._thread.join()
+        self._sql.close()
 
     def _run(self) -> None:
         while not self._over:
@@ -80,37 +87,41 @@ class Upkeep:
 
     def _work(self) -> float:
         """What is due; how many seconds nothing more is."""
-        files.must_still_be(self._path, self._opened)
-        with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as connection:
-            schema.must_be_current(self._path, connection)
-            if self._checkpoint_wanted:
-                self._checkpoint_wanted = False
-                self._checkpoint(connection)
-            while not self._over and time.monotonic() >= self._next_pass:
-                due = self._retention.look(connection, self._now())
-                if due is None:
-                    self._next_pass = time.monotonic() + _BETWEEN_PASSES
-                elif due.rows:
-                    began = time.monotonic()
-                    self._forget(connection, due)
-                    return (time.monotonic() - began) * _SHARE
+        self._files.must_still_be()
+        schema.must_be_current(self._path, self._sql)
+        if self._checkpoint_wanted:
+            self._checkpoint_wanted = False
+            self._checkpoint()
+        while not self._over and time.monotonic() >= self._next_pass:
+            due = self._retention.look(self._sql, self._now())
+            if due is None:
+                self._next_pass = time.monotonic() + _BETWEEN_PASSES
+            elif due.rows:
+                began = time.monotonic()
+                self._forget(due)
+                return (time.monotonic() - began) * _SHARE
         return max(0.0, self._next_pass - time.monotonic())
 
-    def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        _, pages, _ = connection.execute(_CHECKPOINT).fetchone()
+    def _checkpoint(self) -> None:
+        _, pages, _ = self._sql.execute(_CHECKPOINT).fetchone()
         if pages >= _TOO_LONG:
-            self._checkpoint_alone(connection)
+            self._checkpoint_alone()
 
-    def _checkpoint_alone(self, connection: sqlite3.Connection) -> None:
+    def _checkpoint_alone(self) -> None:
         """A checkpoint while nobody writes: who keeps the turn lets no transaction begin."""
         deadline = time.monotonic() + _PATIENCE
         with closing(Turns(self._path)) as turns:
-            if turns.take(deadline) and waited(partial(begun, connection), deadline):
-                connection.execute("ROLLBACK")  # the last one before us has ended
-                connection.execute(_CHECKPOINT)
+            if turns.take(deadline) and waited(partial(begun, self._sql), deadline):
+                self._sql.execute("ROLLBACK")  # the last one before us has ended
+                self._sql.execute(_CHECKPOINT)
 
-    def _forget(self, connection: sqlite3.Connection, due: Due) -> None:
+    def _forget(self, due: Due) -> None:
         with closing(Turns(self._path)) as turns:
-            if turns.begin(connection, time.monotonic() + _PATIENCE):
-                due.forget(connection)
-                connection.execute("COMMIT")
+            if turns.begin(self._sql, time.monotonic() + _PATIENCE):
+                try:
+                    due.forget(self._sql)
+                    self._sql.execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):  # SQLite may have undone it itself
+                        self._sql.execute("ROLLBACK")
+                    raise

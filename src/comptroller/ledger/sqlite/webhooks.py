@@ -1,4 +1,4 @@
-"""Webhooks in the ledger's own file, and the thread that tells them of alerts.
+"""Webhooks in the ledger's own file, and the threads that tell them of alerts.
 
 Where an alert is to be sent stands in the file, with the last entry of the log that was taken
 there: what one process did not get told, because it ended or because nobody answered, the next one
@@ -10,20 +10,17 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
-
-from comptroller.errors import ComptrollerError
 from comptroller.ledger.book.journal import Entry
 from comptroller.ledger.sqlite import audit
 from comptroller.ledger.sqlite.aside import Aside
-from comptroller.ledger.webhooks import Webhook, body_of, headers_of
+from comptroller.ledger.webhooks import MOST_SECONDS, Webhook, body_of, headers_of, post
 
 _WEBHOOK = "url, secret, created_ms, told, failures, not_before_ms, problem"
 _NEXT = f"SELECT id, {audit.ENTRY} FROM log WHERE kind = 'alert' AND id > ? ORDER BY id LIMIT 1"
-_TIMEOUT = 5.0  # seconds for an answer
+_PATIENCE = 5.0  # seconds beyond one telling that an end waits
 _TAKEN_MS = 20_000  # for which a webhook is somebody's who tells it: longer than one telling takes
 _LONGEST_MS = 300_000  # between two tries
 _DAYS_MS = 3 * 86_400_000  # after which an alert is no news any more
@@ -80,8 +77,8 @@ class SqliteWebhooks:
         with self._aside.writing() as sql:
             taken = sql.execute(
                 "UPDATE webhooks SET not_before_ms = ? WHERE url = ? AND told = ?"
-                " AND not_before_ms <= ?",
-                (now_ms + _TAKEN_MS, webhook.url, webhook.told, now_ms),
+                " AND (not_before_ms <= ? OR not_before_ms > ?)",  # put off by a clock ahead
+                (now_ms + _TAKEN_MS, webhook.url, webhook.told, now_ms, now_ms + _LONGEST_MS),
             ).rowcount
         return bool(taken)
 
@@ -106,13 +103,19 @@ class SqliteWebhooks:
 
 
 class Courier:
-    """The thread that tells one opened ledger's webhooks. It begins with the first alert."""
+    """Tells one opened ledger's webhooks. Its thread begins with the first alert.
+
+    Each webhook is told in a thread of its own, while there is something to tell it: a slow one
+    delays no other. Whatever goes wrong with one is logged, and it is tried again.
+    """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
         self._path, self._now = path, now
         self._wanted, self._over = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._beginning = threading.Lock()
+        self._telling: dict[str, threading.Thread] = {}
+        self._put_off: dict[str, float] = {}  # until when, of time.monotonic
 
     def begin(self, sql: sqlite3.Connection) -> None:
         """An opened ledger begins: what others have left behind is told."""
@@ -128,9 +131,7 @@ class Courier:
         self._wanted.set()
         with self._beginning:
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name=f"webhooks of {self._path.name}", daemon=True
-                )
+                self._thread = self._made(self._run)
                 self._thread.start()
 
     def end(self) -> None:
@@ -138,14 +139,18 @@ class Courier:
         self._over.set()
         self._wanted.set()
         if self._thread is not None:
-            self._thread.join(2 * _TIMEOUT)
+            self._thread.join(MOST_SECONDS + _PATIENCE)
+
+    def _made(self, work: Callable[..., None], *given: object) -> threading.Thread:
+        name = f"webhooks of {self._path.name}"
+        return threading.Thread(target=work, args=given, name=name, daemon=True)
 
     def _run(self) -> None:
         while True:
             last = self._over.is_set()  # asked first: what came before the end is told
             try:
-                pause = self._tell()
-            except (ComptrollerError, sqlite3.Error) as error:
+                pause = self._tell(MOST_SECONDS if last else 0)
+            except Exception as error:  # noqa: BLE001 - the thread goes on, whatever it is
                 _logger.warning("webhooks of %s: %s", self._path, error)
                 pause = _LOOK
             if last:
@@ -153,38 +158,60 @@ class Courier:
             self._wanted.wait(pause)
             self._wanted.clear()
 
-    def _tell(self) -> float:
-        """Tell every webhook what it can be told now: seconds until something else can be."""
+    def _tell(self, patience: float = MOST_SECONDS) -> float:
+        """Tell every webhook what it can be told now, waiting `patience` seconds for the end of it.
+
+        Seconds are returned until something else can be told.
+        """
         webhooks = SqliteWebhooks(self._path)
-        pauses = [_LOOK]
         try:
-            with httpx.Client(timeout=_TIMEOUT) as http:
-                for known in webhooks.all():
-                    webhook: Webhook | None = known
-                    while webhook is not None and (alert := webhooks.next_for(webhook)):
-                        pauses.append((webhook.not_before_ms - self._now_ms()) / 1000)
-                        if not webhooks.take(webhook, self._now_ms()):
-                            break
-                        self._post(webhooks, http, webhook, alert)
-                        webhook = next((w for w in webhooks.all() if w.url == known.url), None)
+            for webhook, wait in self._idle(webhooks):
+                if wait <= 0:
+                    thread = self._telling[webhook.url] = self._made(self._tell_one, webhook)
+                    thread.start()  # entered before it begins: it takes itself out
+            until = time.monotonic() + patience
+            for thread in list(self._telling.values()):
+                thread.join(max(0, until - time.monotonic()))
+            return max(0.1, min([_LOOK, *(wait for _, wait in self._idle(webhooks))]))
         finally:
             webhooks.close()
-        return max(0.1, min(pause for pause in pauses if pause > 0))
 
-    def _post(
-        self, webhooks: SqliteWebhooks, http: httpx.Client, webhook: Webhook, alert: Entry
-    ) -> None:
+    def _idle(self, webhooks: SqliteWebhooks) -> Iterator[tuple[Webhook, float]]:
+        """Each webhook that is to be told something, and in how many seconds; none that is told."""
+        for webhook in webhooks.all():
+            if webhook.url not in self._telling and webhooks.next_for(webhook):
+                wait = (webhook.not_before_ms - self._now_ms()) / 1000
+                put_off = self._put_off.get(webhook.url, 0) - time.monotonic()
+                yield webhook, max(wait, put_off)
+
+    def _tell_one(self, known: Webhook) -> None:
+        """Tell one webhook what it can be told now."""
+        try:
+            webhooks = SqliteWebhooks(self._path)
+            try:
+                webhook: Webhook | None = known
+                while webhook is not None and (alert := webhooks.next_for(webhook)):
+                    if not webhooks.take(webhook, self._now_ms()):
+                        break
+                    self._post(webhooks, webhook, alert)
+                    webhook = next((one for one in webhooks.all() if one.url == known.url), None)
+            finally:
+                webhooks.close()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+            _logger.warning("webhook %s: %s", known.url, error)
+            self._put_off[known.url] = time.monotonic() + _LOOK
+        finally:
+            del self._telling[known.url]
+            self._wanted.set()
+
+    def _post(self, webhooks: SqliteWebhooks, webhook: Webhook, alert: Entry) -> None:
         if alert.at_ms < self._now_ms() - _DAYS_MS:
             _logger.warning("webhook %s was not told of %s: too long ago", webhook.url, alert)
             webhooks.told(webhook, alert.number)
             return
         body = body_of(alert, str(self._path))
         headers = headers_of(alert, body, webhook.secret, int(self._now()))
-        try:
-            answer = http.post(webhook.url, content=body, headers=headers)
-            problem = None if answer.is_success else f"answered {answer.status_code}"
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            problem = str(error) or type(error).__name__
+        problem = post(webhook.url, body, headers)
         if problem is None:
             webhooks.told(webhook, alert.number)
         else:
