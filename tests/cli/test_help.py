@@ -36,8 +36,18 @@ def test_the_version_by_other_names(words):
 
 def test_commands_stand_in_groups_in_the_order_of_use():
     shown = done("--help")
-    words = ["Start", "demo", "run", "Budgets", "budget", "Look", "report", "Operate", "serve"]
-    places = [shown.index(f" {word} ") for word in words]
+    words = [
+        "─ Start",
+        "│ demo",
+        "│ run",
+        "─ Budgets",
+        "│ budget",
+        "─ Look",
+        "│ report",
+        "─ Operate",
+        "│ serve",
+    ]
+    places = [shown.index(f"{word} ") for word in words]
     assert places == sorted(places)
 
 
