@@ -1,6 +1,10 @@
 """Tables: whatever the width, no name is cut or dropped and no figure loses a digit."""
 
+import sys
+
 import pytest
+import typer
+import typer.rich_utils
 from rich.console import Console
 
 from cli.commands import done
@@ -53,11 +57,11 @@ def test_no_line_is_longer_than_the_terminal_but_for_a_name(width):
 
 def test_columns_that_say_nothing_go_first_from_the_right_and_are_counted():
     row = ("northwind", "openai:gpt-4.1-mini", "2", "$58.734967", "-", "-", "122,469,134", "-")
-    text = shown(report(row), 72)
+    text = shown(report(row), 66)
     assert text.splitlines()[0].split() == [
         "tenant", "model", "calls", "charged", "abandoned", "tokens", "in",
     ]  # fmt: skip
-    assert text.endswith("2 columns hidden; --wide or a pipe shows all\n")
+    assert text.endswith("2 columns hidden: denied, out; --wide or a pipe shows all\n")
 
 
 def test_where_no_table_fits_each_record_is_a_paragraph_that_hides_nothing():
@@ -96,7 +100,15 @@ def test_words_of_a_text_stay_whole():
         assert "(America/Argentina/ComodRivadavia)" in words
 
 
-@pytest.mark.usefixtures("desk")
+@pytest.fixture
+def unread_width(monkeypatch):
+    """As in a process that begins: typer reads `TERMINAL_WIDTH` once, where it first shows help."""
+    monkeypatch.setenv("TERMINAL_WIDTH", "")
+    monkeypatch.delitem(sys.modules, "typer.rich_utils")
+    monkeypatch.delattr(typer, "rich_utils")
+
+
+@pytest.mark.usefixtures("desk", "unread_width")
 @pytest.mark.parametrize("columns", ["0", "1", "-5", "many", "", "²", "٣", "9" * 30, "80.5", "40"])
 @pytest.mark.parametrize("variable", ["COLUMNS", "LINES", "TERMINAL_WIDTH"])
 @pytest.mark.parametrize("words", [("budget", "list", "--ledger", "ledger.db"), ("--help",)])
@@ -106,6 +118,16 @@ def test_a_terminal_of_any_size(words, variable, columns):
         assert "tenant:acme" in text
         assert text.count("$1.00") == 2
         assert "open" in text
+
+
+@pytest.mark.usefixtures("unread_width")
+@pytest.mark.parametrize("columns", ["1", "40", "79", "80", "200"])
+@pytest.mark.parametrize("variable", ["COLUMNS", "TERMINAL_WIDTH"])
+@pytest.mark.parametrize(
+    "command", ["", "run", "serve", "budget set", "outbox replay", "events", "backup"]
+)
+def test_help_cuts_no_option_at_any_width(command, variable, columns):
+    assert "…" not in done(*command.split(), "--help", env={variable: columns})
 
 
 @pytest.mark.usefixtures("desk")

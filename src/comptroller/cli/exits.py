@@ -6,6 +6,7 @@ the command that mends it; nothing is added to it here.
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ import typer
 DONE, FAILED, BAD_INPUT, DENIED = 0, 1, 2, 3
 SIGNALLED = 128
 """Plus the signal's number: as shells have it."""
+_HELP_LEAST = 80  # columns
 
 
 def told(command: Callable[..., int | None], *args: Any, **settings: Any) -> int:
@@ -102,7 +104,13 @@ def write_anything() -> None:
 
 
 def understand_environment() -> None:
-    """Forget widths and heights of the environment that are none: rich and typer believe any."""
+    """Forget widths and heights of the environment that are none: rich and typer believe any.
+
+    Help is never narrower than what shows every option whole: typer cuts names, a terminal folds.
+    """
     for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH"):
         if not re.fullmatch("[1-9][0-9]{0,5}", os.environ.get(name, "1")):
             del os.environ[name]
+    width = int(os.environ.get("TERMINAL_WIDTH", shutil.get_terminal_size().columns))
+    if width < _HELP_LEAST:
+        os.environ["TERMINAL_WIDTH"] = str(_HELP_LEAST)  # of typer's help alone

@@ -15,7 +15,7 @@ AdminKey = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The variable with the operator's key (COMPTROLLER_ADMIN_KEY): budgets over HTTP.",
+        help="The operator's key sets budgets; its variable: COMPTROLLER_ADMIN_KEY unless told.",
     ),
 ]
 LogFormat = Annotated[

@@ -106,9 +106,11 @@ class Table:
         for columns, padding in forms:
             if _width(columns, padding) <= options.max_width:
                 yield self._drawn(columns, padding, options.max_width)
-                if hidden := len(whole) - len(columns):
-                    plural = "" if hidden == 1 else "s"
-                    yield Text(f"{hidden} column{plural} hidden; --wide or a pipe shows all", "dim")
+                shown = {column.head for column in columns}
+                if hidden := [column.head for column in whole if column.head not in shown]:
+                    count = f"{len(hidden)} column{'' if len(hidden) == 1 else 's'}"
+                    names = ", ".join(hidden)
+                    yield Text(f"{count} hidden: {names}; --wide or a pipe shows all", "dim")
                 return
         for number in range(len(self._rows)):
             yield _paragraph(whole, number, options.max_width)
