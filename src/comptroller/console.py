@@ -6,22 +6,25 @@ the cursor. Colours and widths are rich's: they follow the terminal and `NO_COLO
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from rich import box
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 from runcycles import Amount, Balance, ReservationStatus, SignedAmount, Unit
 from runcycles.models import ReservationSummary
 
+from .cli.tables import NOTHING, Table
 from .decide.lifecycle import Outcome
-from .money import formatted, show
+from .money import dollars, formatted, show
 from .runtime.receipts import CallReceipt, Receipt
 
-_UNFOLDED = 1000  # columns of what is no terminal: a program that reads lines wants whole ones
+_UNFOLDED = 1_000_000  # columns of what is no terminal: a program that reads lines wants whole ones
+_NARROWEST = 40  # columns in which every figure is whole; a smaller terminal folds them itself
 STYLES = {
     "committed": "green",
     "completed": "green",
@@ -36,26 +39,76 @@ NOTHING_RESERVED = "nothing to reserve"
 _SHORT = 12  # characters of a run's id that stand well in a table
 
 
-def open_console(*, stderr: bool = False) -> Console:
-    """A terminal with its width, or a file or pipe, where no line is folded."""
-    out = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
-    if not out.is_terminal and "COLUMNS" not in os.environ:
+class CannotWriteError(Exception):
+    """What was to be said cannot be written to stdout.
+
+    Attributes:
+        unread: nobody reads it any more, such as `head` that has seen enough.
+        so: what that means for what was asked for.
+    """
+
+    so = "what was done stays done"
+
+    def __init__(self, why: str, *, unread: bool = False) -> None:
+        super().__init__(why)
+        self.unread = unread
+
+    def __str__(self) -> str:
+        return f"stdout cannot be written ({self.args[0]}): {self.so}"
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Raise it, as any other error of writing: the command decides how it ends."""
+        raise  # noqa: PLE0704 - rich calls it where it handles the error
+
+
+def open_console(*, stderr: bool = False, wide: bool = False) -> Console:
+    """A terminal with its width, or a file or pipe, where no line is folded; so with `wide`."""
+    out = _Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if wide or not (out.is_terminal or os.environ.get("COLUMNS")):
         out.width = _UNFOLDED
+    out.width = max(out.width, _NARROWEST)
     return out
 
 
-def write(shown: RenderableType, *, stderr: bool = False) -> None:
-    """Something for people; a line of text is never folded."""
-    out = open_console(stderr=stderr)
-    if isinstance(shown, str):
-        out.print(plain(shown), soft_wrap=True)
-    else:
-        out.print(shown)
+def write(
+    shown: RenderableType, *, stderr: bool = False, wide: bool = False, most: int = _UNFOLDED
+) -> None:
+    """Something for people, in `most` columns; a line of text is never folded.
+
+    Raises:
+        CannotWriteError: it cannot be written; on stderr nobody could be told.
+    """
+    out = open_console(stderr=stderr, wide=wide)
+    if not wide:
+        out.width = min(out.width, most)
+    with suppress(OSError) if stderr else _told():
+        if isinstance(shown, str):
+            out.print(plain(shown), soft_wrap=True)
+        else:
+            out.print(shown, crop=False)
 
 
 def write_text(text: str, *, end: str = "\n") -> None:
-    """An answer, or a piece of it, as it is."""
-    print(text, end=end, flush=True)
+    """An answer, or a piece of it, as it is.
+
+    Raises:
+        CannotWriteError: it cannot be written: a full disk, a pipe that nobody reads.
+    """
+    with _told():
+        print(text, end=end, flush=True)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    if sys.stdout is None:  # it was closed before we began
+        raise CannotWriteError("it is closed")
+    try:
+        yield
+    except OSError as error:
+        unread = isinstance(error, BrokenPipeError)
+        raise CannotWriteError(str(error.strerror), unread=unread) from error
 
 
 def write_json(value: Any) -> None:
@@ -73,20 +126,21 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
+def with_dollars(value: Any) -> Any:
+    """Plain values of ours: beside each amount of microcents, `usd` says it in dollars."""
+    if isinstance(value, list | tuple):
+        return [with_dollars(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    told = {name: with_dollars(each) for name, each in value.items()}
+    money = Unit.USD_MICROCENTS.value
+    amount = value.get("amount") if value.get("unit") == money else value.get(money)
+    return {**told, "usd": dollars(amount)} if isinstance(amount, int) else told
+
+
 def plain(text: str) -> str:
     """One line, without what a terminal would obey."""
     return "".join(each if each.isprintable() else " " for each in text)
-
-
-def table(*columns: str, right: Sequence[str] = (), padding: int = 1) -> Table:
-    """An empty table; the columns in `right` hold amounts, and are never folded."""
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, padding), pad_edge=False, header_style="bold")
-    for name in columns:
-        amounts = name in right
-        made.add_column(
-            name, justify="right" if amounts else "left", no_wrap=amounts, overflow="fold"
-        )
-    return made
 
 
 # -- receipts
@@ -95,12 +149,21 @@ def table(*columns: str, right: Sequence[str] = (), padding: int = 1) -> Table:
 def receipts_table(receipts: Iterable[Receipt]) -> Table:
     """Runs, call by call, each with its sum; nested calls are indented."""
     amounts = ("reserved", "charged", "tokens")
-    made = table("call", "agent", "what", *amounts, "outcome", right=amounts, padding=0)
+    made = Table(
+        "call",
+        "agent",
+        "what",
+        *amounts,
+        "outcome",
+        amounts=amounts,
+        prose=("outcome",),
+        models=("what",),
+    )
     for receipt in receipts:
         for call in receipt.calls:
             made.add_row(*_cells(call))
         made.add_row(*_sum(receipt), style="bold")
-        made.add_section()
+        made.end_section()
     return made
 
 
@@ -114,10 +177,10 @@ def notes(receipt: Receipt, problem: str | None) -> list[str]:
     ]
 
 
-def _cells(call: CallReceipt) -> list[RenderableType]:
+def _cells(call: CallReceipt) -> list[str | Text]:
     depth = call.episode.count(".")
     attempt = f" #{call.attempt}" if call.attempt > 1 else ""
-    charged = show(call.charged) if call.charged else "-"
+    charged = show(call.charged) if call.charged else NOTHING
     if call.actual is not None and call.shortfall:
         charged += f"\nshort {formatted(Unit(call.actual.unit), call.shortfall)}"
     return [
@@ -155,10 +218,10 @@ def amounts_of(by_unit: Mapping[Unit, int]) -> str:
 def budgets_table(budgets: Iterable[Balance]) -> Table:
     """Budgets: one row for each scope and unit."""
     amounts = ("allocated", "spent", "reserved", "remaining", "debt")
-    made = table("scope", *amounts, "state", right=amounts)
+    made = Table("scope", *amounts, "state", amounts=amounts, prose=("state",))
     for budget in budgets:
         made.add_row(
-            budget.scope_path,
+            plain(budget.scope_path),
             *(_amount(getattr(budget, name)) for name in amounts),
             state(budget),
         )
@@ -191,22 +254,55 @@ def balance_line(budget: Balance, ledger: str) -> str:
     )
 
 
+def terms(budget: Balance) -> str:
+    """What holds besides the amount: `$4.00 a day (UTC), alerts at 50%, 100%`; "" for nothing."""
+    more: Any = budget  # embedded ledgers tell the terms
+    said = []
+    if per := getattr(more, "per", None):
+        said.append(f"{_amount(more.renews_with)} a {per} ({more.zone})")
+    if budget.overdraft_limit and budget.overdraft_limit.amount:
+        said.append(f"{_amount(budget.overdraft_limit)} may be owed")
+    if alerts := getattr(more, "alerts", None):
+        said.append(f"alerts at {', '.join(f'{share}%' for share in alerts)}")
+    if caps := getattr(more, "caps", None):
+        named = caps.model_dump(exclude_none=True).items()
+        shown = ", ".join(f"{name} {_listed(value)}" for name, value in named)
+        below = f" below {more.caps_below}%" if more.caps_below else ""
+        said.append(f"caps{below}: {shown}")
+    return ", ".join(said)
+
+
+def _listed(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def lasts(budget: Balance) -> str:
+    """Until when what was added to a budget lasts; "" where it never renews."""
+    more: Any = budget
+    if (until_ms := getattr(more, "renews_at_ms", None)) is None:
+        return ""
+    until = datetime.fromtimestamp(until_ms / 1000, ZoneInfo(more.zone))
+    return (
+        f"what was added lasts until {until:%Y-%m-%d %H:%M} ({more.zone}),"
+        f" when it begins anew with {_amount(more.renews_with)}"
+    )
+
+
 def _amount(given: Amount | SignedAmount | None) -> str:
     return "-" if given is None else formatted(Unit(given.unit), given.amount)
 
 
 def reservations_table(found: Iterable[ReservationSummary]) -> Table:
     """Reservations: who, what, how much, until when."""
-    made = table(
-        "reservation", "scope", "what", "reserved", "status", "until (UTC)",
-        right=("reserved",), padding=0,
-    )  # fmt: skip
-    made.columns[0].no_wrap = True  # to be copied
+    facts = ("status", "until (UTC)")
+    made = Table(
+        "reservation", "scope", "what", "reserved", *facts, amounts=("reserved",), prose=facts
+    )
     for one in found:
         until = f"{datetime.fromtimestamp(one.expires_at_ms / 1000, UTC):%m-%d %H:%M:%S}"
         made.add_row(
-            one.reservation_id,
-            one.scope_path,
+            plain(one.reservation_id),
+            plain(one.scope_path),
             plain(one.action.name),
             show(one.reserved),
             one.status.value.lower(),

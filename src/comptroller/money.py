@@ -92,11 +92,17 @@ def checked(given: object) -> Amount:
 def formatted(unit: Unit, count: int) -> str:
     """How people read `count` of `unit`: `$0.05`, `5,000 tokens`. A negative count is a debt."""
     if unit is Unit.USD_MICROCENTS:
-        dollars, rest = divmod(abs(count), MICROCENTS_PER_USD)
-        cents = f"{rest:08d}".rstrip("0").ljust(2, "0")
-        return f"{'-' if count < 0 else ''}${dollars:,}.{cents}"
+        whole, _, cents = dollars(abs(count)).partition(".")
+        return f"{'-' if count < 0 else ''}${int(whole):,}.{cents}"
     name = unit.value.lower().replace("_", " ")
     return f"{count:,} {name.removesuffix('s') if abs(count) == 1 else name}"
+
+
+def dollars(microcents: int) -> str:
+    """An exact decimal number, as programs read it: `0.0328`, `-1234.50`."""
+    whole, rest = divmod(abs(microcents), MICROCENTS_PER_USD)
+    cents = f"{rest:08d}".rstrip("0").ljust(2, "0")
+    return f"{'-' if microcents < 0 else ''}{whole}.{cents}"
 
 
 def show(given: Amount | SignedAmount) -> str:

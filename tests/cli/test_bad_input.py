@@ -56,7 +56,8 @@ def recorded(path):
         (run("desk:cannot"), "--debug"),
         (run("nowhere:agent"), "cd to where it stands"),
         (run("desk.deeper:agent"), "no module 'desk.deeper'"),
-        (run("os:path"), "no agent stands in os"),
+        (run("os:path"), "no agent stands in os; it has: "),
+        (run("desk:nope"), "write desk:agent or "),
         # ledgers
         (run(ledger="http//:3"), "http://localhost:7878"),
         (run(ledger="http://"), "http://localhost:7878"),
@@ -80,7 +81,7 @@ def recorded(path):
         (("budget", "list", "--ledger", "none.db"), "comptroller budget set"),
         (("budget", "list", "--ledger", "nodir/none.db"), "mkdir -p nodir"),
         (("budget", "list", "--ledger", "."), "ledger.db"),
-        (("reservations", "--status", "open", *LEDGER), "ACTIVE"),
+        (("reservations", "--status", "open", *LEDGER), "active, committed, released or expired"),
         (("reservations", "--limit", "0", *LEDGER), "comptroller reservations --help"),
         # the command itself
         (("budget",), "comptroller budget --help"),

@@ -46,7 +46,9 @@ def test_a_budget_is_funded():
     line = done("budget", "fund", "tenant:acme", "0.50usd", *LEDGER)
     assert "$1.50 left of $1.50" in line
     shown = json.loads(done("budget", "fund", "tenant:acme", "0.50usd", "--json", *LEDGER))
-    assert shown["remaining"] == {"unit": "USD_MICROCENTS", "amount": 200_000_000}
+    assert shown["remaining"] == {
+        "unit": "USD_MICROCENTS", "amount": 200_000_000, "usd": "2.00",
+    }  # fmt: skip
 
 
 def test_a_budget_that_renews_says_so():
@@ -125,7 +127,7 @@ def test_a_pipe_gets_whole_lines(monkeypatch):
     done("budget", "set", f"tenant:{name}", "1usd", *LEDGER)
     assert f"tenant:{name} " in done("budget", "list", *LEDGER)
     monkeypatch.setenv("COLUMNS", "60")
-    assert f"tenant:{name}" not in done("budget", "list", *LEDGER)
+    assert f"scope tenant:{name}\n" in done("budget", "list", *LEDGER)
 
 
 @pytest.mark.parametrize(
@@ -141,10 +143,37 @@ def test_a_remote_ledger_is_its_operators(command):
     line = refused(
         "budget", *command, "--ledger", "http://127.0.0.1:9", env={"CYCLES_API_KEY": "key"}
     )
-    assert line == "http://127.0.0.1:9 is a remote ledger: its operator funds its budgets"
+    assert line == (
+        "http://127.0.0.1:9 is a remote ledger: its operator sets its budgets, with the key that"
+        " it was started with: export COMPTROLLER_ADMIN_KEY=..."
+    )
 
 
 @pytest.mark.parametrize("command", [("budget", "list"), ("reservations",)])
 def test_a_remote_ledger_wants_a_tenant(command):
     line = refused(*command, "--ledger", "http://127.0.0.1:9", env={"CYCLES_API_KEY": "key"})
     assert "--tenant NAME" in line
+
+
+class TestOneUnit:
+    """A freeze of one unit leaves the scope's other budgets as they are."""
+
+    def states(self):
+        listed = json.loads(done("budget", "list", "--json", *LEDGER))
+        return {one["remaining"]["unit"]: one["frozen"] for one in listed}
+
+    def test_is_frozen_and_unfrozen_alone(self, desk):
+        done("budget", "set", "tenant:acme", "1usd", *LEDGER)
+        done("budget", "set", "tenant:acme", "500tokens", *LEDGER)
+        said = done("budget", "freeze", "tenant:acme", "--unit", "tokens", *LEDGER)
+        assert said == "tenant:acme (its tokens) in ledger.db is frozen\n"
+        assert self.states() == {"USD_MICROCENTS": False, "TOKENS": True}
+        done("budget", "freeze", "tenant:acme", *LEDGER)
+        done("budget", "unfreeze", "tenant:acme", "--unit", "usd", *LEDGER)
+        assert self.states() == {"USD_MICROCENTS": False, "TOKENS": True}
+
+    def test_that_is_none_is_refused_with_those_there_are(self, desk):
+        done("budget", "set", "tenant:acme", "1usd", *LEDGER)
+        line = refused("budget", "freeze", "tenant:acme", "--unit", "euros", *LEDGER)
+        assert "--unit 'euros' is no unit: write usd, tokens, points or credits" in line
+        assert self.states() == {"USD_MICROCENTS": False}

@@ -8,9 +8,11 @@ import anyio
 import pytest
 import uvicorn
 
-from cli.commands import call, done
+from cli.commands import call, done, refused
 from comptroller import open_ledger, usd
 from comptroller.ledger.server import serve_ledger
+
+ADMIN = {"COMPTROLLER_ADMIN_KEY": "the key of its operator"}
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def server():
         async with open_ledger("memory:") as ledger:
             await ledger.set_budget("tenant:acme", usd(1))
             settings = uvicorn.Config(
-                serve_ledger(ledger, {"key": "acme"}),
+                serve_ledger(ledger, {"key": "acme"}, admin_key=ADMIN["COMPTROLLER_ADMIN_KEY"]),
                 lifespan="off", log_level="warning", ws="none", timeout_graceful_shutdown=1,
             )  # fmt: skip
             servers.append(uvicorn.Server(settings))
@@ -68,3 +70,51 @@ def test_a_wrong_key_is_bad_input(server):
     result = call("run", "desk:agent", "hi", "--tenant", "acme", *at, env=env)
     assert result.exit_code == 2
     assert "refused the API key of tenant 'acme'" in result.stderr
+
+
+def test_its_operator_sets_budgets_there_with_the_same_rules(server):
+    """And sees the terms, which the protocol's balances do not carry."""
+    at = ("--ledger", server)
+    words = ("2usd", "--per", "day", "--alert", "50%", "--max-tokens", "5", "--caps-below", "20%")
+    done("budget", "set", "tenant:acme", *words, *at, env=ADMIN)
+    line = done("budget", "set", "tenant:acme", "4usd", *at, env=ADMIN)
+    assert line == (
+        f"tenant:acme in {server}: $4.00 left of $4.00, $0.00 spent, $0.00 reserved; $4.00 a day"
+        " (UTC), alerts at 50%, caps below 20%: max_tokens 5\n"
+    )
+    assert "open, anew each day" in done("budget", "list", *at, env=ADMIN)
+    assert "lasts until" in done("budget", "fund", "tenant:acme", "1usd", *at, env=ADMIN)
+    done("budget", "freeze", "tenant:acme", *at, env=ADMIN)
+    assert "frozen" in done("budget", "list", "--tenant", "acme", *at, env=ADMIN)
+    done("budget", "unfreeze", "tenant:acme", *at, env=ADMIN)
+    ended = ("--per", "never", "--no-alerts", "--no-caps", "--overdraft", "0usd")
+    assert done("budget", "set", "tenant:acme", "4usd", *ended, *at, env=ADMIN).endswith(
+        "$0.00 reserved\n"
+    )
+
+
+def test_what_a_server_refuses_its_operator_is_one_line(server):
+    at = ("--ledger", server)
+    assert "comptroller budget set tenant:none" in refused(
+        "budget", "freeze", "tenant:none", *at, env=ADMIN
+    )
+    assert "(401)" in refused("budget", "list", *at, env={"COMPTROLLER_ADMIN_KEY": "another"})
+    words = ("1usd", "--per", "week")
+    assert "(400)" in refused("budget", "set", "tenant:acme", *words, *at, env=ADMIN)
+    away = ("--ledger", "http://127.0.0.1:9")
+    line = refused("budget", "list", *away, env=ADMIN, code=1)
+    assert line.startswith("http://127.0.0.1:9 does not answer: ")
+
+
+@pytest.mark.parametrize("command", ["key list", "key create acme", "webhook list", "verify"])
+def test_what_reads_the_file_says_where_to_run_it(command):
+    """Without asking for a key first, that would not help."""
+    line = refused(*command.split(), "--ledger", "http://127.0.0.1:9")
+    assert "run it on the machine that serves http://127.0.0.1:9, with --ledger FILE" in line
+
+
+def test_recovery_says_that_a_server_was_not_asked():
+    words = ("recover", "--ledger", "http://127.0.0.1:9")
+    assert done(*words, env={"CYCLES_API_KEY": "key"}) == (
+        "no dead process of this host has spent at http://127.0.0.1:9, so it was not asked\n"
+    )

@@ -43,7 +43,7 @@ def test_the_answer_then_the_receipt_on_stdout_and_progress_on_stderr():
 
 def test_what_the_receipt_says_is_what_the_ledger_spent():
     _, shown, _ = as_json("agent")
-    assert shown["receipt"]["charged"] == {"USD_MICROCENTS": 86_400}
+    assert shown["receipt"]["charged"] == {"USD_MICROCENTS": 86_400, "usd": "0.000864"}
     assert acme() == {"spent": 86_400, "reserved": 0, "remaining": 10**8 - 86_400}
 
 

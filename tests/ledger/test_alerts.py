@@ -447,7 +447,7 @@ class TestCommands:
         [listed] = json.loads(done("webhook", "list", "--json", *self.LEDGER))
         assert (listed["url"], listed["failures"]) == (url, 0)
         assert "secret" not in listed
-        assert "well" in done("webhook", "list", *self.LEDGER)
+        assert " delivering " in done("webhook", "list", *self.LEDGER)
         assert url in done("webhook", "remove", url, *self.LEDGER)
         assert done("webhook", "list", *self.LEDGER) == "no webhook in ledger.db\n"
 

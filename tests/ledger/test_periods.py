@@ -194,7 +194,7 @@ async def test_a_budget_that_renews_no_more_keeps_what_its_last_period_holds(emb
     await embedded.set_budget(SCOPE, amount(100), per="day")
     clock.advance(DAY)
     one = await embedded.reserve(asking("k", 60, ttl_ms=DAY))
-    await embedded.set_budget(SCOPE, amount(80))
+    await embedded.set_budget(SCOPE, amount(80), per=None)
     clock.advance(DAY // 2)
     await embedded.commit(one.reservation_id, committing("c", 30))
     assert (await balance_of(embedded, SCOPE))["spent"] == 30

@@ -262,7 +262,9 @@ async def test_over_limit_before_debt_before_what_is_left(ledger, client):
     await settle(client, one, "commit", idempotency_key="c", actual=amount(1_100))
     much = reserving("k2", 10**9)
     assert told(await client.post("/v1/reservations", json=much)) == (409, "BUDGET_EXCEEDED")
-    await ledger.set_budget("tenant:acme", amount_of(10**12))  # and nothing may be owed any more
+    await ledger.set_budget(
+        "tenant:acme", amount_of(10**12), overdraft_limit=0
+    )  # nothing may be owed any more
     over = await client.post("/v1/reservations", json=much)
     assert told(over) == (409, "OVERDRAFT_LIMIT_EXCEEDED")
 

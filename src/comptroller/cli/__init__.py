@@ -11,7 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from . import audit_commands, exits
-from .options import Json, KeyVariable, Ledger, Money, Scope
+from .budget_commands import budget_app
+from .options import BUDGETS, LOOK, OPERATE, START, Json, KeyVariable, Ledger, Wide
 from .server_commands import key_app, serve
 from .webhook_commands import webhook_app
 
@@ -22,54 +23,65 @@ EXIT_CODES = (
 
 
 class OneLine(TyperGroup):
-    """Commands whose errors are one line on stderr, and an exit code."""
+    """Commands in groups, whose errors are one line on stderr, and an exit code."""
 
     def main(self, *args: Any, **settings: Any) -> Any:
         """As Typer's, but errors are told as `exits` says."""
+        exits.understand_environment()
         code = exits.told(super().main, *args, **{**settings, "standalone_mode": False})
         raise SystemExit(code)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Group by group, in the order of use."""
+        groups = (START, BUDGETS, LOOK, OPERATE)
+
+        def place(name: str) -> int:
+            return groups.index(getattr(self.commands[name], "rich_help_panel", OPERATE))
+
+        return sorted(super().list_commands(ctx), key=place)
 
 
 app = typer.Typer(
     cls=OneLine,
     help="Budgets that hold for runs of the OpenAI Agents SDK.",
     epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-budget_app = typer.Typer(help="Set, fund, freeze and list the budgets of an embedded ledger.")
-app.add_typer(budget_app, name="budget")
-app.command()(serve)
-app.add_typer(webhook_app, name="webhook")
-app.command()(audit_commands.report)
-app.command()(audit_commands.events)
-app.command()(audit_commands.verify)
-app.command()(audit_commands.backup)
-app.add_typer(key_app, name="key")
+app.add_typer(budget_app, name="budget", rich_help_panel=BUDGETS)
+app.command(rich_help_panel=LOOK)(audit_commands.report)
+app.command(rich_help_panel=LOOK)(audit_commands.events)
+app.command(rich_help_panel=OPERATE)(serve)
+app.add_typer(key_app, name="key", rich_help_panel=OPERATE)
+app.add_typer(webhook_app, name="webhook", rich_help_panel=OPERATE)
+app.command(rich_help_panel=OPERATE)(audit_commands.verify)
+app.command(rich_help_panel=OPERATE)(audit_commands.backup)
 outbox_app = typer.Typer(help="Charges that a Cycles server has not accepted yet.")
-app.add_typer(outbox_app, name="outbox")
+app.add_typer(outbox_app, name="outbox", rich_help_panel=OPERATE)
 
 Directory = Annotated[
     Path | None,
-    typer.Option(metavar="PATH", help="Where the outbox is (COMPTROLLER_OUTBOX, else yours)."),
+    typer.Option(
+        metavar="PATH",
+        help="The outbox. Left out: what COMPTROLLER_OUTBOX names, else yours.",
+    ),
 ]
 
 
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Show the version.")] = False,
 ) -> None:
     """Budgets that hold for runs of the OpenAI Agents SDK."""
     if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"comptroller {installed('comptroller')}")
+        show_version()
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def demo(
     model: Annotated[
         str | None,
@@ -78,6 +90,8 @@ def demo(
             help="A real model instead of scripted ones; needs OPENAI_API_KEY, and is billed.",
         ),
     ] = None,
+    wide: Wide = False,
+    as_json: Json = False,
 ) -> None:
     """Several tenants' agents at once, offline: budgets, a denial, a cancellation, the receipts.
 
@@ -85,10 +99,10 @@ def demo(
     """
     from .demo.play import show
 
-    raise typer.Exit(show(model))
+    raise typer.Exit(show(model, as_json=as_json, wide=wide))
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES, rich_help_panel=START)
 def run(
     agent: Annotated[
         str,
@@ -121,6 +135,7 @@ def run(
     ] = None,
     max_turns: Annotated[int | None, typer.Option(min=1, help="How many turns (10).")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
+    wide: Wide = False,
     as_json: Json = False,
     debug: Annotated[
         bool, typer.Option("--debug", "-v", help="With the traceback of an error.")
@@ -136,116 +151,7 @@ def run(
     raise typer.Exit(carry_out(Order(**order)))
 
 
-@budget_app.command("set")
-def set_budget(
-    scope: Scope,
-    amount: Money,
-    *,
-    per: Annotated[
-        str | None, typer.Option(metavar="day|month", help="Anew in every day or month.")
-    ] = None,
-    zone: Annotated[
-        str, typer.Option(metavar="NAME", help="Whose days: UTC, or such as Europe/Berlin.")
-    ] = "UTC",
-    overdraft: Annotated[
-        str | None, typer.Option(metavar="AMOUNT", help="What calls that ask for it may owe.")
-    ] = None,
-    alert: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SHARE", help="Tell when so much is spent: 80%; repeatable."),
-    ] = None,
-    caps_below: Annotated[
-        str | None,
-        typer.Option(metavar="SHARE", help="The caps hold while less than this remains: 20%."),
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=0, help="A cap: output tokens of an LLM call.")
-    ] = None,
-    max_steps: Annotated[
-        int | None, typer.Option(min=0, help="A cap: calls that may follow in a run.")
-    ] = None,
-    cooldown: Annotated[
-        int | None, typer.Option(min=0, metavar="MS", help="A cap: milliseconds between calls.")
-    ] = None,
-    allow_tool: Annotated[
-        list[str] | None, typer.Option(metavar="TOOL", help="A cap: no other tool; repeatable.")
-    ] = None,
-    deny_tool: Annotated[
-        list[str] | None, typer.Option(metavar="TOOL", help="A cap: not this tool; repeatable.")
-    ] = None,
-    ledger: Ledger = None,
-    api_key_env: KeyVariable = None,
-    as_json: Json = False,
-) -> None:
-    """Set what a scope may spend. What it has spent and reserved stays."""
-    from .operating import BudgetOrder, at, caps_of, set_budget
-
-    caps = caps_of(max_tokens, max_steps, cooldown, allow_tool, deny_tool)
-    alerts = tuple(alert or ())
-    order = BudgetOrder(scope, amount, per, zone, overdraft, alerts, caps_below, caps)
-    at(ledger, api_key_env, set_budget, order, as_json, create=True)
-
-
-@budget_app.command()
-def fund(
-    scope: Scope,
-    amount: Money,
-    ledger: Ledger = None,
-    api_key_env: KeyVariable = None,
-    as_json: Json = False,
-) -> None:
-    """Add to a budget; a debt is repaid first."""
-    from .operating import at, fund
-
-    at(ledger, api_key_env, fund, scope, amount, as_json)
-
-
-@budget_app.command()
-def freeze(
-    scope: Scope, ledger: Ledger = None, api_key_env: KeyVariable = None, as_json: Json = False
-) -> None:
-    """Refuse new spend at a scope; what is reserved settles as ever."""
-    from .operating import at, freeze
-
-    at(ledger, api_key_env, freeze, scope, True, as_json)
-
-
-@budget_app.command()
-def unfreeze(
-    scope: Scope, ledger: Ledger = None, api_key_env: KeyVariable = None, as_json: Json = False
-) -> None:
-    """End a freeze."""
-    from .operating import at, freeze
-
-    at(ledger, api_key_env, freeze, scope, False, as_json)
-
-
-@budget_app.command()
-def close(
-    scope: Scope, ledger: Ledger = None, api_key_env: KeyVariable = None, as_json: Json = False
-) -> None:
-    """Grant nothing more at a scope, such as a tenant that has gone; budget set opens it again."""
-    from .operating import at, close
-
-    at(ledger, api_key_env, close, scope, as_json)
-
-
-@budget_app.command("list")
-def list_budgets(
-    tenant: Annotated[
-        str | None, typer.Option(help="Of one tenant; a Cycles server wants one.")
-    ] = None,
-    ledger: Ledger = None,
-    api_key_env: KeyVariable = None,
-    as_json: Json = False,
-) -> None:
-    """The budgets: allocated, spent, reserved, remaining, debt, state."""
-    from .operating import at, list_budgets
-
-    at(ledger, api_key_env, list_budgets, tenant, as_json)
-
-
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def reservations(
     tenant: Annotated[
         str | None, typer.Option(help="Of one tenant; a Cycles server wants one.")
@@ -257,15 +163,16 @@ def reservations(
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
     ledger: Ledger = None,
     api_key_env: KeyVariable = None,
+    wide: Wide = False,
     as_json: Json = False,
 ) -> None:
     """The reservations, newest first."""
     from .operating import at, list_reservations
 
-    at(ledger, api_key_env, list_reservations, tenant, status, limit, as_json)
+    at(ledger, api_key_env, list_reservations, tenant, status, limit, as_json, wide)
 
 
-@app.command()
+@app.command(rich_help_panel=OPERATE)
 def recover(
     on_abandoned: Annotated[
         str, typer.Option(metavar="charge|release", help="What becomes of what was in flight.")
@@ -284,19 +191,21 @@ def recover(
 
 
 @outbox_app.command("list")
-def list_owed(directory: Directory = None, as_json: Json = False) -> None:
+def list_owed(directory: Directory = None, wide: Wide = False, as_json: Json = False) -> None:
     """What is owed, to any ledger, and what was set aside."""
     from .owing import list_owed
 
-    list_owed(directory, as_json)
+    list_owed(directory, as_json, wide)
 
 
 @outbox_app.command("show")
 def show_owed(
     charge: Annotated[str, typer.Argument(metavar="CHARGE", help="As the list names it.")],
     directory: Directory = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As without: it is JSON.")] = False,
 ) -> None:
     """One charge, whole, as JSON."""
+    del as_json
     from .owing import show_owed
 
     show_owed(charge, directory)
@@ -314,6 +223,15 @@ def replay(
     from .owing import replay
 
     raise typer.Exit(replay(ledger, api_key_env, directory, timeout, as_json))
+
+
+@app.command("version", hidden=True, rich_help_panel=START)
+def show_version(as_json: Json = False) -> None:
+    """The version of Comptroller, as --version."""
+    from importlib.metadata import version as installed
+
+    found = installed("comptroller")
+    typer.echo(f'{{"comptroller": "{found}"}}' if as_json else f"comptroller {found}")
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, Ledger
+from .options import Json, LedgerFile, Wide
 
 Tenant = Annotated[str | None, typer.Option(help="Of one tenant.")]
 _TIME = "Such as yesterday, today, 3h, 7d, 2025-06-15."
@@ -18,7 +18,8 @@ def report(
         str,
         typer.Option(
             metavar="WHAT,...",
-            help="Any of tenant, workspace, app, workflow, agent, tool, model, day, run.",
+            help="Any of tenant, workspace, app, workflow, agent, tool, model, day, run,"
+            " and labels of runs such as dimension:user.",
         ),
     ] = "tenant",
     tenant: Tenant = None,
@@ -26,19 +27,22 @@ def report(
         str, typer.Option(metavar="NAME", help="Whose days: UTC, or such as Europe/Berlin.")
     ] = "UTC",
     shown: Annotated[
-        str, typer.Option("--format", metavar="table|csv|json", help="How it is shown.")
-    ] = "table",
-    ledger: Ledger = None,
+        str | None, typer.Option("--format", metavar="table|csv|json", help="How it is shown.")
+    ] = None,
+    ledger: LedgerFile = None,
+    wide: Wide = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
 ) -> None:
-    """What was charged, reserved, abandoned and denied, and the tokens, of an embedded ledger.
+    """What was charged, reserved, abandoned and denied, and the tokens.
 
     A call belongs to the time of its reservation, taken to the quarter of an hour.
     """
-    from .operating import at
-    from .reporting import Order
+    from .operating import at_file
+    from .reporting import Order, format_of
     from .reporting import report as reported
 
-    at(ledger, None, reported, Order(by, since, until, tenant, zone, shown))
+    how = format_of(shown, as_json)
+    at_file("report", ledger, reported, Order(by, since, until, tenant, zone, how, wide))
 
 
 def events(
@@ -56,7 +60,8 @@ def events(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="And every further one, until Ctrl-C.")
     ] = False,
-    ledger: Ledger = None,
+    ledger: LedgerFile = None,
+    wide: Wide = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="For machines: a JSON line each.")
     ] = False,
@@ -64,18 +69,18 @@ def events(
     """The event log: what operators did, what budgets did, what was denied, who asked."""
     from .auditing import Order, kinds
     from .auditing import events as shown
-    from .operating import at
+    from .operating import at_file
 
-    order = Order(tenant, kinds(kind or ()), since, limit, follow, as_json)
-    raise typer.Exit(at(ledger, None, shown, order) or 0)
+    order = Order(tenant, kinds(kind or ()), since, limit, follow, as_json, wide)
+    raise typer.Exit(at_file("events", ledger, shown, order))
 
 
-def verify(ledger: Ledger = None, as_json: Json = False) -> None:
+def verify(ledger: LedgerFile = None, as_json: Json = False) -> None:
     """Recompute every balance from the log and the reservations; ends with 1 if any differs."""
     from .auditing import verify as verified
-    from .operating import at
+    from .operating import at_file
 
-    raise typer.Exit(at(ledger, None, verified, as_json) or 0)
+    raise typer.Exit(at_file("verify", ledger, verified, as_json))
 
 
 def backup(
@@ -83,7 +88,7 @@ def backup(
     force: Annotated[
         bool, typer.Option("--force", help="Replace it if it is there, once the new one is whole.")
     ] = False,
-    ledger: Ledger = None,
+    ledger: LedgerFile = None,
     as_json: Json = False,
 ) -> None:
     """Copy an embedded ledger while it is in use: one whole file, checked, as of one moment.

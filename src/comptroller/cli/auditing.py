@@ -14,12 +14,17 @@ from comptroller import console
 from comptroller.ledger.book.journal import ACTS, OPERATORS, REQUESTS, Entry, Kind
 from comptroller.ledger.book.verify import Difference
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
-from comptroller.money import formatted
+from comptroller.money import dollars, formatted
 
 from .exits import DONE, FAILED, SIGNALLED
 from .moments import moment
 from .operating import own
+from .tables import Table
 
+_OF_AMOUNTS = ("set", "fund", "debit", "repay", "renewed", "reserve", "commit", "record")
+"""Kinds of entries whose amount is told, also where it is nothing."""
+_AMOUNTS, _SHARES = ("remaining", "allocated", "overdraft_limit"), ("alerts", "caps_below")
+"""What of the details is an amount, and what a share, in percent."""
 _PAUSE = 0.5  # seconds between two looks at the log
 _GROUPS: dict[str, tuple[str, ...]] = {
     "operator": OPERATORS,
@@ -38,6 +43,7 @@ class Order:
     limit: int
     follow: bool
     as_json: bool
+    wide: bool = False
 
 
 def kinds(written: Iterable[str]) -> tuple[str, ...]:
@@ -71,8 +77,11 @@ async def events(ledger: Ledger, order: Order) -> int:
     if not entries and not order.follow and not order.as_json:
         requests = " (requests are shown with --kind request)" if order.kinds == ACTS else ""
         console.write(f"no such event in {ledger.name}{requests}")
-    for entry in entries:
-        _show(entry, order)
+    if order.as_json or order.follow:
+        for entry in entries:
+            _show(entry, order)
+    elif entries:
+        console.write(_table(entries), wide=order.wide)
     if not order.follow:
         return DONE
     last = entries[-1].number if entries else 0
@@ -102,9 +111,7 @@ async def verify(ledger: Ledger, as_json: bool) -> int:
             {
                 "accounts": found.accounts,
                 "periods": found.periods,
-                "differences": [
-                    {**attrs.asdict(one), "unit": one.unit.value} for one in found.differences
-                ],
+                "differences": [_difference(one) for one in found.differences],
             }
         )
     elif found.differences:
@@ -119,6 +126,14 @@ async def verify(ledger: Ledger, as_json: bool) -> int:
     return FAILED if found.differences else DONE
 
 
+def _difference(one: Difference) -> dict[str, Any]:
+    plain = {**attrs.asdict(one), "unit": one.unit.value}
+    for name in ("found", "expected") if one.unit is Unit.USD_MICROCENTS else ():
+        if isinstance(plain[name], int):
+            plain[f"{name}_usd"] = dollars(plain[name])
+    return plain
+
+
 def _many(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
@@ -131,10 +146,10 @@ def _verdict(name: str, differences: int) -> str:
 
 def _differences(differences: Sequence[Difference]) -> Any:
     numbers = ("ledger says", "history says")
-    table = console.table("scope", "period (UTC)", "balance", *numbers, right=numbers)
+    table = Table("scope", "period (UTC)", "balance", *numbers, amounts=numbers)
     for one in differences:
         table.add_row(
-            one.scope,
+            console.plain(one.scope),
             f"from {_time(one.since_ms)}" if one.since_ms else "the first",
             one.balance,
             _number(one.unit, one.found),
@@ -156,6 +171,7 @@ def _show(entry: Entry, order: Order) -> None:
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
+    money = entry.unit is Unit.USD_MICROCENTS
     said = {
         "number": entry.number,
         "at_ms": entry.at_ms,
@@ -163,7 +179,9 @@ def _plain(entry: Entry) -> dict[str, Any]:
         "scope": entry.scope,
         "unit": entry.unit.value if entry.unit else None,
         "amount": entry.amount,
+        "usd": dollars(entry.amount) if money else None,
         "debt": entry.debt or None,
+        "debt_usd": dollars(entry.debt) if money and entry.debt else None,
         "period_since_ms": entry.since_ms or None,
         "about": entry.about,
         **attrs.asdict(entry.origin),
@@ -172,28 +190,54 @@ def _plain(entry: Entry) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value is not None}
 
 
+def _table(entries: Iterable[Entry]) -> Table:
+    texts = ("amount", "about", "more", "who")
+    made = Table("at (UTC)", "kind", "scope", *texts, prose=texts)
+    for entry in entries:
+        made.add_row(*map(console.plain, _cells(entry)))
+    return made
+
+
 def _line(entry: Entry) -> str:
-    words = [_time(entry.at_ms), entry.kind, entry.scope, _what(entry), entry.about or ""]
-    words += [f"{name}={_said(value)}" for name, value in entry.details.items()]
-    words += [f"{name}={value}" for name, value in attrs.asdict(entry.origin).items() if value]
-    return "  ".join(word for word in words if word)
+    """An entry as it comes: what follows is not known, so neither is how wide it will be."""
+    at, kind, *words = _cells(entry)
+    return "  ".join(word for word in (at, f"{kind:<8}", *words) if word)
+
+
+def _cells(entry: Entry) -> list[str]:
+    shown = entry.details.items() if entry.kind != "alert" else ()
+    ids = attrs.asdict(entry.origin)
+    who = [ids.pop("who"), *(f"{name}={value}" for name, value in ids.items() if value)]
+    return [
+        _time(entry.at_ms),
+        entry.kind,
+        entry.scope,
+        _what(entry),
+        entry.about or "",
+        " ".join(f"{name}={_said(name, value, entry.unit)}" for name, value in shown),
+        " ".join(filter(None, who)),
+    ]
 
 
 def _what(entry: Entry) -> str:
     """The entry's amount; of an alert, how much of how much."""
     if entry.unit is None:
         return ""
+    amount = formatted(entry.unit, entry.amount)
     if entry.kind == "alert":
-        spent = formatted(entry.unit, entry.amount)
         allocated = formatted(entry.unit, int(entry.details["allocated"]))
-        return f"{entry.details['share']}% is spent: {spent} of {allocated}"
-    shown = [formatted(entry.unit, entry.amount)] if entry.amount else []
+        return f"{entry.details['share']}% is spent: {amount} of {allocated}"
+    shown = [amount] if entry.amount or entry.kind in _OF_AMOUNTS else []
     return ", ".join(
         [*shown, *([f"debt {formatted(entry.unit, entry.debt)}"] if entry.debt else [])]
     )
 
 
-def _said(value: Any) -> str:
+def _said(name: str, value: Any, unit: Unit | None) -> str:
+    if unit is not None and name in _AMOUNTS and isinstance(value, int):
+        return formatted(unit, value)
+    if name in _SHARES:
+        return ",".join(f"{share}%" for share in (value if isinstance(value, list) else [value]))
     return value if isinstance(value, str) else console.as_line(value)
 
 

@@ -22,7 +22,7 @@ class Ending:
     signal: int | None = None
 
 
-def show(ending: Ending, *, as_json: bool, streamed: bool) -> int:
+def show(ending: Ending, *, as_json: bool, streamed: bool, wide: bool) -> int:
     """Print it: the exit code. `streamed`: the answer has been printed."""
     code, problem = _verdict(ending)
     if as_json:
@@ -32,7 +32,7 @@ def show(ending: Ending, *, as_json: bool, streamed: bool) -> int:
         if output is not None and not streamed:
             console.write_text(_text(output))
         if ending.receipt is not None and _tells(ending.receipt):
-            console.write(console.receipts_table([ending.receipt]))
+            console.write(console.receipts_table([ending.receipt]), wide=wide)
             for note in console.notes(ending.receipt, problem):
                 console.write(note)
     if problem is not None:
@@ -76,8 +76,13 @@ def _plain(ending: Ending, problem: str | None) -> dict[str, Any]:
             "message": problem,
             "reason_code": getattr(error, "reason_code", None),
         },
-        "receipt": ending.receipt and ending.receipt.to_dict(),
+        "receipt": ending.receipt and plain_receipt(ending.receipt),
     }
+
+
+def plain_receipt(receipt: Receipt) -> Any:
+    """A receipt for machines; money in dollars, too."""
+    return console.with_dollars(receipt.to_dict())
 
 
 def _text(output: Any) -> str:

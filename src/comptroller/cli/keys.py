@@ -3,43 +3,55 @@
 from datetime import UTC, datetime
 
 from comptroller import console
+from comptroller.errors import ComptrollerError
 from comptroller.ledger.embedded import wall_clock
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
 from comptroller.ledger.keys import Key, made
 from comptroller.ledger.opening import open_keys
 
+from .exits import shown_before
 from .operating import own
+from .tables import Table
 
 
 async def create(ledger: Ledger, tenant: str, note: str, as_json: bool) -> None:
     """Make a key and show it, this once. The key alone is on stdout, for scripts."""
     text, key = made(tenant, wall_clock(), note)
     with open_keys(_durable(ledger)) as keys:
-        keys.add(key)
+        with shown_before("no key was made"):
+            if as_json:
+                console.write_json({**_plain(key), "key": text})
+            else:
+                console.write_text(text)
+        try:
+            keys.add(key)
+        except Exception as error:
+            raise ComptrollerError(
+                f"key {key.key_id} could not be kept and opens nothing: {error}"
+            ) from error
     if as_json:
-        console.write_json({**_plain(key), "key": text})
         return
-    console.write_text(text)
     console.write(
         f"this is the only time that key {key.key_id} of tenant {key.tenant} is shown",
         stderr=True,
     )
 
 
-async def show(ledger: Ledger, tenant: str | None, as_json: bool) -> None:
+async def show(ledger: Ledger, tenant: str | None, as_json: bool, wide: bool) -> None:
     """Every key, or one tenant's, by its id."""
     with open_keys(_durable(ledger)) as keys:
         found = [key for key in keys.all() if tenant is None or key.tenant == tenant.lower()]
     if as_json:
         console.write_json([_plain(key) for key in found])
     elif found:
-        made_of = console.table("key", "tenant", "created (UTC)", "state", "note")
+        facts = ("created (UTC)", "state", "note")
+        made_of = Table("key", "tenant", *facts, prose=facts)
         for key in found:
-            state = "open" if key.revoked_ms is None else f"revoked {_moment(key.revoked_ms)}"
+            state = "active" if key.revoked_ms is None else f"revoked {_moment(key.revoked_ms)}"
             made_of.add_row(
                 key.key_id, key.tenant, _moment(key.created_ms), state, console.plain(key.note)
             )
-        console.write(made_of)
+        console.write(made_of, wide=wide)
     else:
         whose = f"tenant {tenant}" if tenant else "anybody"
         console.write(f"no API key for {whose} in {ledger.name}")

@@ -1,8 +1,7 @@
-"""What an operator does from the command line: budgets and reservations.
+"""What an operator does from the command line: budgets and reservations."""
 
-A remote ledger's budgets are its own operator's: to set one from here is refused in one line.
-"""
-
+import os
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
@@ -10,20 +9,25 @@ from typing import Any, TypeVar, cast
 import anyio
 import attrs
 from pydantic import BaseModel
-from runcycles import Balance, Caps
+from runcycles import Balance, Caps, ReservationStatus, Unit
 from runcycles.models import ReservationSummary
 
 from comptroller import console
 from comptroller.decide.periods import Period
 from comptroller.decide.scopes import parse_scope
+from comptroller.decide.terms import Terms
 from comptroller.errors import LedgerRefused
+from comptroller.ledger.connections import checked_address
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
 
 from . import reading
+from .remote_operator import RemoteOperator
 
 T = TypeVar("T")
 
+ADMIN_KEY = "COMPTROLLER_ADMIN_KEY"
 _PAGE = 200  # the most of one page (protocol, listReservations)
+_NEVER = "never"
 
 
 def at(
@@ -43,42 +47,97 @@ def at(
     return anyio.run(opened)
 
 
-@attrs.frozen
+def at_file(
+    command: str,
+    address: str | None,
+    work: Callable[..., Awaitable[T]],
+    *args: Any,
+    create: bool = False,
+) -> T:
+    """As `at`, for a `command` that only its file can answer: a server has no such request.
+
+    Raises:
+        LedgerRefused: it is a server; where to run the command is said.
+    """
+    if (url := _server(address)) is not None:
+        raise LedgerRefused(
+            f"comptroller {command} reads the ledger's file: run it on the machine that serves"
+            f" {url}, with --ledger FILE"
+        )
+    return at(address, None, work, *args, create=create)
+
+
+def as_operator(
+    address: str | None,
+    key_variable: str | None,
+    work: Callable[..., Awaitable[T]],
+    *args: Any,
+    create: bool = False,
+) -> T:
+    """As `at`, for who sets budgets: at a server with its operator's key, of the environment.
+
+    Raises:
+        LedgerRefused: it is a server, and there is no such key.
+    """
+    url = _server(address)
+    if url is None:
+        return at(address, key_variable, work, *args, create=create)
+    key = os.environ.get(ADMIN_KEY)
+    if not key:
+        raise LedgerRefused(
+            f"{url} is a remote ledger: its operator sets its budgets, with the key that it was"
+            f" started with: export {ADMIN_KEY}=..."
+        )
+    return anyio.run(work, RemoteOperator(url, key), *args)
+
+
+def _server(address: str | None) -> str | None:
+    """The address of the server that is meant; None for an embedded ledger."""
+    url = reading.meant(address).url
+    return checked_address(url) if re.match("https?:", url, re.IGNORECASE) else None
+
+
+@attrs.frozen(kw_only=True)
 class BudgetOrder:
-    """The terms of a budget as they were written."""
+    """The terms of a budget as they were written; what was not written is None."""
 
     scope: str
     amount: str
     per: str | None
-    zone: str
+    zone: str | None
     overdraft: str | None
-    alerts: tuple[str, ...]
+    alerts: tuple[str, ...] | None
     caps_below: str | None
-    caps: Caps | None
+    caps: Caps
+    no_caps: bool
 
 
-async def set_budget(ledger: Ledger, order: BudgetOrder, as_json: bool) -> None:
-    """Set a budget, and show it."""
+Operator = EmbeddedLedger | RemoteOperator
+"""Who can set budgets."""
+
+
+async def set_budget(operator: Operator, order: BudgetOrder, as_json: bool) -> None:
+    """Set a budget, and show it. Terms that were not written stay."""
     allocated = reading.amount(order.amount)
-    overdraft = reading.optional_amount("--overdraft", order.overdraft)
-    if overdraft is not None and overdraft.unit is not allocated.unit:
-        raise ValueError(f"--overdraft {order.overdraft!r}: write it in the unit of the budget")
-    operator = own(ledger)
-    before = await operator.events(newest=True, limit=1)
-    balance = await operator.set_budget(
-        order.scope,
-        allocated,
-        per=cast("Period | None", order.per),  # checked where it is used
-        zone=order.zone,
-        overdraft_limit=overdraft.amount if overdraft else 0,
-        alerts=order.alerts,
-        caps=order.caps,
-        caps_below=order.caps_below,
-    )
-    _show(balance, ledger, as_json)
-    for entry in await operator.events(after=before[-1].number if before else 0, kinds=["renewed"]):
+    terms = _terms(order, allocated.unit)
+    if "caps" in terms and not order.no_caps:
+        path = parse_scope(order.scope)
+        for known in await operator.budgets():
+            if known.scope_path == path and known.remaining.unit is allocated.unit:
+                terms["caps"] = _together(getattr(known, "caps", None), order.caps)
+    embedded = None if isinstance(operator, RemoteOperator) else operator
+    before = await embedded.events(newest=True, limit=1) if embedded else []
+    balance = await operator.set_budget(order.scope, allocated, **terms)
+    _show(balance, operator.name, as_json)
+    if embedded is not None and not as_json:
+        await _tell_of_clocks(embedded, balance, before[-1].number if before else 0)
+
+
+async def _tell_of_clocks(ledger: EmbeddedLedger, balance: Balance, after: int) -> None:
+    """Say where a period that a wrong clock had begun was put right."""
+    for entry in await ledger.events(after=after, kinds=["renewed"]):
         ahead_ms = entry.details.get("instead_of_ms")
-        if ahead_ms is not None and entry.scope == balance.scope_path and not as_json:
+        if ahead_ms is not None and entry.scope == balance.scope_path:
             console.write(
                 f"a clock was ahead: it had begun the period of {_day(ahead_ms)};"
                 f" the one of {_day(entry.since_ms)} has begun in its place"
@@ -89,105 +148,141 @@ def _day(ms: int) -> str:
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d}"
 
 
-def caps_of(
-    max_tokens: int | None,
-    max_steps: int | None,
-    cooldown_ms: int | None,
-    allowed: list[str] | None,
-    denied: list[str] | None,
-) -> Caps | None:
-    """The caps that were written, if any."""
-    caps = Caps(
-        max_tokens=max_tokens,
-        max_steps_remaining=max_steps,
-        cooldown_ms=cooldown_ms,
-        tool_allowlist=allowed or None,
-        tool_denylist=denied or None,
-    )
-    return caps if caps.model_dump(exclude_none=True) else None
+def _terms(order: BudgetOrder, unit: Unit) -> Terms:
+    terms = Terms()
+    if order.per is not None:
+        # checked where it is used
+        terms["per"] = None if order.per == _NEVER else cast("Period", order.per)
+    if order.zone is not None:
+        terms["zone"] = order.zone
+    if (overdraft := reading.optional_amount("--overdraft", order.overdraft)) is not None:
+        if overdraft.unit is not unit:
+            raise ValueError(f"--overdraft {order.overdraft!r}: write it in the unit of the budget")
+        terms["overdraft_limit"] = overdraft.amount
+    if order.alerts is not None:
+        terms["alerts"] = order.alerts
+    written = bool(order.caps.model_dump(exclude_none=True))
+    if written or order.no_caps:
+        terms["caps"] = order.caps if written else None
+    if order.caps_below is not None or order.no_caps:
+        terms["caps_below"] = order.caps_below
+    return terms
 
 
-async def fund(ledger: Ledger, scope: str, text: str, as_json: bool) -> None:
-    """Add to a budget, and show it."""
-    _show(await own(ledger).fund(scope, reading.amount(text)), ledger, as_json)
+def _together(known: Caps | None, written: Caps) -> Caps:
+    """The caps that were there, and in their place those that were written."""
+    kept = known.model_dump(exclude_none=True) if known else {}
+    return Caps(**{**kept, **written.model_dump(exclude_none=True)})
 
 
-def _show(balance: Balance, ledger: Ledger, as_json: bool) -> None:
+async def fund(operator: Operator, scope: str, text: str, as_json: bool) -> None:
+    """Add to a budget, and show it, with how long that lasts."""
+    balance = await operator.fund(scope, reading.amount(text))
+    _show(balance, operator.name, as_json, funded=True)
+
+
+def _show(balance: Balance, ledger: str, as_json: bool, *, funded: bool = False) -> None:
     if as_json:
-        console.write_json(_plain(balance))
-    else:
-        console.write(console.balance_line(balance, ledger.name))
+        console.write_json(plain(balance))
+        return
+    console.write("; ".join(filter(None, [
+        console.balance_line(balance, ledger),
+        console.terms(balance),
+        console.lasts(balance) if funded else "",
+    ])))  # fmt: skip
 
 
-async def freeze(ledger: Ledger, scope: str, frozen: bool, as_json: bool) -> None:
-    """Freeze a scope, or end that."""
-    operator, path = own(ledger), parse_scope(scope)
-    await (operator.freeze if frozen else operator.unfreeze)(path)
+async def freeze(
+    operator: Operator, scope: str, written: str | None, frozen: bool, as_json: bool
+) -> None:
+    """Freeze a scope in the unit that is written, or in all, or end that."""
+    path, unit = parse_scope(scope), reading.optional_unit("--unit", written)
+    await (operator.freeze if frozen else operator.unfreeze)(path, unit)
     if as_json:
-        console.write_json({"scope": path, "frozen": frozen})
+        of_unit = {"unit": unit.value} if unit else {}
+        console.write_json({"scope": path, **of_unit, "frozen": frozen})
     else:
-        console.write(f"{path} in {ledger.name} is {'frozen' if frozen else 'open'}")
+        of = f" (its {written})" if written else ""
+        console.write(f"{path}{of} in {operator.name} is {'frozen' if frozen else 'open'}")
 
 
-async def close(ledger: Ledger, scope: str, as_json: bool) -> None:
+async def close(operator: Operator, scope: str, as_json: bool) -> None:
     """Close a scope."""
     path = parse_scope(scope)
-    await own(ledger).close_budget(path)
+    await operator.close_budget(path)
     if as_json:
         console.write_json({"scope": path, "closed": True})
     else:
-        console.write(f"{path} in {ledger.name} is closed; what it has spent stays in reports")
+        console.write(f"{path} in {operator.name} is closed; what it has spent stays in reports")
 
 
-async def list_budgets(ledger: Ledger, tenant: str | None, as_json: bool) -> None:
+def budgets(
+    address: str | None, key_variable: str | None, tenant: str | None, as_json: bool, wide: bool
+) -> None:
+    """List budgets: of a server as its operator where that key is there, else as its tenant."""
+    asked = (tenant, as_json, wide)
+    if _server(address) is None or not os.environ.get(ADMIN_KEY):
+        at(address, key_variable, list_budgets, *asked)
+    else:
+        as_operator(address, key_variable, list_budgets, *asked)
+
+
+async def list_budgets(
+    ledger: Ledger | RemoteOperator, tenant: str | None, as_json: bool, wide: bool
+) -> None:
     """Every budget, or one tenant's."""
-    if not ledger.remote:
-        budgets = await own(ledger).budgets()
+    if isinstance(ledger, RemoteOperator) or not ledger.remote:
+        found = await cast("Operator", ledger).budgets()
         if tenant is not None:
             path = parse_scope(f"tenant:{tenant}")
-            budgets = [one for one in budgets if f"{one.scope_path}/".startswith(f"{path}/")]
+            found = [one for one in found if f"{one.scope_path}/".startswith(f"{path}/")]
     else:
-        budgets = (await ledger.balances(tenant=_tenant(ledger, tenant))).balances
+        found = (await ledger.balances(tenant=_tenant(ledger, tenant))).balances
     if as_json:
-        console.write_json([_plain(budget) for budget in budgets])
-    elif budgets:
-        console.write(console.budgets_table(budgets))
+        console.write_json([plain(budget) for budget in found])
+    elif found:
+        console.write(console.budgets_table(found), wide=wide)
     else:
         whose = f"tenant {tenant}" if tenant else "anybody"
         console.write(f"no budget for {whose} in {ledger.name}")
 
 
 async def list_reservations(
-    ledger: Ledger, tenant: str | None, status: str | None, limit: int, as_json: bool
+    ledger: Ledger, tenant: str | None, status: str | None, limit: int, as_json: bool, wide: bool
 ) -> None:
     """The newest reservations, at most `limit`."""
     if ledger.remote:
         tenant = _tenant(ledger, tenant)
+    wanted = _status(status)
     found: list[ReservationSummary] = []
     cursor, more = None, True
     while more and len(found) < limit:
         page = await ledger.reservations(
-            tenant=tenant,
-            status=status.upper() if status else None,
-            limit=min(_PAGE, limit - len(found)),
-            cursor=cursor,
+            tenant=tenant, status=wanted, limit=min(_PAGE, limit - len(found)), cursor=cursor
         )
         found += page.reservations
         cursor, more = page.next_cursor, bool(page.has_more and page.next_cursor)
     if as_json:
-        console.write_json([_plain(one) for one in found])
+        console.write_json([plain(one) for one in found])
     elif found:
-        console.write(console.reservations_table(found))
+        console.write(console.reservations_table(found), wide=wide)
         if more:
             console.write(f"the newest {limit}; more with --limit")
     else:
         console.write(f"no {f'{status} ' if status else ''}reservation in {ledger.name}")
 
 
+def _status(written: str | None) -> str | None:
+    known = [status.value.lower() for status in ReservationStatus]
+    if written is not None and written.lower() not in known:
+        raise ValueError(f"--status {written!r}: write {', '.join(known[:-1])} or {known[-1]}")
+    return written.upper() if written else None
+
+
 def own(ledger: Ledger) -> EmbeddedLedger:
     """The ledger, whose operator we are. Raises LedgerRefused where we are not."""
     if ledger.remote:
-        raise LedgerRefused(f"{ledger.name} is a remote ledger: its operator funds its budgets")
+        raise LedgerRefused(f"{ledger.name} is a remote ledger: its operator sets its budgets")
     return cast("EmbeddedLedger", ledger)
 
 
@@ -197,5 +292,6 @@ def _tenant(ledger: Ledger, tenant: str | None) -> str:
     return tenant
 
 
-def _plain(value: BaseModel) -> Any:
-    return value.model_dump(mode="json", exclude_none=True)
+def plain(value: BaseModel) -> Any:
+    """A value of the protocol for machines; money in dollars, too."""
+    return console.with_dollars(value.model_dump(mode="json", exclude_none=True))

@@ -11,21 +11,22 @@ from typing import Any, cast
 
 import anyio
 import attrs
-from rich.table import Table
 
 from comptroller import console
 from comptroller.errors import ComptrollerError
+from comptroller.ledger.interface import Ledger
 from comptroller.ledger.outbox import Entry, browse, default_directory, set_aside, text_of
 from comptroller.money import show
-from comptroller.runtime.recovery import OnAbandoned, Recovered
+from comptroller.runtime.recovery import OnAbandoned, Recovered, looks_at
 from comptroller.runtime.recovery import recover as settled
 
 from . import exits, reading
+from .tables import NOTHING, Table
 
 _SHORT = 12  # characters of a file's digest that name it well
 
 
-def list_owed(directory: Path | None, as_json: bool) -> None:
+def list_owed(directory: Path | None, as_json: bool, wide: bool) -> None:
     """Every charge that is owed, to any ledger, and what was set aside."""
     root = directory or default_directory()
     found, aside = list(browse(root)), set_aside(root)
@@ -38,7 +39,7 @@ def list_owed(directory: Path | None, as_json: bool) -> None:
         )
         return
     if found:
-        console.write(_table(found))
+        console.write(_table(found), wide=wide)
     else:
         console.write(f"nothing is owed: {root} is empty")
     for path in aside:
@@ -59,7 +60,7 @@ def show_owed(name: str, directory: Path | None) -> None:
         raise ComptrollerError(f"{how_many} named {name!r}: see comptroller outbox list")
     text = text_of(named[0])
     try:
-        console.write_json({"file": str(named[0]), **json.loads(text)})
+        console.write_json({"file": str(named[0]), **console.with_dollars(json.loads(text))})
     except (ValueError, TypeError, RecursionError):
         console.write_text(text)
 
@@ -112,12 +113,14 @@ def recover(address: str | None, key_variable: str | None, on_abandoned: str, as
         raise ValueError(f"--on-abandoned {on_abandoned!r}: write charge or release")
     settings, how = reading.ledger(address, key_variable), cast("OnAbandoned", on_abandoned)
 
-    async def work() -> list[Recovered]:
+    async def work() -> tuple[list[Recovered], str]:
         async with settings.open() as ledger:
-            return await settled(ledger, lambda _: how)
+            asked = looks_at(ledger)
+            found = await settled(ledger, lambda _: how)
+            return found, _nothing(ledger, asked=asked)
 
     with _quiet("comptroller"):  # each is told here
-        found = anyio.run(work)
+        found, nothing = anyio.run(work)
     if as_json:
         console.write_json([_recovered(each) for each in found])
     for each in found if not as_json else ():
@@ -127,8 +130,15 @@ def recover(address: str | None, key_variable: str | None, on_abandoned: str, as
             f" {show(each.reserved)}: {each.outcome}{why}"
         )
     if not found and not as_json:
-        console.write(f"dead processes of this host hold nothing in {settings.url}")
+        console.write(nothing)
     return exits.FAILED if any(each.outcome == "left" for each in found) else exits.DONE
+
+
+def _nothing(ledger: Ledger, *, asked: bool) -> str:
+    """That there was nothing to settle, and how that is known."""
+    if asked:
+        return f"dead processes of this host hold nothing in {ledger.name}"
+    return f"no dead process of this host has spent at {ledger.name}, so it was not asked"
 
 
 @contextmanager
@@ -144,7 +154,8 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _recovered(each: Recovered) -> dict[str, Any]:
-    return {**attrs.asdict(each, recurse=False), "reserved": each.reserved.model_dump(mode="json")}
+    reserved = console.with_dollars(each.reserved.model_dump(mode="json"))
+    return {**attrs.asdict(each, recurse=False), "reserved": reserved}
 
 
 def _is_named(path: Path, name: str) -> bool:
@@ -165,7 +176,7 @@ def _plain(path: Path, entry: Entry | None) -> dict[str, Any]:
             "ledger": entry.address,
             "tenant": entry.tenant,
             "as": "event" if entry.commit is None else "commit",
-            "actual": None if actual is None else actual.model_dump(mode="json"),
+            "actual": actual and console.with_dollars(actual.model_dump(mode="json")),
             "idempotency_key": entry.idempotency_key,
             "recorded_at_ms": entry.recorded_at_ms,
             "not_before_ms": entry.not_before_ms,
@@ -174,13 +185,14 @@ def _plain(path: Path, entry: Entry | None) -> dict[str, Any]:
 
 
 def _table(found: list[tuple[Path, Entry | None]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for head in ("charge", "ledger", "tenant", "as", "actual", "since", "not before"):
-        table.add_column(head)
+    facts = ("as", "since", "not before")
+    table = Table(
+        "charge", "ledger", "tenant", "as", "actual", *facts[1:], amounts=("actual",), prose=facts
+    )
     for path, entry in found:
         name = path.name.removeprefix("v2-")[:_SHORT]
         if entry is None:
-            table.add_row(name, "cannot be read")
+            table.add_row(name, *NOTHING * 2, "cannot be read", *NOTHING * 3)
         else:
             table.add_row(
                 name,

@@ -69,6 +69,21 @@ def optional_amount(option: str, text: str | None) -> Amount | None:
         raise ValueError(f"{option}: {error}") from None
 
 
+def optional_unit(option: str, text: str | None) -> Unit | None:
+    """The unit of an option: `usd`, `tokens`, `points`, `credits`, or its name of the protocol.
+
+    Raises:
+        ValueError: none of these.
+    """
+    if text is None:
+        return None
+    name = text.strip().upper()
+    unit = Unit.__members__.get(name) or _UNITS.get(name.lower().removesuffix("s"))
+    if unit is None:
+        raise ValueError(f"{option} {text!r} is no unit: write usd, tokens, points or credits")
+    return unit
+
+
 def ledger(address: str | None, key_variable: str | None, *, create: bool = False) -> DefaultLedger:
     """The ledger that a command means, by its address or by the environment.
 
@@ -81,7 +96,7 @@ def ledger(address: str | None, key_variable: str | None, *, create: bool = Fals
         ValueError: the variable is not set, or what `default_settings` raises.
         ComptrollerError: the file is not there.
     """
-    settings = default_settings() if address is None else DefaultLedger(address)
+    settings = meant(address)
     if re.match("https?:", settings.url, re.IGNORECASE) and (address or key_variable):
         settings = attrs.evolve(
             settings, api_key=_key(key_variable or _KEY, checked_address(settings.url))
@@ -95,6 +110,11 @@ def ledger(address: str | None, key_variable: str | None, *, create: bool = Fals
                 f" comptroller budget set tenant:acme 10usd{option}"
             )
     return settings
+
+
+def meant(address: str | None) -> DefaultLedger:
+    """The ledger of an address, or the environment's."""
+    return default_settings() if address is None else DefaultLedger(address)
 
 
 def _key(variable: str, url: str) -> str:
@@ -164,5 +184,17 @@ def _said(error: BaseException) -> str:
 def _agents_in(module: ModuleType) -> str:
     names = [name for name, _ in inspect.getmembers(module, lambda value: isinstance(value, Agent))]
     if not names:
-        return f"no agent stands in {module.__name__}"
+        return f"no agent stands in {module.__name__}; {_functions_in(module)}"
     return f"write {' or '.join(f'{module.__name__}:{name}' for name in names)}"
+
+
+def _functions_in(module: ModuleType) -> str:
+    """What of the module's own might make one."""
+    names = [
+        name
+        for name, value in inspect.getmembers(module, inspect.isfunction)
+        if value.__module__ == module.__name__ and not name.startswith("_")
+    ]
+    if not names:
+        return "nor does a function"
+    return f"it has: {', '.join(f'{name} (a function)' for name in names)}"

@@ -7,18 +7,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 import attrs
-from rich.table import Table
+from runcycles import Unit
 
 from comptroller import console
 from comptroller.ledger.book.usage import COUNTED, Usage, dimensions
 from comptroller.ledger.interface import Ledger
-from comptroller.money import formatted
+from comptroller.money import dollars, formatted
 
 from .moments import moment
 from .operating import own
+from .tables import NOTHING, Table
 
 FORMATS = ("table", "csv", "json")
 _AMOUNTS = ("charged", "reserved", "abandoned")
+_MONEY = (*_AMOUNTS, "refused")
+_FORMULAS = tuple("=+-@＝＋－＠")  # noqa: RUF001 - some programs take the wide ones for the others
 _TOKENS = ("tokens_input", "tokens_output")
 
 
@@ -32,10 +35,20 @@ class Order:
     tenant: str | None
     zone: str
     shown: str
+    wide: bool = False
 
-    def __attrs_post_init__(self) -> None:
-        if self.shown not in FORMATS:
-            raise ValueError(f"--format {self.shown!r}: use {', '.join(FORMATS)}")
+
+def format_of(written: str | None, as_json: bool) -> str:
+    """How a report is shown: as a table, unless something else is asked for.
+
+    Raises:
+        ValueError: no such format, or two of them.
+    """
+    if written not in (None, *FORMATS):
+        raise ValueError(f"--format {written!r}: use {', '.join(FORMATS)}")
+    if as_json and written not in (None, "json"):
+        raise ValueError(f"--json and --format {written}: name one of them")
+    return "json" if as_json else written or "table"
 
 
 async def report(ledger: Ledger, order: Order) -> None:
@@ -53,34 +66,48 @@ async def report(ledger: Ledger, order: Order) -> None:
     elif order.shown == "csv":
         console.write_text(_csv(dimensions(order.by), lines), end="")
     elif lines:
-        console.write(_table(dimensions(order.by), lines))
+        console.write(_table(dimensions(order.by), lines), wide=order.wide)
     else:
         console.write(f"nothing was charged, reserved or denied in {ledger.name} in that time")
 
 
 def _plain(line: Usage) -> dict[str, Any]:
+    """A line for machines: what is money is told in dollars, too."""
     counted = {name: getattr(line, name) for name in COUNTED}
-    return {**line.by, "unit": line.unit.value, **counted}
+    dollared = line.unit is Unit.USD_MICROCENTS
+    money = {f"{name}_usd": dollars(counted[name]) if dollared else None for name in _MONEY}
+    return {**line.by, "unit": line.unit.value, **counted, **money}
 
 
 def _csv(by: Sequence[str], lines: Sequence[Usage]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*by, "unit", *COUNTED])
-    writer.writerows(list(_plain(line).values()) for line in lines)
+    writer.writerow([*by, "unit", *COUNTED, *(f"{name}_usd" for name in _MONEY)])
+    for line in lines:
+        plain = _plain(line)
+        writer.writerow([*map(_harmless, line.by.values()), *list(plain.values())[len(by) :]])
     return text.getvalue()
+
+
+def _harmless(name: str) -> str:
+    """A name that a spreadsheet would take for a formula (CWE-1236) gets an apostrophe before it.
+
+    A client chose it; who opens the file did not.
+    """
+    dangerous = console.plain(name).lstrip()[:1] in _FORMULAS or name[:1].isspace()
+    return f"'{name}" if dangerous else name
 
 
 def _table(by: Sequence[str], lines: Sequence[Usage]) -> Table:
     numbers = ("calls", *_AMOUNTS, "denied", "tokens in", "out")
-    table = console.table(*by, *numbers, right=numbers)
+    table = Table(*by, *numbers, amounts=numbers, models=("model",))
     for line in lines:
         table.add_row(
-            *(console.plain(value) or "-" for value in line.by.values()),
+            *(console.plain(value) or NOTHING for value in line.by.values()),
             f"{line.calls:,}",
-            *(formatted(line.unit, amount) if amount else "-" for amount in _shown(line)),
-            f"{line.denied:,}" if line.denied else "-",
-            *(f"{getattr(line, name):,}" if getattr(line, name) else "-" for name in _TOKENS),
+            *(formatted(line.unit, amount) if amount else NOTHING for amount in _shown(line)),
+            f"{line.denied:,}" if line.denied else NOTHING,
+            *(f"{getattr(line, name):,}" if getattr(line, name) else NOTHING for name in _TOKENS),
         )
     return table
 

@@ -53,6 +53,7 @@ class Order:
     max_turns: int | None = None
     stream: bool = False
     as_json: bool = False
+    wide: bool = False
     debug: bool = False
 
 
@@ -71,7 +72,7 @@ async def _to_its_end(agent: Agent[Any], order: Order) -> int:
     ending = await _under_its_budget(agent, order)
     if order.debug and ending.error is not None:
         traceback.print_exception(ending.error)
-    code = show(ending, as_json=order.as_json, streamed=order.stream)
+    code = show(ending, as_json=order.as_json, streamed=order.stream, wide=order.wide)
     if ending.signal is not None:
         last = threading.Timer(_LINGERS, os._exit, [code])
         last.daemon = True

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, Ledger
+from .options import Json, LedgerFile, Wide
 
 key_app = typer.Typer(help="Create, list and revoke the API keys of an embedded ledger.")
 
@@ -15,7 +15,7 @@ AdminKey = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The variable with the operator's key (COMPTROLLER_ADMIN_KEY): budgets over HTTP.",
+        help="The operator's key sets budgets; its variable: COMPTROLLER_ADMIN_KEY unless told.",
     ),
 ]
 LogFormat = Annotated[
@@ -57,7 +57,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="A file, or 'memory:'. Left out: what COMPTROLLER_LEDGER names, else yours.",
+            help="A file, or 'memory:'. Left out: what COMPTROLLER_LEDGER names, else"
+            " ledger.db in your data directory.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Where to listen; loopback unless told.")] = "127.0.0.1",
@@ -104,37 +105,38 @@ def serve(
 def create_key(
     tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose key it is.")],
     note: Annotated[str, typer.Option(help="What it is for.")] = "",
-    ledger: Ledger = None,
+    ledger: LedgerFile = None,
     as_json: Json = False,
 ) -> None:
     """Make a key of a tenant and show it, this once: what is kept is its digest."""
     from .keys import create
-    from .operating import at
+    from .operating import at_file
 
-    at(ledger, None, create, tenant, note, as_json, create=True)
+    at_file("key create", ledger, create, tenant, note, as_json, create=True)
 
 
 @key_app.command("list")
 def list_keys(
     tenant: Annotated[str | None, typer.Option(help="Of one tenant.")] = None,
-    ledger: Ledger = None,
+    ledger: LedgerFile = None,
+    wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """The keys: id, tenant, since when, whether they open anything."""
+    """The keys: id, tenant, since when, active or revoked."""
     from .keys import show
-    from .operating import at
+    from .operating import at_file
 
-    at(ledger, None, show, tenant, as_json)
+    at_file("key list", ledger, show, tenant, as_json, wide)
 
 
 @key_app.command("revoke")
 def revoke_key(
     key_id: Annotated[str, typer.Argument(metavar="KEY", help="Its id, as 'key list' shows it.")],
-    ledger: Ledger = None,
+    ledger: LedgerFile = None,
     as_json: Json = False,
 ) -> None:
     """End a key, for good. Servers that run take notice within a second."""
     from .keys import revoke
-    from .operating import at
+    from .operating import at_file
 
-    at(ledger, None, revoke, key_id, as_json)
+    at_file("key revoke", ledger, revoke, key_id, as_json)

@@ -33,8 +33,8 @@ from . import reading
 from .listening import Tls, listening, open_to_others, tls, url
 from .logs import logging_as
 from .moments import span
+from .operating import ADMIN_KEY
 
-ADMIN_KEY = "COMPTROLLER_ADMIN_KEY"
 _ADMIN_KEY_LEAST = 16
 _EXTRA = "install what serving needs with: pip install 'comptroller[serve]'"
 
@@ -173,8 +173,8 @@ def _make_keys(keys: KeyTable, tenants: list[str]) -> None:
     """Keys that are gone with the process, shown as it begins."""
     for tenant in tenants:
         text, key = made(tenant, wall_clock(), "made at the start")
-        keys.add(key)
         console.write_text(f"the API key of tenant {key.tenant}, shown this once: {text}")
+        keys.add(key)
 
 
 def _address(order: Order) -> str:

@@ -2,28 +2,33 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import anyio
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 from runcycles import Unit
 
-from comptroller.console import STYLES, amounts_of, open_console, plain, table
+from comptroller.console import STYLES, amounts_of, open_console, plain
 from comptroller.decide.lifecycle import Outcome
 from comptroller.money import show
 from comptroller.runtime.hub import Handle
 from comptroller.runtime.receipts import CallReceipt
+
+from .tables import Table
 
 _PAUSE = 0.1  # seconds between two looks
 _STEADY = 10  # columns at least, so that a growing figure moves nothing
 
 
 async def watch(runs: Mapping[str, Handle], *, stderr: bool = False) -> None:
-    """Show `runs`, by what they are called, those added meanwhile too, until cancelled."""
-    with _view(open_console(stderr=stderr)) as view:
+    """Show `runs`, by what they are called, those added meanwhile too, until cancelled.
+
+    Where it cannot be written it ends: a run that is paid for does not hang on being watched.
+    """
+    with suppress(OSError), _view(open_console(stderr=stderr)) as view:
         try:
             while True:
                 view.look(runs)
@@ -82,15 +87,13 @@ class LiveTable:
     def look(self, runs: Mapping[str, Handle]) -> None:
         """Draw them anew."""
         amounts = ("calls", "reserved", "charged")
-        made = table("run", "status", *amounts, "now", right=amounts)
-        for column in made.columns[-3:]:
-            column.min_width = _STEADY
+        made = Table("run", "status", *amounts, "now", amounts=amounts, prose=("now",))
         for name, run in runs.items():
             made.add_row(plain(name), *_row(run))
         self._live.update(made, refresh=True)
 
 
-def _row(run: Handle) -> list[RenderableType]:
+def _row(run: Handle) -> list[str | Text]:
     receipt = run.receipt
     under_way = [call for call in receipt.calls if call.open]
     held: Counter[Unit] = Counter()
@@ -99,7 +102,7 @@ def _row(run: Handle) -> list[RenderableType]:
     return [
         Text(run.status, STYLES.get(run.status, "")),
         str(len(receipt.calls)),
-        amounts_of(held),
-        amounts_of(receipt.charged),
-        plain(", ".join(f"{call.agent}: {call.name}" for call in under_way)),
+        amounts_of(held).rjust(_STEADY),
+        amounts_of(receipt.charged).rjust(_STEADY),
+        plain(", ".join(f"{call.agent}: {call.name}" for call in under_way)).ljust(_STEADY),
     ]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, Ledger
+from .options import Json, LedgerFile, Wide
 
 webhook_app = typer.Typer(help="Where the alerts of an embedded ledger are sent.")
 
@@ -16,31 +16,34 @@ def add_webhook(
     url: Url,
     secret_env: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The variable with the secret; left out: one is made."),
+        typer.Option(metavar="NAME", help="The variable with the secret; else one is made."),
     ] = None,
-    ledger: Ledger = None,
+    ledger: LedgerFile = None,
     as_json: Json = False,
 ) -> None:
-    """Send every alert from now on there, signed and retried; a made secret is shown this once."""
-    from .operating import at
+    """Send every alert from now on there, signed and retried.
+
+    A generated secret is shown this once.
+    """
+    from .operating import at_file
     from .webhooks import add
 
-    at(ledger, None, add, url, secret_env, as_json, create=True)
+    at_file("webhook add", ledger, add, url, secret_env, as_json, create=True)
 
 
 @webhook_app.command("list")
-def list_webhooks(ledger: Ledger = None, as_json: Json = False) -> None:
-    """The webhooks, and whether they take what they are told."""
-    from .operating import at
+def list_webhooks(ledger: LedgerFile = None, wide: Wide = False, as_json: Json = False) -> None:
+    """The webhooks, and whether they are delivering or failing."""
+    from .operating import at_file
     from .webhooks import show
 
-    at(ledger, None, show, as_json)
+    at_file("webhook list", ledger, show, as_json, wide)
 
 
 @webhook_app.command("remove")
-def remove_webhook(url: Url, ledger: Ledger = None, as_json: Json = False) -> None:
+def remove_webhook(url: Url, ledger: LedgerFile = None, as_json: Json = False) -> None:
     """Send nothing there any more."""
-    from .operating import at
+    from .operating import at_file
     from .webhooks import remove
 
-    at(ledger, None, remove, url, as_json)
+    at_file("webhook remove", ledger, remove, url, as_json)

@@ -7,26 +7,31 @@ from typing import Any
 
 from comptroller import console
 from comptroller.ledger.embedded import wall_clock
-from comptroller.ledger.interface import Ledger
+from comptroller.ledger.interface import EmbeddedLedger, Ledger
 from comptroller.ledger.opening import open_webhooks
 from comptroller.ledger.webhooks import Webhook
 
+from .exits import shown_before
 from .operating import own
+from .tables import Table
 
 _SECRET_BYTES = 32
 
 
 async def add(ledger: Ledger, url: str, secret_variable: str | None, as_json: bool) -> None:
-    """Add a webhook; a secret that was made for it is shown this once."""
+    """Add a webhook; a secret that was generated for it is shown this once."""
     given = _secret(secret_variable) if secret_variable else None
     webhook = Webhook(url, given or f"whsec_{secrets.token_urlsafe(_SECRET_BYTES)}", wall_clock())
     with open_webhooks(own(ledger)) as webhooks:
+        with shown_before("no webhook was added"):
+            if as_json:
+                secret = {} if given else {"secret": webhook.secret}
+                console.write_json({**_plain(webhook), **secret})
+            elif given is None:
+                console.write_text(webhook.secret)
         webhooks.add(webhook)
     if as_json:
-        console.write_json({**_plain(webhook), **({} if given else {"secret": webhook.secret})})
         return
-    if given is None:
-        console.write_text(webhook.secret)
     console.write(
         f"{url} is told of every alert of {ledger.name} from now on, signed with"
         f" {'that secret' if given else 'this secret, which is shown this once'}",
@@ -34,18 +39,22 @@ async def add(ledger: Ledger, url: str, secret_variable: str | None, as_json: bo
     )
 
 
-async def show(ledger: Ledger, as_json: bool) -> None:
+async def show(ledger: Ledger, as_json: bool, wide: bool) -> None:
     """Every webhook, and how it takes what it is told."""
-    with open_webhooks(own(ledger)) as webhooks:
+    owner = own(ledger)
+    with open_webhooks(owner) as webhooks:
         found = webhooks.all()
+    since = {webhook.url: await _failing_since(owner, webhook) for webhook in found}
     if as_json:
-        console.write_json([_plain(webhook) for webhook in found])
+        console.write_json(
+            [{**_plain(webhook), "failing_since_ms": since[webhook.url]} for webhook in found]
+        )
     elif found:
-        table = console.table("webhook", "since (UTC)", "state")
+        table = Table("webhook", "since (UTC)", "state", prose=("since (UTC)", "state"))
         for webhook in found:
-            since = f"{datetime.fromtimestamp(webhook.created_ms / 1000, UTC):%Y-%m-%d %H:%M}"
-            table.add_row(console.plain(webhook.url), since, _state(webhook))
-        console.write(table)
+            state = _state(webhook, since[webhook.url])
+            table.add_row(console.plain(webhook.url), _moment(webhook.created_ms), state)
+        console.write(table, wide=wide)
     else:
         console.write(f"no webhook in {ledger.name}")
 
@@ -67,10 +76,23 @@ def _secret(variable: str) -> str:
     return secret
 
 
-def _state(webhook: Webhook) -> str:
-    if webhook.failures:
-        return console.plain(f"failed {webhook.failures} times: {webhook.problem}")
-    return "well"
+async def _failing_since(ledger: EmbeddedLedger, webhook: Webhook) -> int | None:
+    """When the first alert was that it has not taken; None where it takes what it is told."""
+    if not webhook.failures:
+        return None
+    waiting = await ledger.events(kinds=["alert"], after=webhook.told, limit=1)
+    return waiting[0].at_ms if waiting else webhook.created_ms
+
+
+def _state(webhook: Webhook, since_ms: int | None) -> str:
+    if since_ms is None:
+        return "delivering"
+    times = "once" if webhook.failures == 1 else f"{webhook.failures} times"
+    return console.plain(f"failing since {_moment(since_ms)}, {times}: {webhook.problem}")
+
+
+def _moment(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M}"
 
 
 def _plain(webhook: Webhook) -> dict[str, Any]:

@@ -7,10 +7,11 @@ exceeds what it may owe (protocol, OVERDRAFT RECONCILIATION).
 from enum import Enum
 
 import attrs
+from runcycles import Amount
 
 from comptroller.decide.admission import Account, Alerts, Denial, Renewal
 from comptroller.decide.periods import began, ends
-from comptroller.decide.terms import BudgetTerms
+from comptroller.decide.terms import BudgetTerms, Terms
 from comptroller.money import MOST
 
 _DAY_MS = 86_400_000
@@ -27,6 +28,36 @@ class Funding(Enum):
     @classmethod
     def _missing_(cls, value: object) -> None:
         raise ValueError(f"operation={value!r}: write {', '.join(one.name for one in cls)}")
+
+
+def amended(known: Account | None, allocated: Amount, given: Terms) -> BudgetTerms:
+    """What a budget is to be: terms that are not `given` are those that it has.
+
+    What only says how another term is meant ends with it: a zone with its period, a share below
+    which caps hold with the caps.
+
+    Raises:
+        TypeError, ValueError: terms that make no sense together.
+    """
+    kept = Terms() if known is None else _terms(known)
+    if given.get("per", "day") is None:
+        kept.pop("zone", None)
+    if given.get("caps", "some") is None:
+        kept.pop("caps_below", None)
+    kept.update(given)
+    return BudgetTerms(allocated, **kept)
+
+
+def _terms(account: Account) -> Terms:
+    terms = Terms(
+        overdraft_limit=account.overdraft_limit,
+        caps=account.caps,
+        caps_below=account.caps_below,
+        alerts=account.alerts.at if account.alerts else (),
+    )
+    if account.renewal is not None:
+        terms["per"], terms["zone"] = account.renewal.per, account.renewal.zone
+    return terms
 
 
 def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 0) -> Account:

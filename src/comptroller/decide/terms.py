@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 import attrs
 from runcycles import Amount, Caps
@@ -44,10 +44,30 @@ def checked_amount(given: Any) -> Amount:
     return amount(given.unit, given.amount)
 
 
-def _shares(given: Any) -> tuple[int, ...]:
+def shares(given: Any) -> tuple[int, ...]:
+    """The shares at which alerts are told: one, or several.
+
+    Raises:
+        TypeError, ValueError: one that is none.
+    """
     if isinstance(given, str) or not isinstance(given, Iterable):
         given = (given,)
     return tuple(sorted({percent(one, "alerts") for one in given}))
+
+
+class Terms(TypedDict, total=False):
+    """The terms of a budget besides its amount, as `BudgetTerms` has them.
+
+    Where a budget is set again, a term that is left out stays as it is. Named, it takes the place
+    of the old one, and ends with None: `per=None`, `caps=None`, `alerts=()`, `overdraft_limit=0`.
+    """
+
+    overdraft_limit: int
+    caps: Caps | None
+    caps_below: Share | None
+    per: Period | None
+    zone: str
+    alerts: Share | Iterable[Share]
 
 
 def _share(given: Any) -> int | None:
@@ -78,7 +98,7 @@ class BudgetTerms:
     caps_below: int | None = attrs.field(default=None, converter=_share)
     per: Period | None = attrs.field(default=None)
     zone: str = attrs.field(default="UTC", converter=zone_of)
-    alerts: tuple[int, ...] = attrs.field(default=(), converter=_shares)
+    alerts: tuple[int, ...] = attrs.field(default=(), converter=shares)
 
     def __attrs_post_init__(self) -> None:
         limit = self.overdraft_limit

@@ -17,7 +17,6 @@ import attrs
 from runcycles import (
     Amount,
     Balance,
-    Caps,
     CommitRequest,
     CommitResponse,
     DecisionRequest,
@@ -39,8 +38,8 @@ from runcycles.models import BalanceResponse
 from comptroller.decide.admission import Account
 from comptroller.decide.funding import Funding
 from comptroller.decide.names import lowered
-from comptroller.decide.periods import Period, zone_of
-from comptroller.decide.terms import BudgetTerms, Share
+from comptroller.decide.periods import zone_of
+from comptroller.decide.terms import BudgetTerms, Terms, shares
 from comptroller.errors import ComptrollerError
 from comptroller.ledger import threads
 from comptroller.ledger.alerts import OnAlert, Teller
@@ -286,30 +285,12 @@ class Embedded(ABC):
             return await threads.run_sync(answers.detail, one)
         return answers.detail(one)
 
-    async def set_budget(
-        self,
-        scope: str,
-        allocated: Amount,
-        *,
-        overdraft_limit: int = 0,
-        caps: Caps | None = None,
-        caps_below: Share | None = None,
-        per: Period | None = None,
-        zone: str = "UTC",
-        alerts: Share | Iterable[Share] = (),
-    ) -> Balance:
+    async def set_budget(self, scope: str, allocated: Amount, **terms: Unpack[Terms]) -> Balance:
         """Set what `scope` may spend in all, or per day or month of a time zone."""
-        terms = BudgetTerms(
-            allocated,
-            overdraft_limit=overdraft_limit,
-            caps=caps,
-            caps_below=caps_below,
-            per=per,
-            zone=zone,
-            alerts=alerts,
-        )
+        if "alerts" in terms:  # once: it may be an iterator
+            terms["alerts"] = shares(terms["alerts"])
         return await self._operate(
-            lambda book, now_ms: operate.set_budget(book, scope, terms, now_ms)
+            lambda book, now_ms: operate.set_budget(book, scope, allocated, terms, now_ms)
         )
 
     async def fund(

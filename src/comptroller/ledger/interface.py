@@ -16,7 +16,6 @@ import attrs
 from runcycles import (
     Amount,
     Balance,
-    Caps,
     CommitRequest,
     CommitResponse,
     DecisionRequest,
@@ -36,9 +35,8 @@ from runcycles import (
 from runcycles.models import BalanceResponse
 
 from comptroller.decide.funding import Funding
-from comptroller.decide.periods import Period
 from comptroller.decide.settlement import Next
-from comptroller.decide.terms import Share
+from comptroller.decide.terms import Terms
 from comptroller.errors import ComptrollerError, LedgerRefused
 from comptroller.ledger.book.journal import Entry
 from comptroller.ledger.book.statistics import Statistics
@@ -178,25 +176,15 @@ class EmbeddedLedger(Ledger, Protocol):
     `scope` is a path such as `tenant:acme/agent:triage`.
     """
 
-    async def set_budget(
-        self,
-        scope: str,
-        allocated: Amount,
-        *,
-        overdraft_limit: int = 0,
-        caps: Caps | None = None,
-        caps_below: Share | None = None,
-        per: Period | None = None,
-        zone: str = "UTC",
-        alerts: Share | Iterable[Share] = (),
-    ) -> Balance:
+    async def set_budget(self, scope: str, allocated: Amount, **terms: Unpack[Terms]) -> Balance:
         """Set what `scope` may spend: in all, or with `per` in every day or month of `zone`.
 
-        What it has spent and reserved stays. `caps` bind every grant of the scope, or with
-        `caps_below="20%"` those made while less than that share of it remains: a soft landing.
-        `alerts=("80%", "100%")`: once in a period for each share, when so much is spent, the event
-        log has an `alert`. What is reserved in one period and committed in the next is charged to
-        the period of its reservation.
+        What it has spent and reserved stays, and so does every term that is not named: see `Terms`
+        for how one ends. `caps` bind every grant of the scope, or with `caps_below="20%"` those
+        made while less than that share of it remains: a soft landing. `alerts=("80%", "100%")`:
+        once in a period for each share, when so much is spent, the event log has an `alert`. What
+        is reserved in one period and committed in the next is charged to the period of its
+        reservation. The answer has the terms that hold now.
 
         Raises:
             TypeError, ValueError: no such scope, amount, share, period or time zone.

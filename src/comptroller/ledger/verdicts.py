@@ -26,6 +26,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 OK = 200
 CREATED = 201
+_CONFLICT = 409  # with the budget, of what asks for one
 _KEY_REFUSED = (401, 403)
 _MOST_SAID = 500
 """Characters of what a server says that an error repeats."""
@@ -139,6 +140,8 @@ def _text(
         return f"no budget for {scope} at {ledger}: ask the operator of that ledger to set one"
     code = f"{answer.status} {error_code}" if error_code else str(answer.status)
     why = _line(answer.error_message) or _UNSAID
+    if answer.status == _CONFLICT and question.subject is not None and why is not _UNSAID:
+        return why if why.startswith("tenant:") else f"{ledger}: {why}"  # ours says whose it is
     said = f"{question.verb}: {why} ({_line(code)})"
     if answer.status in _KEY_REFUSED:
         whose = f"tenant {question.tenant!r}" if question.tenant else "a request without a tenant"

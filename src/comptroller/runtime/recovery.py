@@ -76,6 +76,11 @@ async def recover(
     return found
 
 
+def looks_at(ledger: Ledger) -> bool:
+    """Whether `recover` would ask `ledger` what is reserved: a server only for known tenants."""
+    return bool(_tenants(ledger, dead().values()))
+
+
 async def _still_owed(ledger: Ledger, seconds: float) -> set[str]:
     """The reservations whose actual is known, and not accepted yet."""
     outbox: Any = getattr(ledger, "outbox", None)

@@ -7,7 +7,7 @@ import anyio
 from agents import Agent
 from runcycles import Amount, ReservationSummary
 
-from comptroller.decide.terms import BudgetTerms
+from comptroller.decide.terms import Terms
 from comptroller.governed import governed_run
 from comptroller.ledger.book import operate, read
 from comptroller.ledger.interface import Ledger
@@ -40,7 +40,7 @@ class FundedLedger(MemoryLedger):
         super().__init__(loops_clock)
         for scope, amounts in budgets.items():
             for allocated in amounts:
-                operate.set_budget(self._book, scope, BudgetTerms(allocated), EPOCH_MS)()
+                operate.set_budget(self._book, scope, allocated, Terms(), EPOCH_MS)()
 
     def open_reservations(self) -> list[ReservationSummary]:
         """Those that are active; the newest 200."""

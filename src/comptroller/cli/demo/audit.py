@@ -6,12 +6,14 @@ it (priced here), what the receipts say was charged, and what the ledger's file 
 
 from collections import Counter
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import attrs
 from runcycles import Balance, Unit
 
 from comptroller import PriceBook, Receipt
 from comptroller.ledger.interface import EmbeddedLedger
+from comptroller.money import dollars
 from comptroller.testing import asyncio_tasks_left, open_reservations
 
 from .scripted import Tally, Work
@@ -34,6 +36,14 @@ class Line:
     def agrees(self) -> bool:
         """Whether they are."""
         return self.counted == self.charged == self.spent
+
+    def plain(self) -> dict[str, Any]:
+        """For machines; money in dollars, too."""
+        figures = {"counted": self.counted, "charged": self.charged, "spent": self.spent}
+        told = {"tenant": self.tenant, "unit": self.unit.value, **figures, "agrees": self.agrees}
+        if self.unit is Unit.USD_MICROCENTS:
+            told |= {f"{name}_usd": dollars(amount) for name, amount in figures.items()}
+        return told
 
 
 @attrs.frozen

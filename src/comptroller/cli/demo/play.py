@@ -11,6 +11,7 @@ import anyio
 import attrs
 from agents import RunConfig
 from openai.types.responses import ResponseTextDeltaEvent
+from runcycles import Balance
 
 from comptroller import (
     Completed,
@@ -24,7 +25,10 @@ from comptroller import (
     open_ledger,
     open_supervisor,
 )
+from comptroller.cli.ending import plain_receipt
 from comptroller.cli.exits import DONE, FAILED
+from comptroller.cli.operating import plain
+from comptroller.cli.tables import Table
 from comptroller.cli.watching import watch
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.money import formatted
@@ -35,15 +39,16 @@ from .cast import BUDGETS, LARGE, POLICY, SMALL, Part, Stage, parts
 from .scripted import Tally
 
 _MOST_TURNS = 60  # beyond what the budgets allow: they are to end the runs
-_FOLDED = 72  # columns of an answer, in a table of 100
+_WIDEST = 100  # columns
 _SAMPLE = 1000  # tokens whose price is shown times a thousand
 
 
-def show(model: str | None) -> int:
+def show(model: str | None, *, as_json: bool = False, wide: bool = False) -> int:
     """Play it; the exit code says whether the ledger agrees with the models and tools."""
     if model is not None:
         _must_be_possible(model)
-    return anyio.run(play, Stage(Tally(), model))
+    stage = Stage(Tally(), model)
+    return anyio.run(told, stage) if as_json else anyio.run(play, stage, wide)
 
 
 def _must_be_possible(model: str) -> None:
@@ -59,35 +64,89 @@ def _must_be_possible(model: str) -> None:
         )
 
 
-async def play(stage: Stage) -> int:
+@attrs.frozen
+class Played:
+    """A run that is over. `said`: its answer, or why there is none."""
+
+    receipt: Receipt
+    status: str
+    said: str
+
+
+@attrs.frozen
+class Show:
+    """All of it, over. `left_out`: tenants whose work no model has counted."""
+
+    played: list[Played]
+    budgets: list[Balance]
+    audit: Audit
+    took: float
+    left_out: list[str]
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        failed = any(one.status == "failed" for one in self.played)
+        return DONE if self.audit.holds and not failed else FAILED
+
+
+async def _shown(stage: Stage, path: Path, *, watched: bool) -> Show:
+    """Everything, and what stands in the file afterwards."""
+    began = time.perf_counter()
+    async with open_ledger(path) as ledger:
+        played = await _performed(parts(stage), ledger, stage, watched=watched)
+    took = time.perf_counter() - began
+    async with open_ledger(path) as ledger:  # opened anew: what stands in the file
+        cut_off = [one.receipt.tenant for one in played if one.status == "cancelled"]
+        # what a real model's answer cost that was cut off, nobody but the ledger counts
+        left_out = cut_off if stage.real else []
+        receipts = [one.receipt for one in played]
+        found = await audit(ledger, receipts, stage.tally, left_out)
+        return Show(played, await ledger.budgets(), found, took, left_out)
+
+
+async def told(stage: Stage) -> int:
+    """The whole demonstration, for machines."""
+    with tempfile.TemporaryDirectory(prefix="comptroller-") as directory:
+        over = await _shown(stage, Path(directory) / "ledger.db", watched=False)
+    console.write_json(
+        {
+            "agrees": over.audit.holds,
+            "runs": [
+                {"status": one.status, "said": one.said, "receipt": plain_receipt(one.receipt)}
+                for one in over.played
+            ],
+            "budgets": [plain(budget) for budget in over.budgets],
+            "accounts": [line.plain() for line in over.audit.lines],
+            "left_out": over.left_out,
+            "seconds": round(over.took, 3),
+        }
+    )
+    return over.code
+
+
+async def play(stage: Stage, wide: bool = False) -> int:
     """The whole demonstration."""
     with tempfile.TemporaryDirectory(prefix="comptroller-") as directory:
         path = Path(directory) / "ledger.db"
         _say(*_prologue(stage, path))
-        began = time.perf_counter()
-        async with open_ledger(path) as ledger:
-            played = await _performed(parts(stage), ledger, stage)
-        took = time.perf_counter() - began
-        receipts = [one.receipt for one in played]
-        _say("", "How the runs ended")
-        endings = console.table("run", "status", "answer, or why there is none")
-        endings.columns[-1].max_width = _FOLDED
-        for one in played:
-            endings.add_row(one.receipt.run_id, one.status, console.plain(one.said))
-        console.write(endings)
-        _say("Receipts: what every call reserved and was charged")
-        console.write(console.receipts_table(receipts))
-        async with open_ledger(path) as ledger:  # opened anew: what stands in the file
-            _say("Balances, read from the file")
-            console.write(console.budgets_table(await ledger.budgets()))
-            cut_off = [one.receipt.tenant for one in played if one.status == "cancelled"]
-            # what a real model's answer cost that was cut off, nobody but the ledger counts
-            leave_out = cut_off if stage.real else []
-            found = await audit(ledger, receipts, stage.tally, leave_out)
-    agreed = _reconciled(found, took, leave_out)
-    failed = [one for one in played if one.status == "failed"]
+        over = await _shown(stage, path, watched=True)
+    _say("", "How the runs ended")
+    said = "answer, or why there is none"
+    endings = Table("run", "status", said, prose=("status", said))
+    for one in over.played:
+        endings.add_row(one.receipt.run_id, one.status, console.plain(one.said))
+    console.write(endings, most=_WIDEST)
+    _say("Receipts: what every call reserved and was charged")
+    console.write(
+        console.receipts_table(one.receipt for one in over.played), wide=wide, most=_WIDEST
+    )
+    _say("Balances, read from the file")
+    console.write(console.budgets_table(over.budgets), wide=wide, most=_WIDEST)
+    _reconcile(over)
+    failed = [one for one in over.played if one.status == "failed"]
     _say(*(f"{one.receipt.run_id} failed: {one.said}" for one in failed))
-    return FAILED if failed or not agreed else DONE
+    return over.code
 
 
 # -- what it is
@@ -127,23 +186,17 @@ def _per_million(model: str, sample: TokenCount) -> str:
 # -- the runs
 
 
-@attrs.frozen
-class Played:
-    """A run that is over. `said`: its answer, or why there is none."""
-
-    receipt: Receipt
-    status: str
-    said: str
-
-
-async def _performed(cast: Sequence[Part], ledger: EmbeddedLedger, stage: Stage) -> list[Played]:
+async def _performed(
+    cast: Sequence[Part], ledger: EmbeddedLedger, stage: Stage, *, watched: bool = True
+) -> list[Played]:
     """All parts together, shown while they run."""
     for tenant, budgets in BUDGETS.items():
         for budget in budgets:
             await ledger.set_budget(f"tenant:{tenant}", budget)
     runs: dict[str, Handle] = {}
     async with anyio.create_task_group() as helpers:
-        helpers.start_soon(watch, runs)
+        if watched:
+            helpers.start_soon(watch, runs)
         async with open_supervisor(ledger=ledger, policy=POLICY) as supervisor:
             started = [
                 _start(part, supervisor, runs, stage) for part in cast if not part.closes_after
@@ -201,24 +254,24 @@ def _options(part: Part, stage: Stage) -> dict[str, Any]:
 # -- what came of them
 
 
-def _reconciled(found: Audit, took: float, left_out: Sequence[str]) -> bool:
+def _reconcile(over: Show) -> None:
+    found = over.audit
     _say("Three accounts of the same work")
     amounts = ("models and tools counted", "receipts charged", "ledger spent")
-    made = console.table("tenant", *amounts, "", right=amounts)
+    made = Table("tenant", *amounts, "verdict", amounts=amounts)
     for line in found.lines:
         figures = (line.counted, line.charged, line.spent)
         verdict = "agree" if line.agrees else "DIFFER"
         made.add_row(line.tenant, *(formatted(line.unit, n) for n in figures), verdict)
     console.write(made)
     _say(
-        *(f"{tenant} is left out: no model reports a cut-off answer." for tenant in left_out),
+        *(f"{tenant} is left out: no model reports a cut-off answer." for tenant in over.left_out),
         f"{found.worked} calls done by models and tools, {found.reserved} reservations charged,"
-        f" {found.active} still active; {found.tasks} tasks left; {took:.1f} s.",
+        f" {found.active} still active; {found.tasks} tasks left; {over.took:.1f} s.",
         "The ledger agrees with the models and tools, to the microcent."
         if found.holds
         else "THE LEDGER DOES NOT AGREE with the models and tools.",
     )
-    return found.holds
 
 
 def _say(*lines: str) -> None:

@@ -64,7 +64,8 @@ class Answer(Protocol[T_co]):
 class Budget(Balance):
     """A balance as its operator sees it, with what the protocol does not show.
 
-    `per`: the period of `zone` in which it begins anew, or None; `renews_at_ms`: when next.
+    `per`: the period of `zone` in which it begins anew, or None; `renews_at_ms`: when next, and
+    `renews_with` how much.
     `caps` bind always, or below the share `caps_below` of what was allocated; `alerts` are told
     when that share is spent. Shares are in percent.
     """
@@ -74,6 +75,7 @@ class Budget(Balance):
     per: Period | None = None
     zone: str | None = None
     renews_at_ms: int | None = None
+    renews_with: Amount | None = None
     caps: Caps | None = None
     caps_below: int | None = None
     alerts: list[int] | None = None
@@ -112,17 +114,19 @@ def balance(account: Account) -> Balance:
 
 def budgets(accounts: Iterable[Account]) -> list[Balance]:
     """Accounts as their operator sees them."""
-    return [Budget.model_validate(_budget(account)) for account in accounts]
+    return [budget(account) for account in accounts]
 
 
-def _budget(account: Account) -> dict[str, Any]:
+def budget(account: Account) -> Balance:
+    """An account as its operator sees it."""
     renewal, alerts = account.renewal, account.alerts
     told = {**shown.balance(account), "frozen": account.frozen, "closed": account.closed}
     if renewal is not None:
         told |= {"per": renewal.per, "zone": renewal.zone, "renews_at_ms": renewal.at_ms}
+        told["renews_with"] = shown.amount(account.unit, renewal.allocated)
     if alerts is not None and alerts.at:
         told["alerts"] = list(alerts.at)
-    return {**told, "caps": account.caps, "caps_below": account.caps_below}
+    return Budget.model_validate({**told, "caps": account.caps, "caps_below": account.caps_below})
 
 
 def balances(accounts: Iterable[Account], next_cursor: str | None = None) -> BalanceResponse:

@@ -13,7 +13,7 @@ from comptroller.decide import funding
 from comptroller.decide.admission import Account, Denial
 from comptroller.decide.funding import Funding
 from comptroller.decide.scopes import parse_scope, within
-from comptroller.decide.terms import BudgetTerms, checked_amount
+from comptroller.decide.terms import Terms, checked_amount
 from comptroller.errors import ComptrollerError, refusal
 from comptroller.ledger.book import answers
 from comptroller.ledger.book.answers import Answer
@@ -30,22 +30,25 @@ _VERBS: dict[Funding, Kind] = {
 }
 
 
-def set_budget(book: Book, scope: str, terms: BudgetTerms, now_ms: int) -> Answer[Balance]:
-    """Set what `scope` may spend in all, or in each period.
+def set_budget(
+    book: Book, scope: str, allocated: Amount, given: Terms, now_ms: int
+) -> Answer[Balance]:
+    """Set what `scope` may spend in all, or in each period; terms that are not given stay.
 
     Raises:
-        TypeError, ValueError: a malformed scope.
+        TypeError, ValueError: a malformed scope, an amount or terms that make no sense.
     """
-    path = parse_scope(scope)
-    known = book.store.at(path).get(terms.allocated.unit)
+    path, allocated = parse_scope(scope), checked_amount(allocated)
+    known = book.store.at(path).get(allocated.unit)
     if known is not None:
         known = book.renewed(known, now_ms)
+    terms = funding.amended(known, allocated, given)
     account = funding.budget(known, path, terms, now_ms)
     if known is not None:
         account = book.apart(known, account)
     account = book.told(account, now_ms)
     book.set(account, now_ms)
-    return partial(answers.balance, account)
+    return partial(answers.budget, account)
 
 
 def fund(
@@ -71,7 +74,7 @@ def fund(
         raise _unknown(book, path, amount.unit)
     key = _key(book, path, amount, operation, idempotency_key)
     if key is not None and (answer := key.recalled()) is not None:
-        return partial(answers.balance, answer.accounts[0])
+        return partial(answers.budget, answer.accounts[0])
     before = book.renewed(known, now_ms)
     account = funding.fund(before, amount.amount, operation)
     if isinstance(account, Denial):
@@ -88,7 +91,7 @@ def fund(
     )
     if key is not None:
         key.remember(Remembered(key.fingerprint, accounts=(account,)))
-    return partial(answers.balance, account)
+    return partial(answers.budget, account)
 
 
 class _Fund(BaseModel):

@@ -2,8 +2,9 @@
 
 The protocol leaves budgets to a plane of their own. Paths and members are those of the Cycles
 governance plane where that has them, so that its tools find what they know; the terms of a budget
-besides its amounts are ours (`caps`, `caps_below`, `per`, `zone`, `alerts`). A budget that is there
-already is set anew: what it has spent and reserved stays.
+besides its amounts are ours (`caps`, `caps_below`, `per`, `zone`, `alerts`). Where a budget is
+there already, what it has spent and reserved stays, and so does each term that is left out; one
+that is null ends, as in a JSON merge patch (RFC 7396).
 """
 
 from typing import Any, Literal, cast
@@ -13,6 +14,7 @@ from runcycles import Amount, Balance, Caps, SignedAmount, Unit
 
 from comptroller.decide.funding import Funding
 from comptroller.decide.scopes import parse_scope, within
+from comptroller.decide.terms import Terms
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.ledger.server.exchange import invalid, problem
 from comptroller.ledger.server.routing import Asked, Route, Routes
@@ -32,8 +34,8 @@ class SetBudget(_Request):
     caps: Caps | None = None
     caps_below: str | None = None
     per: Literal["day", "month"] | None = None
-    zone: str = "UTC"
-    alerts: list[str] = []
+    zone: str | None = None
+    alerts: list[str] | None = None
     tenant_id: str | None = None
 
 
@@ -62,6 +64,12 @@ class Budget(BaseModel):
     is_over_limit: bool | None
     status: Literal["ACTIVE", "FROZEN", "CLOSED"]
     per: str | None
+    zone: str | None
+    renews_at_ms: int | None
+    renews_with: Amount | None
+    caps: Caps | None
+    caps_below: int | None
+    alerts: list[int] | None
 
 
 class Budgets(BaseModel):
@@ -73,25 +81,26 @@ class Budgets(BaseModel):
 
 async def _set(asked: Asked) -> BaseModel:
     given: SetBudget = asked.body
-    limit = given.overdraft_limit
-    for name, amount in (("allocated", given.allocated), ("overdraft_limit", limit)):
+    amounts = (("allocated", given.allocated), ("overdraft_limit", given.overdraft_limit))
+    for name, amount in amounts:
         if amount is not None and amount.unit is not given.unit:
             raise invalid(f"{name} is in {amount.unit.value}, the budget in {given.unit.value}")
     path = _path(given.scope, given.tenant_id)
     try:
-        await _ledger(asked).set_budget(
-            path,
-            given.allocated,
-            overdraft_limit=limit.amount if limit else 0,
-            caps=given.caps,
-            caps_below=given.caps_below,
-            per=given.per,
-            zone=given.zone,
-            alerts=given.alerts,
-        )
+        await _ledger(asked).set_budget(path, given.allocated, **_terms(given))
     except (TypeError, ValueError) as error:
         raise invalid(str(error)) from None
     return await _one(asked, path, given.unit)
+
+
+def _terms(given: SetBudget) -> Terms:
+    """The terms that the body names; one that is null is to end."""
+    said = dict(given)
+    if given.overdraft_limit is not None:
+        said["overdraft_limit"] = given.overdraft_limit.amount
+    ended = {"overdraft_limit": 0, "zone": "UTC", "alerts": ()}
+    named = [name for name in Terms.__annotations__ if name in given.model_fields_set]
+    return cast("Terms", {n: ended.get(n) if said[n] is None else said[n] for n in named})
 
 
 async def _fund(asked: Asked) -> BaseModel:
@@ -171,7 +180,7 @@ def _tenant_of(path: str) -> str:
 
 
 def _shown(balance: Balance) -> Budget:
-    more: Any = balance  # embedded ledgers tell whether it is frozen, and its period
+    more: Any = balance  # embedded ledgers tell whether it is frozen, and its terms
     return Budget(
         tenant_id=_tenant_of(balance.scope_path),
         scope=balance.scope_path,
@@ -185,10 +194,11 @@ def _shown(balance: Balance) -> Budget:
         overdraft_limit=balance.overdraft_limit,
         is_over_limit=balance.is_over_limit,
         status="CLOSED" if more.closed else "FROZEN" if more.frozen else "ACTIVE",
-        per=more.per,
+        **{name: getattr(more, name) for name in _TERMS},
     )
 
 
+_TERMS = ("per", "zone", "renews_at_ms", "renews_with", "caps", "caps_below", "alerts")
 BUDGETS = "/v1/admin/budgets"
 ROUTES: Routes = {
     BUDGETS: {
