@@ -22,7 +22,7 @@ import uvicorn
 from runcycles import Amount, Unit
 
 from comptroller import open_ledger
-from comptroller.ledger.server import Application, Message, Receive, Send, serve_ledger
+from comptroller.server import Application, Message, Receive, Send, serve_ledger
 
 
 def arguments() -> argparse.Namespace:

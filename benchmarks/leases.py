@@ -20,11 +20,11 @@ import attrs
 from runcycles import Subject
 
 from comptroller import Limits, Policy, risk_points
-from comptroller.decide.settlement import Finished
-from comptroller.ledger.memory import open_memory
+from comptroller.core.settlement import Finished
+from comptroller.ledger.embedded.memory import open_memory
 from comptroller.runtime.call import Answer, Draft, Grant
-from comptroller.runtime.home import Change, Home
-from comptroller.runtime.hub import Hub
+from comptroller.runtime.portal import Change, Home
+from comptroller.runtime.registry import Hub
 from comptroller.runtime.run import Run
 from comptroller.testing import RecordingLedger
 

@@ -18,7 +18,7 @@ import pytest
 import trustme
 import yaml
 
-from cli.commands import environment, start
+from support.cli import environment, start
 
 pytestmark = pytest.mark.alike
 

@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 
 import comptroller
 from comptroller import errors
-from comptroller.decide import lifecycle
+from comptroller.core import call_lifecycle
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -95,7 +95,7 @@ def test_every_program_of_the_documentation_runs_as_it_is_written(
 
 
 def test_the_picture_of_a_calls_life_is_the_transition_table():
-    assert blocks(ROOT / "README.md", "mermaid") == [lifecycle.diagram() + "\n"]
+    assert blocks(ROOT / "README.md", "mermaid") == [call_lifecycle.diagram() + "\n"]
 
 
 def test_every_error_is_documented():
@@ -122,7 +122,7 @@ def test_every_setting_is_documented():
 
 def test_every_outcome_is_documented():
     page = (ROOT / "docs" / "concepts.md").read_text()
-    assert [o.value for o in lifecycle.Outcome if f"`{o.value}`" not in page] == []
+    assert [o.value for o in call_lifecycle.Outcome if f"`{o.value}`" not in page] == []
 
 
 def test_every_command_is_documented():

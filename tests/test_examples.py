@@ -5,9 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
 import children
+import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LOOPBACK_ONLY = """

@@ -25,7 +25,7 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 from runcycles import Unit
 
 from comptroller import Limits, PriceBook, TokenCount, open_ledger, tokens
-from comptroller.decide.lifecycle import Outcome
+from comptroller.core.call_lifecycle import Outcome
 from comptroller.testing import BlockedModel, CountingModel, StreamingModel, assert_settled, spent
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

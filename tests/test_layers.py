@@ -42,14 +42,17 @@ FORBIDDEN = {  # layer -> what its files may not import
 }
 
 EXCEPTIONS: dict[tuple[str, str], str] = {  # (module, what it imports all the same): why
-    ("comptroller.decide.estimates", "threading"): "a lock: what is learned serves all threads",
-    ("comptroller.ledger.threads", "asyncio"): "anyio's threads there keep a process from its end",
-    ("comptroller.ledger.connections", "asyncio"): "to ask which flavour of loop is running",
+    ("comptroller.core.estimates", "threading"): "a lock: what is learned serves all threads",
+    (
+        "comptroller.ledger.daemon_threads",
+        "asyncio",
+    ): "anyio's threads there keep a process from its end",
+    ("comptroller.ledger.remote.connections", "asyncio"): "to ask which flavour of loop is running",
 }
 
 TRIO_AT_THE_HEAD = {  # trio is optional: elsewhere it is imported inside functions
-    "comptroller.testing.trio_clock": "imported by `virtual_backend` for trio alone",
-    "comptroller.trio_loop": "imported by `open_host` for trio alone",
+    "comptroller.testing.virtual_time.trio_clock": "imported by `virtual_backend` for trio alone",
+    "comptroller._trio_loop": "imported by `open_host` for trio alone",
 }
 
 
@@ -200,7 +203,7 @@ def test_every_exception_is_needed():
     ("module", "text"),
     [
         ("comptroller.money", "from .decide import lifecycle"),
-        ("comptroller.decide.x", "def f():\n    from ..ledger import interface"),
+        ("comptroller.core.x", "def f():\n    from ..ledger import interface"),
         ("comptroller.runtime.x", "from ..ledger import memory"),
         ("comptroller.runtime.x", "from comptroller.openai_agents.model import M"),
         ("comptroller.ledger.x", "import comptroller"),
@@ -208,17 +211,19 @@ def test_every_exception_is_needed():
 )
 def test_an_import_upwards_is_found(module, text):
     """The checker itself: relative, absolute, at the head and inside a function."""
-    known = dict.fromkeys(["comptroller.ledger.memory", "comptroller.decide.lifecycle"], "")
+    known = dict.fromkeys(
+        ["comptroller.ledger.embedded.memory", "comptroller.core.call_lifecycle"], ""
+    )
     assert len(upward({**known, module: text})) == 1
 
 
 @pytest.mark.parametrize(
     ("module", "text"),
     [
-        ("comptroller.decide.x", "import os.path"),
-        ("comptroller.decide.x", "if TYPE_CHECKING:\n    from anyio.abc import TaskGroup"),
+        ("comptroller.core.x", "import os.path"),
+        ("comptroller.core.x", "if TYPE_CHECKING:\n    from anyio.abc import TaskGroup"),
         ("comptroller.runtime.x", "def f():\n    import trio"),
-        ("comptroller.governed", "import trio_asyncio"),
+        ("comptroller.runs", "import trio_asyncio"),
     ],
 )
 def test_a_forbidden_tool_is_found(module, text):
@@ -227,7 +232,7 @@ def test_a_forbidden_tool_is_found(module, text):
 
 def test_a_circle_is_found():
     """`b` is imported for type checkers only, and counts."""
-    a, b = "comptroller.decide.a", "comptroller.decide.b"
+    a, b = "comptroller.core.a", "comptroller.core.b"
     text = "if TYPE_CHECKING:\n    from .b import B"
     assert circle({a: text, b: "def f():\n    from . import a"}) == [a, b, a]
     assert circle({a: text, b: "import math"}) == []

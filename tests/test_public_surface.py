@@ -13,10 +13,10 @@ import pytest
 from typer.main import get_command
 
 from comptroller.cli import app
-from comptroller.decide.lifecycle import Outcome
-from comptroller.decide.pricing import TokenCount
+from comptroller.core.call_lifecycle import Outcome
+from comptroller.core.pricing import TokenCount
 from comptroller.money import tokens, usd
-from comptroller.runtime.receipts import CallReceipt, Receipt
+from comptroller.receipts import CallReceipt, Receipt
 
 SURFACE = Path(__file__).parent / "data" / "public_surface.txt"
 MODULES = (

@@ -17,11 +17,11 @@ A call flows: the SDK calls back, `openai_agents` opens a call on its run, the r
 the actor reserves and answers; the SDK goes on, and what it tells later the actor settles.
 """
 
-from .decide.estimates import Fixed, Learned, WorstCase
-from .decide.lifecycle import Outcome
-from .decide.pricing import Billing, Price, PriceBook, TokenCount
-from .decide.terms import BudgetTerms
-from .errors import (
+from comptroller.core.budgets import BudgetTerms
+from comptroller.core.call_lifecycle import Outcome
+from comptroller.core.estimates import Fixed, Learned, WorstCase
+from comptroller.core.pricing import Billing, Price, PriceBook, TokenCount
+from comptroller.errors import (
     BudgetExceeded,
     BudgetNotFound,
     CallDenied,
@@ -35,16 +35,15 @@ from .errors import (
     ToolDenied,
     UnitMismatch,
 )
-from .governed import governed_run
-from .ledger.client import as_client
-from .ledger.opening import open_ledger
-from .money import risk_points, show, tokens, usd
-from .policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap
-from .runtime.hub import Statistics
-from .runtime.outcomes import Cancelled, Completed, Denied, Failed
-from .runtime.receipts import CallReceipt, Receipt
-from .scope import GovernedRun, GovernedStream
-from .supervision import StartedRun, Supervisor, open_supervisor
+from comptroller.ledger.cycles_client import as_client
+from comptroller.ledger.factory import open_ledger
+from comptroller.money import risk_points, show, tokens, usd
+from comptroller.policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap
+from comptroller.receipts import CallReceipt, Receipt
+from comptroller.runs import GovernedRun, GovernedStream, governed_run
+from comptroller.runtime.outcomes import Cancelled, Completed, Denied, Failed
+from comptroller.runtime.registry import Statistics
+from comptroller.supervisor import StartedRun, Supervisor, open_supervisor
 
 __all__ = [
     "Billing",

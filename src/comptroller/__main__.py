@@ -1,5 +1,5 @@
 """`python -m comptroller`: the command line."""
 
-from .cli import main
+from comptroller.cli import main
 
 main()

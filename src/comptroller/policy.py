@@ -12,8 +12,8 @@ import attrs
 from attrs import field
 from runcycles import Amount, CommitOveragePolicy, Unit
 
-from comptroller.arguments import must_return_at_once, one_of, whole
-from comptroller.decide.pricing import price_book
+from comptroller._validation import must_return_at_once, one_of, whole
+from comptroller.core.pricing import price_book
 from comptroller.money import amount
 
 ActualFunction = Callable[[Any, Any], Amount]

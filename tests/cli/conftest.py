@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from cli.commands import done
+from support.cli import done
 
 AGENTS = """
 import asyncio

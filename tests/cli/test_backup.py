@@ -6,8 +6,8 @@ from contextlib import closing
 
 import pytest
 
-from cli.commands import call, done, refused
-from served import key_of, served
+from support.cli import call, done, refused
+from support.serve_command import key_of, served
 
 LEDGER = ("--ledger", "ledger.db")
 

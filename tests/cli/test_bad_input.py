@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands import call, done, refused
+from support.cli import call, done, refused
 
 LEDGER = ("--ledger", "ledger.db")
 
@@ -211,7 +211,7 @@ def test_a_defect_is_no_bad_input(monkeypatch):
     def defect(*_, **__):
         raise LookupError("ours")
 
-    monkeypatch.setattr("comptroller.cli.reading.ledger", defect)
+    monkeypatch.setattr("comptroller.cli.parsing.ledger", defect)
     result = call("budget", "list")
     assert isinstance(result.exception, LookupError)
 

@@ -10,12 +10,12 @@ import anyio.lowlevel
 import attrs
 import pytest
 
-from cli.commands import call, ended, environment, start
-from cli.provider import provider
 from comptroller import Outcome, TokenCount, open_ledger
-from comptroller.cli.demo import cast, play, scripted
-from comptroller.cli.demo.audit import audit
-from ledger.asking import asking, committing, event
+from comptroller.demo import main, models, scenario
+from comptroller.demo.reconcile import audit
+from support.cli import call, ended, environment, start
+from support.fake_openai import provider
+from support.requests import asking, committing, event
 
 WIDEST = 100  # columns
 
@@ -23,7 +23,7 @@ WIDEST = 100  # columns
 @pytest.fixture
 def at_once(monkeypatch):
     """Nobody takes time."""
-    for module, name in ((scripted, "_THINKS"), (scripted, "_SPEAKS"), (cast, "_WORKS")):
+    for module, name in ((models, "_THINKS"), (models, "_SPEAKS"), (scenario, "_WORKS")):
         monkeypatch.setattr(module, name, 0)
 
 
@@ -33,7 +33,7 @@ class Performed:
 
     ledger: Any
     played: Any
-    tally: scripted.Tally
+    tally: models.Tally
 
     async def audit(self, leave_out=()):
         receipts = [one.receipt for one in self.played]
@@ -47,12 +47,12 @@ def after_the_runs(check, *, reads=None):
     """
 
     async def perform():
-        stage = cast.Stage(scripted.Tally())
-        parts = cast.parts(stage)
+        stage = scenario.Stage(models.Tally())
+        parts = scenario.parts(stage)
         if reads is not None:
             parts = [attrs.evolve(one, closes_after=one.closes_after and reads) for one in parts]
         async with open_ledger("memory:") as ledger:
-            played = await play._performed(parts, ledger, stage)
+            played = await main._performed(parts, ledger, stage)
             await check(Performed(ledger, played, stage.tally))
 
     @pytest.mark.usefixtures("at_once")
@@ -89,14 +89,14 @@ def test_in_a_pipe_it_is_plain_text_of_100_columns_and_ends_with_0():
         (
             "model",
             lambda tally, tenant, name, tokens: tally.work.append(
-                scripted.Work(tenant, name, TokenCount(tokens.input, output=tokens.output + 1))
+                models.Work(tenant, name, TokenCount(tokens.input, output=tokens.output + 1))
             ),
         ),
     ],
     ids=["no model counts", "no tool counts", "one token too many"],
 )
 def test_a_count_that_differs_is_shown_and_ends_with_1(monkeypatch, who, lies):
-    monkeypatch.setattr(scripted.Tally, who, lies)
+    monkeypatch.setattr(models.Tally, who, lies)
     result = call("demo")
     assert result.exit_code == 1
     assert "DIFFER" in result.stdout
@@ -110,7 +110,7 @@ def test_a_run_that_fails_ends_with_1(monkeypatch):
     async def broken(*_):
         raise ConnectionResetError("no such model")
 
-    monkeypatch.setattr(scripted.Scripted, "_answer", broken)
+    monkeypatch.setattr(models.Scripted, "_answer", broken)
     result = call("demo")
     assert result.exit_code == 1
     assert "acme-1 failed: no such model" in result.stdout

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import pytest
 
-from cli.commands import done
+from support.cli import done
 
 
 def test_the_version():

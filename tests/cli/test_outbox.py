@@ -6,10 +6,10 @@ import attrs
 import pytest
 from runcycles import Action, CommitRequest, EventCreateRequest, Subject
 
-from cli.commands import call, done, refused
 from comptroller.ledger.interface import Owed
-from comptroller.ledger.outbox import Entry, Shelf
+from comptroller.ledger.remote.outbox import Entry, Shelf
 from comptroller.money import usd
+from support.cli import call, done, refused
 
 ADDRESS = "http://127.0.0.1:9"  # where nobody listens
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from cli.commands import done, ended, environment, start
+from support.cli import done, ended, environment, start
 
 LEDGER = ("--ledger", "ledger.db")
 
@@ -181,7 +181,7 @@ def test_help_loads_nothing_that_only_a_command_needs():
     ours = {name for name in loaded if name.startswith("comptroller")}
     assert {name for name in ours if not name.endswith("_commands")} == {
         "comptroller.cli",
-        "comptroller.cli.exits",
+        "comptroller.cli.exit_codes",
         "comptroller.cli.options",
     }
     assert not {"rich.live", "rich.table", "agents.testing"} & set(loaded)

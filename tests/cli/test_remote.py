@@ -8,9 +8,9 @@ import anyio
 import pytest
 import uvicorn
 
-from cli.commands import call, done, refused
 from comptroller import open_ledger, usd
-from comptroller.ledger.server import serve_ledger
+from comptroller.server import serve_ledger
+from support.cli import call, done, refused
 
 ADMIN = {"COMPTROLLER_ADMIN_KEY": "the key of its operator"}
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from cli.commands import call, done, refused
+from support.cli import call, done, refused
 
 LEDGER = ("--ledger", "ledger.db")
 pytestmark = pytest.mark.usefixtures("desk")

@@ -18,10 +18,10 @@ import httpx
 import pytest
 import trustme
 
-from children import Python
-from cli.commands import call, done, ended, environment, refused, start
-from comptroller.cli import logs
-from served import key_of, served
+from comptroller.cli import server_logging
+from support.cli import call, done, ended, environment, refused, start
+from support.serve_command import key_of, served
+from support.subprocesses import Python
 
 ADMIN = "an-operators-own-key"
 
@@ -185,16 +185,16 @@ class TestServing:
 
     def test_a_log_that_cannot_be_written_costs_one_warning(self, capsys, monkeypatch):
         """Not a traceback a request, and no request: here on a full disk."""
-        with logs.logging_as("text", "info", "/dev/full"):
+        with server_logging.logging_as("text", "info", "/dev/full"):
             for _ in range(3):
-                logs.ACCESS.info("a line")
+                server_logging.ACCESS.info("a line")
             said = capsys.readouterr().err
             assert said.count("\n") == 1
             assert "No space left on device" in said
         monkeypatch.setattr(sys, "stderr", closed := io.StringIO())
         closed.close()
-        with logs.logging_as("text", "info", "-"):
-            logs.ACCESS.info("a line")  # nowhere to be told of, either
+        with server_logging.logging_as("text", "info", "-"):
+            server_logging.ACCESS.info("a line")  # nowhere to be told of, either
             logging.getLogger("comptroller").info("a line")
 
     def test_what_is_in_flight_is_answered_before_it_ends(self, ledger):
@@ -397,7 +397,7 @@ class TestBadInput:
 
 
 def test_what_serving_needs_is_named_where_it_is_missing(ledger, monkeypatch):
-    from comptroller.cli import serving
+    from comptroller.cli import serve
 
-    monkeypatch.setattr(serving, "find_spec", lambda name: None)
+    monkeypatch.setattr(serve, "find_spec", lambda name: None)
     assert "comptroller[serve]" in refused("serve", "--ledger", str(ledger), "--port", "0")

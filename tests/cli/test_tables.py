@@ -7,8 +7,8 @@ import typer
 import typer.rich_utils
 from rich.console import Console
 
-from cli.commands import done
 from comptroller.cli.tables import Table
+from support.cli import done
 
 LONG = "a" * 300
 WIDTHS = [300, 120, 100, 80, 72, 40]

@@ -6,8 +6,8 @@ import anyio
 import pytest
 from runcycles import Caps
 
-from cli.commands import done, refused
 from comptroller import open_ledger, usd
+from support.cli import done, refused
 
 SCOPE = "tenant:acme"
 

@@ -10,8 +10,8 @@ from agents.testing import assistant_message, function_call
 from runcycles import BudgetExceededError
 
 from comptroller.testing import FailingModel, assert_settled, no_task_left, open_reservations
-from cycles.hooked import Beside
-from cycles.stand import hooks_on, search, searcher, statuses, talker
+from support.hooks_fixture import hooks_on, search, searcher, statuses, talker
+from support.hooks_scenarios import Beside
 
 pytestmark = pytest.mark.anyio
 

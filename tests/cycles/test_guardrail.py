@@ -20,7 +20,7 @@ from comptroller import (
 )
 from comptroller.cycles import CyclesRunHooks, cycles_budget_guardrail
 from comptroller.testing import ScriptedLedger, lost_request, refused, server_error
-from cycles.stand import answers, client_over, funded, talker
+from support.hooks_fixture import answers, client_over, funded, talker
 
 pytestmark = pytest.mark.anyio
 

@@ -19,8 +19,8 @@ from comptroller.cycles import (
     ToolEstimateConfig,
     ToolEstimateMap,
 )
-from comptroller.ledger.cycles import open_cycles
-from comptroller.ledger.server import serve_ledger
+from comptroller.ledger.remote.ledger import open_cycles
+from comptroller.server import serve_ledger
 from comptroller.testing import (
     BlockedModel,
     CountingModel,
@@ -35,9 +35,18 @@ from comptroller.testing import (
     server_error,
     spent,
 )
-from cycles.hooked import Watched
-from cycles.stand import answers, client_over, funded, hooks_on, searcher, served, statuses, talker
 from openai_agents.scenarios.agents import own_loop
+from support.hooks_fixture import (
+    answers,
+    client_over,
+    funded,
+    hooks_on,
+    searcher,
+    served,
+    statuses,
+    talker,
+)
+from support.hooks_scenarios import Watched
 
 pytestmark = pytest.mark.anyio
 

@@ -19,8 +19,8 @@ from comptroller import (
 )
 from comptroller.cycles import CyclesRunHooks
 from comptroller.testing import BlockedModel, CountingModel, no_task_left
-from cycles.hooked import Beside, Watched
-from cycles.stand import funded, hooks_on, searcher, statuses, talker
+from support.hooks_fixture import funded, hooks_on, searcher, statuses, talker
+from support.hooks_scenarios import Beside, Watched
 
 pytestmark = pytest.mark.anyio
 

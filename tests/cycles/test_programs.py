@@ -28,8 +28,8 @@ from comptroller.cycles import (
     ToolEstimateMap,
     cycles_budget_guardrail,
 )
-from comptroller.ledger.memory import open_memory
-from comptroller.ledger.server import serve_ledger
+from comptroller.ledger.embedded.memory import open_memory
+from comptroller.server import serve_ledger
 from comptroller.testing import CountingModel, assert_settled, spent
 
 pytestmark = pytest.mark.anyio

@@ -3,9 +3,9 @@
 import pytest
 from runcycles import Unit
 
-from cycles.hooked import hooked
 from openai_agents.scenarios import SCENARIOS
-from openai_agents.stage import Way, compare, ungoverned
+from support.governed_vs_plain import Way, compare, ungoverned
+from support.hooks_scenarios import hooked
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from agents import InputGuardrailTripwireTriggered
 from runcycles import BudgetExceededError
 
 from comptroller.cycles import CyclesRunHooks, cycles_budget_guardrail
-from cycles.stand import client_over, searcher
+from support.hooks_fixture import client_over, searcher
 
 pytestmark = pytest.mark.anyio
 

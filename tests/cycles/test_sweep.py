@@ -12,8 +12,8 @@ from agents import Agent, Runner
 from agents.testing import function_call
 
 from comptroller.testing import CountingModel, VirtualTimeLoop
-from cycles.hooked import Beside
-from cycles.stand import hooks_on, search
+from support.hooks_fixture import hooks_on, search
+from support.hooks_scenarios import Beside
 
 pytestmark = pytest.mark.filterwarnings(
     # The SDK starts tasks; one that is cancelled before its first step never takes it.

@@ -5,8 +5,8 @@ from agents import Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel
 from openai import AsyncOpenAI
 
 from comptroller import open_ledger
+from e2e.constants import exactly
 from e2e.language_model import LocalModel, missing
-from e2e.shared import exactly
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from comptroller import RunCancelled, governed_run, open_supervisor, tokens
-from e2e.shared import LONG, POLICY, spent
+from e2e.constants import LONG, POLICY, spent
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 

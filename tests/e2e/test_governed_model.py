@@ -12,8 +12,8 @@ import pytest
 from runcycles import Unit
 
 from comptroller import BudgetExceeded, BudgetNotFound, governed_run, open_supervisor, tokens
+from e2e.constants import ESTIMATE, POLICY, spent
 from e2e.language_model import Tokens
-from e2e.shared import ESTIMATE, POLICY, spent
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 

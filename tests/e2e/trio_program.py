@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 from trio_asyncio import aio_as_trio
 
 from comptroller import governed_run, open_ledger, tokens
-from e2e.shared import POLICY, exactly, spent
+from e2e.constants import POLICY, exactly, spent
 
 
 async def main(address):

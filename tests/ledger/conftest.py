@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from comptroller.ledger.client import as_client
-from comptroller.ledger.cycles import CyclesLedger
-from comptroller.ledger.memory import open_memory
+from comptroller.ledger.cycles_client import as_client
+from comptroller.ledger.embedded.memory import open_memory
+from comptroller.ledger.remote.ledger import CyclesLedger
 from comptroller.ledger.sqlite import open_sqlite
-from ledger.clocks import Clock
-from ledger.over_http import Served, over_http
+from support.http_ledger import Served, over_http
+from support.manual_clock import Clock
 
 
 @asynccontextmanager

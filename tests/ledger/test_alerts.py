@@ -12,15 +12,15 @@ import attrs
 import pytest
 
 import comptroller.ledger.webhooks
-from cli.commands import done, refused
-from comptroller.ledger.book.journal import Entry
-from comptroller.ledger.memory import open_memory
-from comptroller.ledger.opening import open_ledger, open_webhooks
+from comptroller.ledger.embedded.memory import open_memory
+from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.factory import open_ledger, open_webhooks
 from comptroller.ledger.sqlite import SqliteWebhooks, open_sqlite
 from comptroller.ledger.sqlite.webhooks import Courier
 from comptroller.ledger.webhooks import DELIVERY, SIGNATURE, Webhook, verify_signature
-from ledger.asking import amount, asking, committing, event, releasing
-from ledger.clocks import Clock
+from support.cli import done, refused
+from support.manual_clock import Clock
+from support.requests import amount, asking, committing, event, releasing
 
 pytestmark = pytest.mark.anyio
 

@@ -23,12 +23,11 @@ from runcycles import (
 )
 from runcycles.models import CommitStatus
 
-from comptroller.decide.admission import Account
-from comptroller.ledger.book.idempotency import canonical, has_chosen_names
-from comptroller.ledger.book.lazily import Committed, Granted, lazy
-from comptroller.ledger.book.shown import balances
-from comptroller.ledger.memory import open_memory
-from ledger.asking import ACTION, amount, asking, committing, event
+from comptroller.core.accounts import Account
+from comptroller.ledger.embedded.memory import open_memory
+from comptroller.ledger.engine.idempotency import canonical, has_chosen_names
+from comptroller.ledger.engine.lazy_responses import Committed, Granted, balances, lazy
+from support.requests import ACTION, amount, asking, committing, event
 
 ACCOUNTS = (Account("tenant:acme", Unit.TOKENS, 100, spent=1, reserved=2),)
 VALUES = {

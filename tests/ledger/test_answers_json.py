@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from comptroller.ledger.book.lazily import as_json
-from ledger.asking import amount, asking, committing, event, extending, releasing
+from comptroller.ledger.engine.lazy_responses import as_json
+from support.requests import amount, asking, committing, event, extending, releasing
 
 pytestmark = pytest.mark.anyio
 

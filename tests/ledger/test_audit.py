@@ -12,15 +12,16 @@ import pytest
 from hypothesis import strategies as st
 from runcycles import Caps, Unit
 
-from comptroller.decide.funding import Funding
+from comptroller.core.budgets import Funding
 from comptroller.errors import BudgetExceeded, BudgetNotFound, ComptrollerError
-from comptroller.ledger.book.denials import Denials, Denied
-from comptroller.ledger.book.journal import FORGOTTEN, Origin, asked_by
-from comptroller.ledger.memory import open_memory
+from comptroller.ledger.embedded.memory import open_memory
+from comptroller.ledger.engine.denial_counter import Denials, Denied
+from comptroller.ledger.engine.event_log import FORGOTTEN, Origin, asked_by
 from comptroller.ledger.sqlite import open_sqlite, schema
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.money import tokens
-from ledger.asking import (
+from support.manual_clock import Clock
+from support.requests import (
     OVERDRAFT,
     amount,
     asking,
@@ -30,7 +31,6 @@ from ledger.asking import (
     extending,
     releasing,
 )
-from ledger.clocks import Clock
 
 pytestmark = pytest.mark.anyio
 

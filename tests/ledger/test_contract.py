@@ -6,12 +6,12 @@ import pytest
 from hypothesis import strategies as st
 
 from comptroller.errors import BudgetExceeded, LedgerRefused
-from comptroller.ledger.memory import open_memory
+from comptroller.ledger.embedded.memory import open_memory
 from comptroller.testing.contract import EmbeddedContract, OperatorContract
-from ledger.asking import amount, asking, committing, counts, event, releasing
-from ledger.clocks import Clock
 from ledger.conftest import client, memory, sqlite
-from ledger.over_http import over_http
+from support.http_ledger import over_http
+from support.manual_clock import Clock
+from support.requests import amount, asking, committing, counts, event, releasing
 
 
 class TestMemory(EmbeddedContract):

@@ -4,13 +4,13 @@ import anyio
 import pytest
 from runcycles import Caps, Decision, Unit
 
-from comptroller.decide.terms import BudgetTerms
+from comptroller.core.budgets import BudgetTerms
 from comptroller.errors import BudgetExceeded, BudgetNotFound, UnitMismatch
-from comptroller.ledger.memory import open_memory
-from comptroller.ledger.opening import open_ledger
+from comptroller.ledger.embedded.memory import open_memory
+from comptroller.ledger.factory import open_ledger
 from comptroller.ledger.sqlite import open_sqlite
 from comptroller.money import tokens, usd
-from ledger.asking import amount, asking, balance_of, deciding, event
+from support.requests import amount, asking, balance_of, deciding, event
 
 pytestmark = pytest.mark.anyio
 

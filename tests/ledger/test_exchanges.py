@@ -22,14 +22,14 @@ from runcycles import (
 )
 
 from comptroller.errors import BudgetExceeded, BudgetNotFound, LedgerRefused, UnitMismatch
-from comptroller.ledger import queries
-from comptroller.ledger.memory import open_memory
-from comptroller.ledger.server import serve_ledger
+from comptroller.ledger.embedded.memory import open_memory
+from comptroller.ledger.protocol import query_params
+from comptroller.ledger.protocol.codec import MalformedError
 from comptroller.ledger.sqlite import open_sqlite
-from comptroller.ledger.wire import MalformedError
-from exchanges import CASES, DATA, Steps, cases
-from ledger.clocks import Clock
-from ledger.listening import listening
+from comptroller.server import serve_ledger
+from support.live_server import listening
+from support.manual_clock import Clock
+from support.recorded_exchanges import CASES, DATA, Steps, cases
 
 pytestmark = pytest.mark.anyio
 
@@ -86,9 +86,11 @@ class InProcess(Steps):
         match step.get("method", "POST"), url.path.split("/")[2:]:
             case "GET", ["balances"]:
                 asked = tenant if any(query.values()) else None
-                return 200, await self.ledger.balances(tenant=asked, **queries.balance_query(query))
+                return 200, await self.ledger.balances(
+                    tenant=asked, **query_params.balance_query(query)
+                )
             case "GET", ["reservations"]:
-                wanted = queries.reservation_query(query)
+                wanted = query_params.reservation_query(query)
                 return 200, await self.ledger.reservations(tenant=tenant, **wanted)
             case "GET", ["reservations", one]:
                 return 200, await self.ledger.reservation(one, tenant=tenant)

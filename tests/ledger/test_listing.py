@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from comptroller.errors import LedgerRefused
-from comptroller.ledger import queries
-from comptroller.ledger.book import answers
-from comptroller.ledger.book.cursors import cursor
-from comptroller.ledger.wire import MalformedError
-from ledger.asking import amount, asking, committing, releasing
+from comptroller.ledger.engine import responses
+from comptroller.ledger.engine.queries import cursor
+from comptroller.ledger.protocol import query_params
+from comptroller.ledger.protocol.codec import MalformedError
+from support.requests import amount, asking, committing, releasing
 
 pytestmark = pytest.mark.anyio
 
@@ -279,12 +279,12 @@ class TestTexts:
     )
     def test_times_are_rfc_3339(self, text, moment):
         noon = int(datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp() * 1000)
-        query = queries.reservation_query({"from": text, "to": text})
+        query = query_params.reservation_query({"from": text, "to": text})
         assert query == {"created_from_ms": noon + moment, "created_to_ms": noon + moment}
 
     def test_a_bound_between_two_milliseconds_is_moved_inward(self):
         text = "1970-01-01T00:00:00.0015Z"
-        query = queries.reservation_query({"expires_from": text, "expires_to": text})
+        query = query_params.reservation_query({"expires_from": text, "expires_to": text})
         assert query == {"expires_from_ms": 2, "expires_to_ms": 1}
 
     @pytest.mark.parametrize(
@@ -294,24 +294,26 @@ class TestTexts:
     )  # fmt: skip
     def test_what_is_no_time_is_refused(self, text):
         with pytest.raises(MalformedError, match=r"finalized_to: .* write it like"):
-            queries.reservation_query({"finalized_to": text})
+            query_params.reservation_query({"finalized_to": text})
 
     def test_an_empty_text_is_left_out(self):
         """But for words of a list: clients fill templates with what may be unset."""
-        names = [*queries.parameters(include=("x",), limit=1, cursor="c")]
+        names = [*query_params.parameters(include=("x",), limit=1, cursor="c")]
         bounds = ["from", "to", "expires_from", "expires_to", "finalized_from", "finalized_to"]
-        assert queries.reservation_query(dict.fromkeys(names + bounds, "")) == {}
+        assert query_params.reservation_query(dict.fromkeys(names + bounds, "")) == {}
 
     def test_tokens_are_trimmed_and_unknown_parameters_are_ignored(self):
         texts = {"include": " metadata,, evidence ,", "surprise": "1"}
-        assert queries.reservation_query(texts) == {"include": ("metadata", "evidence")}
+        assert query_params.reservation_query(texts) == {"include": ("metadata", "evidence")}
 
     def test_what_is_written_is_read_as_it_was(self):
         query = {
             "status": "ACTIVE", "created_from_ms": 1_750_000_000_123, "include": ("metadata",),
             "limit": 7, "agent": "a", "sort_by": "reserved", "finalized_to_ms": 0,
         }  # fmt: skip
-        assert queries.reservation_query(queries.parameters(**query, cursor=None)) == query
+        assert (
+            query_params.reservation_query(query_params.parameters(**query, cursor=None)) == query
+        )
 
 
 class TestSizes:
@@ -342,7 +344,7 @@ class TestSizes:
             parsed.append(len(text))
             return json.loads(text)
 
-        monkeypatch.setattr(answers, "json", SimpleNamespace(loads=loads))
+        monkeypatch.setattr(responses, "json", SimpleNamespace(loads=loads))
         page = await ledger.reservations(tenant="acme")
         assert [row.subject.agent for row in page.reservations] == ["Triage"] * 4
         assert {row.action.name for row in page.reservations} == {asking("a", 1).action.name}

@@ -6,8 +6,8 @@ import threading
 import anyio
 import pytest
 
-from comptroller.ledger.memory import open_memory
-from ledger.asking import amount, asking, balance_of
+from comptroller.ledger.embedded.memory import open_memory
+from support.requests import amount, asking, balance_of
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,8 @@ import pytest
 
 from comptroller.errors import BudgetExceeded
 from comptroller.ledger.sqlite import open_sqlite
-from ledger.asking import (
+from support.manual_clock import Clock
+from support.requests import (
     OVERDRAFT,
     amount,
     asking,
@@ -19,7 +20,6 @@ from ledger.asking import (
     extending,
     releasing,
 )
-from ledger.clocks import Clock
 
 pytestmark = pytest.mark.anyio
 

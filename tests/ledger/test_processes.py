@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from children import Python, environment
 from comptroller.ledger.sqlite import open_sqlite
-from ledger.asking import amount, balance_of
+from support.requests import amount, balance_of
+from support.subprocesses import Python, environment
 
 pytestmark = pytest.mark.anyio
 

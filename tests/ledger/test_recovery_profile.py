@@ -18,15 +18,15 @@ import httpx
 import pytest
 from runcycles.journal import PendingCommitRecord
 
-from children import Python, environment
-from cli.commands import ended, start
-from comptroller.decide.settlement import Abandoned
-from comptroller.ledger.cycles import open_cycles
-from comptroller.ledger.outbox import Entry, Shelf
-from comptroller.ledger.server import serve_ledger
+from comptroller.core.settlement import Abandoned
+from comptroller.ledger.remote.ledger import open_cycles
+from comptroller.ledger.remote.outbox import Entry, Shelf
+from comptroller.server import serve_ledger
 from comptroller.testing import ScriptedLedger, lost_request
-from ledger.bank import fault, open_bank, verb_of
-from runtime.bench import DONE, bench, funded, tokens_spent, tool
+from support.cli import ended, start
+from support.fake_cycles_server import fault, open_bank, verb_of
+from support.run_harness import DONE, bench, funded, tokens_spent, tool
+from support.subprocesses import Python, environment
 
 HERE = Path(__file__).parent
 PROFILE = HERE.parent / "data" / "recovery-scenarios.yaml"

@@ -7,10 +7,10 @@ import pytest
 from runcycles import CommitOveragePolicy, Unit
 
 from comptroller.errors import BudgetExceeded
-from comptroller.ledger.book.statistics import UnitStatistics
-from comptroller.ledger.memory import open_memory
+from comptroller.ledger.embedded.memory import open_memory
+from comptroller.ledger.engine.statistics import UnitStatistics
 from comptroller.ledger.sqlite import open_sqlite
-from ledger.asking import amount, asking, committing, event, releasing
+from support.requests import amount, asking, committing, event, releasing
 
 pytestmark = pytest.mark.anyio
 

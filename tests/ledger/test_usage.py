@@ -9,7 +9,7 @@ from runcycles import Action, CyclesMetrics, EventCreateRequest, Subject, Unit
 
 from comptroller.errors import BudgetExceeded, ComptrollerError
 from comptroller.money import MOST, tokens
-from ledger.asking import amount, asking, committing, event, releasing
+from support.requests import amount, asking, committing, event, releasing
 
 pytestmark = pytest.mark.anyio
 

@@ -6,12 +6,12 @@ import pytest
 from agents import RunState
 
 from comptroller import BudgetExceeded, governed_run, risk_points, tokens
-from comptroller.host import open_host
-from comptroller.ledger.memory import open_memory
+from comptroller._eventloop import open_host
+from comptroller.ledger.embedded.memory import open_memory
 from comptroller.testing import assert_settled, spent
 from openai_agents.scenarios.approvals import asking_first, nested_asking
-from openai_agents.stage import Way, policy_for
-from openai_agents.voices import Trace
+from support.governed_vs_plain import Way, policy_for
+from support.recording_models import Trace
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

@@ -36,8 +36,8 @@ from comptroller import (
     tokens,
     usd,
 )
-from comptroller.openai_agents import billing, usage
-from comptroller.openai_agents.raw_answers import RawAnswer, overheard
+from comptroller.openai_agents import billing, convert
+from comptroller.openai_agents.raw_responses import RawAnswer, overheard
 
 pytestmark = pytest.mark.anyio
 set_tracing_disabled(True)
@@ -192,7 +192,7 @@ async def test_a_deployment_of_any_name_is_priced_as_the_model_that_answers():
 
 
 async def test_a_guessed_price_is_said_once_and_a_declared_one_is_not(caplog, monkeypatch):
-    monkeypatch.setattr("comptroller.runtime.deciding._WARNED", set())
+    monkeypatch.setattr("comptroller.runtime.settlement._WARNED", set())
     model = OpenAIChatCompletionsModel("gpt-4.1", served("http://127.0.0.1:8000/v1", chat(USED)))
     free = await line_of(model, prices={"openai:gpt-4.1": Price("0", "0")})
     assert (free.actual, free.actual_source, caplog.messages) == (usd(0), "usage", [])
@@ -345,7 +345,7 @@ async def test_a_hosted_tool_that_the_users_map_prices_is_charged_once():
     ],
 )  # fmt: skip
 def test_all_that_was_produced_is_counted(reported, counted):
-    assert usage.token_count(reported) == counted
+    assert convert.token_count(reported) == counted
 
 
 class Whole:
@@ -367,8 +367,8 @@ class Broken:
 
 @pytest.mark.parametrize("number", [7, 7.0, Fraction(7), Fraction(14, 2), Whole(7)])
 def test_a_whole_number_of_any_type_is_one(number):
-    assert usage.whole_number(number) == 7
-    assert usage.token_count({"input_tokens": number, "output_tokens": 1}).input == 7
+    assert convert.whole_number(number) == 7
+    assert convert.token_count({"input_tokens": number, "output_tokens": 1}).input == 7
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_whole_number_of_any_type_is_one(number):
     [None, True, "7", b"7", 7.5, -7, Whole(-7), float("nan"), float("inf"), [], {}, Broken()],
 )
 def test_what_is_no_count_counts_nothing(wrong):
-    assert usage.whole_number(wrong) == 0
+    assert convert.whole_number(wrong) == 0
 
 
 async def test_an_answer_that_the_sdk_rejects_is_charged_what_it_used():

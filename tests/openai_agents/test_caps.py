@@ -8,8 +8,8 @@ from agents import ModelSettings, RunConfig, UserError
 from runcycles import Caps
 
 from comptroller import CallDenied, RunCancelled, ToolDenied, tokens
-from openai_agents.books import open_books
-from openai_agents.voices import Trace, call
+from support.recording_models import Trace, call
+from support.scope_fixture import open_books
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

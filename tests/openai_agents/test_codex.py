@@ -38,11 +38,11 @@ from comptroller import (
     tokens,
     usd,
 )
-from comptroller.decide.pricing import PriceBook, TokenCount
+from comptroller.core.pricing import PriceBook, TokenCount
 from comptroller.errors import LimitReached
-from comptroller.ledger.memory import open_memory
-from comptroller.openai_agents import compat
-from comptroller.runtime import deciding
+from comptroller.ledger.embedded.memory import open_memory
+from comptroller.openai_agents import sdk_internals
+from comptroller.runtime import settlement
 from comptroller.testing import CountingModel, assert_settled
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +125,7 @@ def lines(receipt):
 
 @pytest.fixture(autouse=True)
 def nothing_warned_of(monkeypatch):
-    monkeypatch.setattr(deciding, "_WARNED", set())
+    monkeypatch.setattr(settlement, "_WARNED", set())
 
 
 async def test_its_tokens_are_charged_at_the_price_of_its_model():
@@ -274,7 +274,7 @@ async def test_where_the_sdk_keeps_the_options_elsewhere_the_model_is_unknown(mo
         return await invoke(context, given)
 
     tool.on_invoke_tool = wrapped
-    assert compat.codex_options(tool) == (None, None)
+    assert sdk_internals.codex_options(tool) == (None, None)
     receipt = await receipt_of(tool)
     _, [line] = lines(receipt)
     assert (line.name, line.estimated) == ("codex:default", True)
@@ -282,14 +282,14 @@ async def test_where_the_sdk_keeps_the_options_elsewhere_the_model_is_unknown(mo
 
 def test_the_options_are_where_they_are_looked_for():
     """Fails where the SDK has moved them."""
-    thread, client = compat.codex_options(codex(default_thread_options=THREAD))
+    thread, client = sdk_internals.codex_options(codex(default_thread_options=THREAD))
     assert thread.model == "gpt-5-codex"
     assert isinstance(client, CodexOptions)
 
 
 def test_the_extension_is_not_imported_for_those_who_do_not_use_it():
     code = (
-        "import sys, comptroller.governed, comptroller.openai_agents.codex as c;"
+        "import sys, comptroller.runs, comptroller.openai_agents.codex as c;"
         "from comptroller.runtime.call import Draft;"
         "d = Draft(kind='tool', name='t', agent='A', episode='1');"
         "assert c.turn_of(object(), 'text', d) is None;"

@@ -26,13 +26,13 @@ from comptroller import (
     risk_points,
     tokens,
 )
-from comptroller.host import open_host
+from comptroller._eventloop import open_host
 from comptroller.testing import ScriptedLedger, lost_request, rate_limited, server_error
-from openai_agents.books import open_books
 from openai_agents.scenarios.agents import own_loop
 from openai_agents.scenarios.models import retrying
 from openai_agents.scenarios.sessions import a_session_that_is_compacted
-from openai_agents.voices import Trace, call
+from support.recording_models import Trace, call
+from support.scope_fixture import open_books
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

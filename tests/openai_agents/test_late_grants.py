@@ -8,8 +8,8 @@ from agents import RunHooks
 
 from comptroller import RunCancelled, risk_points, tokens
 from comptroller.testing import StalledLedger
-from openai_agents.books import open_books
-from openai_agents.voices import Trace, Turn, assistant_message, call
+from support.recording_models import Trace, Turn, assistant_message, call
+from support.scope_fixture import open_books
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

@@ -6,9 +6,9 @@ import pytest
 from agents import Runner
 
 from comptroller import BudgetExceeded, tokens
-from openai_agents.books import open_books
-from openai_agents.stage import Play, Way, governed, ungoverned
-from openai_agents.voices import Trace, Turn, Voice, assistant_message, call
+from support.governed_vs_plain import Play, Way, governed, ungoverned
+from support.recording_models import Trace, Turn, Voice, assistant_message, call
+from support.scope_fixture import open_books
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

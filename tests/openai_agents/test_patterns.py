@@ -35,7 +35,7 @@ from agents.testing import function_call
 from pydantic import BaseModel
 
 from comptroller.testing import CountingModel
-from openai_agents.books import open_books
+from support.scope_fixture import open_books
 
 pytestmark = [
     pytest.mark.anyio,

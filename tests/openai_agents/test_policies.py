@@ -20,8 +20,8 @@ from comptroller import (
     tokens,
     usd,
 )
-from comptroller.ledger.memory import open_memory
-from comptroller.runtime.receipts import Receipt
+from comptroller.ledger.embedded.memory import open_memory
+from comptroller.receipts import Receipt
 from comptroller.testing import (
     RecordingLedger,
     ScriptedLedger,
@@ -30,10 +30,10 @@ from comptroller.testing import (
     refused,
     server_error,
 )
-from openai_agents.books import open_books
 from openai_agents.scenarios.tools import tools_that_the_provider_ran
-from openai_agents.stage import PRICES, Way, open_ledgers, policy_for
-from openai_agents.voices import Trace, Voice, call
+from support.governed_vs_plain import PRICES, Way, open_ledgers, policy_for
+from support.recording_models import Trace, Voice, call
+from support.scope_fixture import open_books
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

@@ -28,7 +28,7 @@ from runcycles import Caps
 
 from comptroller.openai_agents.model import _capped as model_under_caps
 from comptroller.testing import CountingModel
-from openai_agents.books import open_books
+from support.scope_fixture import open_books
 
 pytestmark = pytest.mark.anyio
 

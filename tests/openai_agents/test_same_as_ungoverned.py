@@ -5,7 +5,7 @@ from runcycles import Unit
 
 from comptroller.testing import virtual_backend
 from openai_agents.scenarios import SCENARIOS
-from openai_agents.stage import Way, compare, governed, ungoverned
+from support.governed_vs_plain import Way, compare, governed, ungoverned
 
 pytestmark = pytest.mark.anyio
 

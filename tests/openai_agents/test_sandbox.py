@@ -10,9 +10,9 @@ from agents.sandbox.capabilities import Filesystem, Memory, Shell
 from agents.sandbox.config import MemoryGenerateConfig
 from agents.sandbox.sandboxes.unix_local import UnixLocalSandboxClient
 
-from openai_agents.books import open_books
-from openai_agents.stage import OTHER_TOOLS
-from openai_agents.voices import Trace, Voice, call
+from support.governed_vs_plain import OTHER_TOOLS
+from support.recording_models import Trace, Voice, call
+from support.scope_fixture import open_books
 
 pytestmark = [
     pytest.mark.anyio,

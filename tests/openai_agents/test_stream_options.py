@@ -12,7 +12,7 @@ import pytest
 from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, Runner
 from openai import AsyncOpenAI
 
-from openai_agents.books import open_books
+from support.scope_fixture import open_books
 
 pytestmark = [
     pytest.mark.anyio,

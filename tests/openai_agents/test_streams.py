@@ -12,9 +12,9 @@ from openai.types.responses import ResponseFunctionWebSearch
 from openai.types.responses.response_function_web_search import ActionSearch
 
 from comptroller import RunCancelled, risk_points, tokens
-from comptroller.host import open_host
-from openai_agents.books import open_books
-from openai_agents.voices import Trace, Turn, assistant_message, call
+from comptroller._eventloop import open_host
+from support.recording_models import Trace, Turn, assistant_message, call
+from support.scope_fixture import open_books
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

@@ -10,10 +10,10 @@ from runcycles import Caps
 
 from comptroller import BudgetExceeded, LedgerUnreachable, Limits, risk_points, tokens
 from comptroller.testing import RecordingLedger, virtual_backend
-from openai_agents.books import PLENTY, open_books
 from openai_agents.scenarios import agents, approvals, guardrails, tools
-from openai_agents.stage import Way, compare, governed, ungoverned
-from openai_agents.voices import Trace, call
+from support.governed_vs_plain import Way, compare, governed, ungoverned
+from support.recording_models import Trace, call
+from support.scope_fixture import PLENTY, open_books
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

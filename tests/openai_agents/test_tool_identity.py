@@ -20,7 +20,7 @@ from openai.types.responses.response_function_shell_tool_call import Action
 
 from comptroller import ToolEstimateConfig, ToolEstimateMap, risk_points
 from comptroller.testing import CountingModel
-from openai_agents.books import open_books
+from support.scope_fixture import open_books
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,8 @@ import anyio
 import pytest
 from runcycles import ReleaseRequest, Unit
 
-from comptroller.decide.lifecycle import TRANSITIONS, Event, Outcome, State
-from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
+from comptroller.core.call_lifecycle import TRANSITIONS, Event, Outcome, State
+from comptroller.core.settlement import Abandoned, Finished, NeverBegan
 from comptroller.errors import (
     BudgetExceeded,
     BudgetNotFound,
@@ -20,7 +20,7 @@ from comptroller.money import risk_points, tokens
 from comptroller.policy import Limits, ToolEstimateConfig
 from comptroller.runtime import actor as actor_module
 from comptroller.runtime.call import Grant
-from comptroller.runtime.gate import Gate
+from comptroller.runtime.limit_tracker import Gate
 from comptroller.testing import (
     RecordingLedger,
     ScriptedLedger,
@@ -36,7 +36,7 @@ from comptroller.testing import (
     refused,
     server_error,
 )
-from runtime.bench import (
+from support.run_harness import (
     DONE,
     USED,
     Kept,
@@ -283,7 +283,7 @@ async def test_a_commit_carries_what_the_model_reported():
 
 async def test_an_actual_above_its_estimate_is_charged_as_far_as_the_budget_goes():
     """ALLOW_IF_AVAILABLE; charged + shortfall = actual."""
-    from comptroller.decide.pricing import TokenCount
+    from comptroller.core.pricing import TokenCount
 
     async with funded(120) as ledger, bench(ledger) as it:
         line = await it.whole(end=Finished(TokenCount(input=150)))
@@ -313,7 +313,7 @@ async def test_a_price_book_that_fails_costs_the_estimate(caplog):
 
 async def test_a_model_without_a_price_is_warned_of_once(caplog, monkeypatch):
     """By the first call that is charged its estimate for want of one, whatever run it is of."""
-    monkeypatch.setattr("comptroller.runtime.deciding._WARNED", set())
+    monkeypatch.setattr("comptroller.runtime.settlement._WARNED", set())
     from comptroller.money import usd
 
     async with funded() as ledger:
@@ -337,7 +337,7 @@ async def test_a_model_without_a_price_is_warned_of_once(caplog, monkeypatch):
 
 @pytest.mark.parametrize("estimate", [tokens(100), risk_points(1)], ids=["tokens", "points"])
 async def test_where_no_price_is_needed_nobody_misses_one(estimate, caplog, monkeypatch):
-    monkeypatch.setattr("comptroller.runtime.deciding._WARNED", set())
+    monkeypatch.setattr("comptroller.runtime.settlement._WARNED", set())
     async with funded() as ledger, bench(ledger, llm_estimate=estimate) as it:
         await it.whole()
     assert caplog.records == []
@@ -797,7 +797,7 @@ async def test_a_key_that_the_ledger_refuses_is_a_failure_not_a_denial():
 
 
 async def test_a_tenant_without_a_budget_learns_how_to_set_one():
-    from comptroller.ledger.memory import open_memory
+    from comptroller.ledger.embedded.memory import open_memory
 
     async with open_memory() as ledger, bench(ledger) as it:
         refusal = await it.refused()

@@ -14,14 +14,14 @@ import pytest
 from agents import Agent
 from runcycles import Action, ReservationCreateRequest, Subject
 
-from children import Python, environment
-from cli.commands import done
 from comptroller import Policy, governed_run, open_ledger, open_supervisor, tokens, usd
-from comptroller.runtime.presence import PRESENCE, dead, directory, mark_of
+from comptroller.runtime.process_registry import PRESENCE, dead, directory, mark_of
 from comptroller.runtime.recovery import recover
 from comptroller.testing import CountingModel, Fault, ScriptedLedger, lost_request
-from ledger.bank import open_bank
-from runtime.bench import bench, reserved, tokens_spent
+from support.cli import done
+from support.fake_cycles_server import open_bank
+from support.run_harness import bench, reserved, tokens_spent
+from support.subprocesses import Python, environment
 
 HERE = Path(__file__).parent
 
@@ -201,7 +201,7 @@ def test_a_process_that_ends_in_peace_while_somebody_looks_is_not_dead(monkeypat
             PRESENCE.leave()
         return True
 
-    monkeypatch.setattr("comptroller.runtime.presence._is_free", ends)
+    monkeypatch.setattr("comptroller.runtime.process_registry._is_free", ends)
     assert mark not in dead()
 
 

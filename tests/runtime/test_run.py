@@ -7,9 +7,9 @@ import anyio
 import pytest
 from runcycles import Caps, Unit
 
-from comptroller.decide.lifecycle import Outcome
-from comptroller.decide.pricing import TokenCount
-from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
+from comptroller.core.call_lifecycle import Outcome
+from comptroller.core.pricing import TokenCount
+from comptroller.core.settlement import Abandoned, Finished, NeverBegan
 from comptroller.errors import (
     BudgetExceeded,
     ComptrollerError,
@@ -20,7 +20,7 @@ from comptroller.errors import (
 from comptroller.money import risk_points, tokens
 from comptroller.policy import Limits
 from comptroller.runtime.call import Draft, Grant
-from comptroller.runtime.home import Change
+from comptroller.runtime.portal import Change
 from comptroller.testing import (
     RecordingLedger,
     ScriptedLedger,
@@ -30,7 +30,7 @@ from comptroller.testing import (
     no_task_left,
     open_reservations,
 )
-from runtime.bench import DONE, bench, funded, llm, outcomes, reserved, tokens_spent, tool
+from support.run_harness import DONE, bench, funded, llm, outcomes, reserved, tokens_spent, tool
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -685,7 +685,7 @@ async def test_a_lapsed_lease_and_a_lost_release_are_told_apart():
 
 def test_the_log_is_the_packages_own():
     """One logger, so that a program can turn it down."""
-    from comptroller.runtime import actor, lease, run, settle
+    from comptroller.runtime import actor, lease, run, settlement
 
-    for module in (actor, lease, run, settle):
+    for module in (actor, lease, run, settlement):
         assert module.log is logging.getLogger("comptroller")

@@ -19,7 +19,7 @@ import agents
 from runcycles import Unit
 
 from comptroller.money import formatted
-from soak.plots import SIZE, Tally, plot
+from soak.trials import SIZE, Tally, plot
 
 
 def arguments() -> argparse.Namespace:

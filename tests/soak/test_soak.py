@@ -6,10 +6,10 @@ import attrs
 import pytest
 from runcycles import Action, Amount, EventCreateRequest, Subject
 
-from comptroller.ledger.memory import open_memory
+from comptroller.ledger.embedded.memory import open_memory
 from comptroller.testing import FaultyLedger
-from soak import books
-from soak.plots import KINDS, Plot, plot
+from soak import audited_ledgers
+from soak.trials import KINDS, Plot, plot
 
 ALONE = Plot("17.0", 12)
 
@@ -29,7 +29,7 @@ def test_the_same_seed_is_the_same_soak(kind):
     assert some.play() != attrs.evolve(some, seed="18.0").play()
 
 
-class Dishonest(books.Witness):
+class Dishonest(audited_ledgers.Witness):
     """Answers as if all was well; its third commit charges nothing, or charges once more."""
 
     def __init__(self, inner, how):
@@ -61,10 +61,10 @@ class Dishonest(books.Witness):
 def test_it_notices_a_ledger_that_is_not_true(how, noticed, monkeypatch):
     @asynccontextmanager
     async def opened(faults):
-        async with open_memory(now=books.loops_clock()) as behind:
+        async with open_memory(now=audited_ledgers.loops_clock()) as behind:
             witness = Dishonest(behind, how)
             ledger = FaultyLedger(witness, faults)
-            yield books.Books(ledger, witness, faults, ledger)
+            yield audited_ledgers.Books(ledger, witness, faults, ledger)
 
-    monkeypatch.setitem(books.LEDGERS, "memory", opened)
+    monkeypatch.setitem(audited_ledgers.LEDGERS, "memory", opened)
     assert any(noticed in each for each in ALONE.play().wrong)

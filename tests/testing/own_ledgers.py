@@ -9,8 +9,8 @@ import anyio.lowlevel
 import pytest
 
 from comptroller.errors import BudgetExceeded
+from comptroller.ledger.embedded.memory import open_memory
 from comptroller.ledger.interface import MEMBERS
-from comptroller.ledger.memory import open_memory
 from comptroller.testing.contract import Clock, LedgerContract
 
 

@@ -8,8 +8,8 @@ import pytest
 from runcycles import Unit
 
 from comptroller.errors import LedgerMisbehaved, LedgerRefused, LedgerUnreachable
-from comptroller.ledger.cycles import open_cycles
-from comptroller.ledger.server import serve_ledger
+from comptroller.ledger.remote.ledger import open_cycles
+from comptroller.server import serve_ledger
 from comptroller.testing import (
     Fault,
     Faults,
@@ -23,8 +23,8 @@ from comptroller.testing import (
     settled,
 )
 from comptroller.testing.faults import KINDS
-from ledger.asking import asking, committing, event
-from runtime.bench import funded, tokens_spent
+from support.requests import asking, committing, event
+from support.run_harness import funded, tokens_spent
 
 
 async def reserve(ledger, key="r"):

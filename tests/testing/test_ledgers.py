@@ -24,7 +24,7 @@ from comptroller.errors import (
     LedgerRefused,
     LedgerUnreachable,
 )
-from comptroller.ledger.memory import open_memory
+from comptroller.ledger.embedded.memory import open_memory
 from comptroller.money import tokens
 from comptroller.testing import (
     Fault,

@@ -12,9 +12,9 @@ from agents import Agent, Model
 from runcycles import Amount, Caps, CommitOveragePolicy, Unit
 
 from comptroller import BudgetTerms, open_ledger
-from comptroller.ledger.book.journal import Entry
-from comptroller.ledger.book.usage import Usage
-from comptroller.ledger.book.verify import Difference
+from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.engine.usage_report import Usage
+from comptroller.ledger.engine.verify import Difference
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
 from comptroller.money import formatted, risk_points, show, tokens, usd
 from comptroller.policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap

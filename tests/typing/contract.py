@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 from runcycles import Amount
 
+from comptroller.ledger.embedded.memory import open_memory
 from comptroller.ledger.interface import Ledger
-from comptroller.ledger.memory import open_memory
 from comptroller.testing.contract import Clock, LedgerContract, SetBudget
 
 

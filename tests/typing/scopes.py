@@ -25,7 +25,7 @@ from comptroller import (
     open_supervisor,
     usd,
 )
-from comptroller.runtime.hub import Handle
+from comptroller.runtime.registry import Handle
 
 
 async def one_run(agent: Agent[Any]) -> None:

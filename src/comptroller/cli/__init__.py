@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import audit_commands, exits
-from .budget_commands import budget_app
-from .options import BUDGETS, LOOK, OPERATE, START, Json, KeyVariable, Ledger, Wide
-from .server_commands import key_app, serve
-from .webhook_commands import webhook_app
+from comptroller.cli import audit_commands, exit_codes
+from comptroller.cli.budget_commands import budget_app
+from comptroller.cli.options import BUDGETS, LOOK, OPERATE, START, Json, KeyVariable, Ledger, Wide
+from comptroller.cli.server_commands import key_app, serve
+from comptroller.cli.webhook_commands import webhook_app
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the run failed; 2 bad input; 3 denied by a budget or a limit;"
@@ -26,9 +26,9 @@ class OneLine(TyperGroup):
     """Commands in groups, whose errors are one line on stderr, and an exit code."""
 
     def main(self, *args: Any, **settings: Any) -> Any:
-        """As Typer's, but errors are told as `exits` says."""
-        exits.understand_environment()
-        code = exits.told(super().main, *args, **{**settings, "standalone_mode": False})
+        """As Typer's, but errors are told as `exit_codes` says."""
+        exit_codes.understand_environment()
+        code = exit_codes.told(super().main, *args, **{**settings, "standalone_mode": False})
         raise SystemExit(code)
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -97,7 +97,7 @@ def demo(
 
     Ends with 1 if the ledger differs from what the models and tools themselves counted.
     """
-    from .demo.play import show
+    from comptroller.demo.main import show
 
     raise typer.Exit(show(model, as_json=as_json, wide=wide))
 
@@ -146,7 +146,7 @@ def run(
     Ctrl-C and SIGTERM cancel the run, settle what it used, and print the receipt.
     """
     order = locals()
-    from .running import Order, carry_out
+    from comptroller.cli.run import Order, carry_out
 
     raise typer.Exit(carry_out(Order(**order)))
 
@@ -167,7 +167,7 @@ def reservations(
     as_json: Json = False,
 ) -> None:
     """The reservations, newest first."""
-    from .operating import at, list_reservations
+    from comptroller.cli.budgets import at, list_reservations
 
     at(ledger, api_key_env, list_reservations, tenant, status, limit, as_json, wide)
 
@@ -185,7 +185,7 @@ def recover(
 
     Ends with 1 if the ledger did not accept something.
     """
-    from .owing import recover
+    from comptroller.cli.outbox import recover
 
     raise typer.Exit(recover(ledger, api_key_env, on_abandoned, as_json))
 
@@ -193,7 +193,7 @@ def recover(
 @outbox_app.command("list")
 def list_owed(directory: Directory = None, wide: Wide = False, as_json: Json = False) -> None:
     """What is owed, to any ledger, and what was set aside."""
-    from .owing import list_owed
+    from comptroller.cli.outbox import list_owed
 
     list_owed(directory, as_json, wide)
 
@@ -206,7 +206,7 @@ def show_owed(
 ) -> None:
     """One charge, whole, as JSON."""
     del as_json
-    from .owing import show_owed
+    from comptroller.cli.outbox import show_owed
 
     show_owed(charge, directory)
 
@@ -220,7 +220,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Send what is owed to a ledger now. Ends with 1 if something is left."""
-    from .owing import replay
+    from comptroller.cli.outbox import replay
 
     raise typer.Exit(replay(ledger, api_key_env, directory, timeout, as_json))
 
@@ -236,5 +236,5 @@ def show_version(as_json: Json = False) -> None:
 
 def main() -> None:
     """The entry point `comptroller`."""
-    exits.write_anything()
+    exit_codes.write_anything()
     app(prog_name="comptroller")

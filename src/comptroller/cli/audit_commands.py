@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, LedgerFile, Wide
+from comptroller.cli.options import Json, LedgerFile, Wide
 
 Tenant = Annotated[str | None, typer.Option(help="Of one tenant.")]
 _TIME = "Such as yesterday, today, 3h, 7d, 2025-06-15."
@@ -37,9 +37,9 @@ def report(
 
     A call belongs to the time of its reservation, taken to the quarter of an hour.
     """
-    from .operating import at_file
-    from .reporting import Order, format_of
-    from .reporting import report as reported
+    from comptroller.cli.budgets import at_file
+    from comptroller.cli.report import Order, format_of
+    from comptroller.cli.report import report as reported
 
     how = format_of(shown, as_json)
     at_file("report", ledger, reported, Order(by, since, until, tenant, zone, how, wide))
@@ -67,9 +67,9 @@ def events(
     ] = False,
 ) -> None:
     """The event log: what operators did, what budgets did, what was denied, who asked."""
-    from .auditing import Order, kinds
-    from .auditing import events as shown
-    from .operating import at_file
+    from comptroller.cli.audit import Order, kinds
+    from comptroller.cli.audit import events as shown
+    from comptroller.cli.budgets import at_file
 
     order = Order(tenant, kinds(kind or ()), since, limit, follow, as_json, wide)
     raise typer.Exit(at_file("events", ledger, shown, order))
@@ -77,8 +77,8 @@ def events(
 
 def verify(ledger: LedgerFile = None, as_json: Json = False) -> None:
     """Recompute every balance from the log and the reservations; ends with 1 if any differs."""
-    from .auditing import verify as verified
-    from .operating import at_file
+    from comptroller.cli.audit import verify as verified
+    from comptroller.cli.budgets import at_file
 
     raise typer.Exit(at_file("verify", ledger, verified, as_json))
 
@@ -95,6 +95,6 @@ def backup(
 
     Ends with 1 if a balance of it is not what its history comes to.
     """
-    from .backing_up import back_up
+    from comptroller.cli.backup import back_up
 
     raise typer.Exit(back_up(ledger, file, force, as_json))

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, KeyVariable, Ledger, Money, Scope, Wide
+from comptroller.cli.options import Json, KeyVariable, Ledger, Money, Scope, Wide
 
 budget_app = typer.Typer(
     help="Set, fund, freeze, close and list budgets. Those of a server: with its operator's key in"
@@ -82,7 +82,7 @@ def set_budget(
     """
     from runcycles import Caps
 
-    from .operating import BudgetOrder, as_operator, set_budget
+    from comptroller.cli.budgets import BudgetOrder, as_operator, set_budget
 
     order = BudgetOrder(
         scope=scope,
@@ -113,7 +113,7 @@ def fund(
     as_json: Json = False,
 ) -> None:
     """Add to a budget; a debt is repaid first. One that renews has it until its period ends."""
-    from .operating import as_operator, fund
+    from comptroller.cli.budgets import as_operator, fund
 
     as_operator(ledger, api_key_env, fund, scope, amount, as_json)
 
@@ -127,7 +127,7 @@ def freeze(
     as_json: Json = False,
 ) -> None:
     """Refuse new spend at a scope; what is reserved settles as ever."""
-    from .operating import as_operator, freeze
+    from comptroller.cli.budgets import as_operator, freeze
 
     as_operator(ledger, api_key_env, freeze, scope, unit, True, as_json)
 
@@ -141,7 +141,7 @@ def unfreeze(
     as_json: Json = False,
 ) -> None:
     """End a freeze."""
-    from .operating import as_operator, freeze
+    from comptroller.cli.budgets import as_operator, freeze
 
     as_operator(ledger, api_key_env, freeze, scope, unit, False, as_json)
 
@@ -151,7 +151,7 @@ def close(
     scope: Scope, ledger: Ledger = None, api_key_env: KeyVariable = None, as_json: Json = False
 ) -> None:
     """Grant nothing more at a scope, such as a tenant that has gone; budget set opens it again."""
-    from .operating import as_operator, close
+    from comptroller.cli.budgets import as_operator, close
 
     as_operator(ledger, api_key_env, close, scope, as_json)
 
@@ -167,6 +167,6 @@ def list_budgets(
     as_json: Json = False,
 ) -> None:
     """The budgets: allocated, spent, reserved, remaining, debt, state."""
-    from .operating import budgets
+    from comptroller.cli.budgets import budgets
 
     budgets(ledger, api_key_env, tenant, as_json, wide)

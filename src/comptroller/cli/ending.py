@@ -5,11 +5,11 @@ from typing import Any
 import attrs
 from pydantic_core import to_jsonable_python
 
-from comptroller import Outcome, Receipt, RunCancelled, console
+from comptroller import Outcome, Receipt, RunCancelled
+from comptroller.cli import exit_codes
+from comptroller.cli import output as console
 from comptroller.errors import ComptrollerError
 from comptroller.runtime.outcomes import Completed, outcome_of
-
-from . import exits
 
 
 @attrs.define
@@ -36,7 +36,7 @@ def show(ending: Ending, *, as_json: bool, streamed: bool, wide: bool) -> int:
             for note in console.notes(ending.receipt, problem):
                 console.write(note)
     if problem is not None:
-        exits.complain(problem)
+        exit_codes.complain(problem)
     return code
 
 
@@ -51,16 +51,16 @@ def _verdict(ending: Ending) -> tuple[int, str | None]:
     if error is None:
         waiting = [item.name or "a tool" for item in getattr(ending.result, "interruptions", [])]
         if not waiting:
-            return exits.DONE, None
+            return exit_codes.DONE, None
         return (
-            exits.FAILED,
+            exit_codes.FAILED,
             f"the run waits for the approval of {', '.join(waiting)}: none can be given here",
         )
     if isinstance(error, RunCancelled) and ending.signal is not None:
-        return exits.SIGNALLED + ending.signal, f"{error.reason}: cancelled, and settled"
+        return exit_codes.SIGNALLED + ending.signal, f"{error.reason}: cancelled, and settled"
     if isinstance(error, ComptrollerError):
-        return exits.code_of(error) or exits.FAILED, str(error)
-    return exits.FAILED, f"the run failed: {type(error).__name__}: {error}"
+        return exit_codes.code_of(error) or exit_codes.FAILED, str(error)
+    return exit_codes.FAILED, f"the run failed: {type(error).__name__}: {error}"
 
 
 def _plain(ending: Ending, problem: str | None) -> dict[str, Any]:

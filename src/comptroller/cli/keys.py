@@ -2,16 +2,15 @@
 
 from datetime import UTC, datetime
 
-from comptroller import console
+from comptroller.cli import output
+from comptroller.cli.budgets import own
+from comptroller.cli.exit_codes import shown_before
+from comptroller.cli.tables import Table
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.embedded import wall_clock
+from comptroller.ledger.api_keys import Key, made
+from comptroller.ledger.embedded.base import wall_clock
+from comptroller.ledger.factory import open_keys
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
-from comptroller.ledger.keys import Key, made
-from comptroller.ledger.opening import open_keys
-
-from .exits import shown_before
-from .operating import own
-from .tables import Table
 
 
 async def create(ledger: Ledger, tenant: str, note: str, as_json: bool) -> None:
@@ -20,9 +19,9 @@ async def create(ledger: Ledger, tenant: str, note: str, as_json: bool) -> None:
     with open_keys(_durable(ledger)) as keys:
         with shown_before("no key was made"):
             if as_json:
-                console.write_json({**_plain(key), "key": text})
+                output.write_json({**_plain(key), "key": text})
             else:
-                console.write_text(text)
+                output.write_text(text)
         try:
             keys.add(key)
         except Exception as error:
@@ -31,7 +30,7 @@ async def create(ledger: Ledger, tenant: str, note: str, as_json: bool) -> None:
             ) from error
     if as_json:
         return
-    console.write(
+    output.write(
         f"this is the only time that key {key.key_id} of tenant {key.tenant} is shown",
         stderr=True,
     )
@@ -42,19 +41,19 @@ async def show(ledger: Ledger, tenant: str | None, as_json: bool, wide: bool) ->
     with open_keys(_durable(ledger)) as keys:
         found = [key for key in keys.all() if tenant is None or key.tenant == tenant.lower()]
     if as_json:
-        console.write_json([_plain(key) for key in found])
+        output.write_json([_plain(key) for key in found])
     elif found:
         facts = ("created (UTC)", "state", "note")
         made_of = Table("key", "tenant", *facts, prose=facts)
         for key in found:
             state = "active" if key.revoked_ms is None else f"revoked {_moment(key.revoked_ms)}"
             made_of.add_row(
-                key.key_id, key.tenant, _moment(key.created_ms), state, console.plain(key.note)
+                key.key_id, key.tenant, _moment(key.created_ms), state, output.plain(key.note)
             )
-        console.write(made_of, wide=wide)
+        output.write(made_of, wide=wide)
     else:
         whose = f"tenant {tenant}" if tenant else "anybody"
-        console.write(f"no API key for {whose} in {ledger.name}")
+        output.write(f"no API key for {whose} in {ledger.name}")
 
 
 async def revoke(ledger: Ledger, key_id: str, as_json: bool) -> None:
@@ -62,9 +61,9 @@ async def revoke(ledger: Ledger, key_id: str, as_json: bool) -> None:
     with open_keys(_durable(ledger)) as keys:
         key = keys.revoke(key_id, wall_clock())
     if as_json:
-        console.write_json(_plain(key))
+        output.write_json(_plain(key))
     else:
-        console.write(f"key {key.key_id} of tenant {key.tenant} opens nothing any more")
+        output.write(f"key {key.key_id} of tenant {key.tenant} opens nothing any more")
 
 
 def _durable(ledger: Ledger) -> EmbeddedLedger:

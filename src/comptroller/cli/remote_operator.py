@@ -6,10 +6,10 @@ import attrs
 import httpx
 from runcycles import Amount, Balance, Unit
 
-from comptroller.decide.scopes import parse_scope
-from comptroller.decide.terms import Terms, shares
+from comptroller.core.budgets import Terms, shares
+from comptroller.core.scopes import parse_scope
 from comptroller.errors import LedgerRefused, LedgerUnreachable
-from comptroller.ledger.book.answers import Budget
+from comptroller.ledger.engine.responses import Budget
 
 _BUDGETS = "/v1/admin/budgets"
 _SECONDS = 10.0

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, LedgerFile, Wide
+from comptroller.cli.options import Json, LedgerFile, Wide
 
 key_app = typer.Typer(help="Create, list and revoke the API keys of an embedded ledger.")
 
@@ -96,7 +96,7 @@ def serve(
     What is in flight then is answered. Also there: /healthz, and /metrics for Prometheus.
     """
     order = {name: value for name, value in locals().items() if value is not None}
-    from .serving import Order, carry_out
+    from comptroller.cli.serve import Order, carry_out
 
     carry_out(Order(**order))
 
@@ -109,8 +109,8 @@ def create_key(
     as_json: Json = False,
 ) -> None:
     """Make a key of a tenant and show it, this once: what is kept is its digest."""
-    from .keys import create
-    from .operating import at_file
+    from comptroller.cli.budgets import at_file
+    from comptroller.cli.keys import create
 
     at_file("key create", ledger, create, tenant, note, as_json, create=True)
 
@@ -123,8 +123,8 @@ def list_keys(
     as_json: Json = False,
 ) -> None:
     """The keys: id, tenant, since when, active or revoked."""
-    from .keys import show
-    from .operating import at_file
+    from comptroller.cli.budgets import at_file
+    from comptroller.cli.keys import show
 
     at_file("key list", ledger, show, tenant, as_json, wide)
 
@@ -136,7 +136,7 @@ def revoke_key(
     as_json: Json = False,
 ) -> None:
     """End a key, for good. Servers that run take notice within a second."""
-    from .keys import revoke
-    from .operating import at_file
+    from comptroller.cli.budgets import at_file
+    from comptroller.cli.keys import revoke
 
     at_file("key revoke", ledger, revoke, key_id, as_json)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, LedgerFile, Wide
+from comptroller.cli.options import Json, LedgerFile, Wide
 
 webhook_app = typer.Typer(help="Where the alerts of an embedded ledger are sent.")
 
@@ -25,8 +25,8 @@ def add_webhook(
 
     A generated secret is shown this once.
     """
-    from .operating import at_file
-    from .webhooks import add
+    from comptroller.cli.budgets import at_file
+    from comptroller.cli.webhooks import add
 
     at_file("webhook add", ledger, add, url, secret_env, as_json, create=True)
 
@@ -34,8 +34,8 @@ def add_webhook(
 @webhook_app.command("list")
 def list_webhooks(ledger: LedgerFile = None, wide: Wide = False, as_json: Json = False) -> None:
     """The webhooks, and whether they are delivering or failing."""
-    from .operating import at_file
-    from .webhooks import show
+    from comptroller.cli.budgets import at_file
+    from comptroller.cli.webhooks import show
 
     at_file("webhook list", ledger, show, as_json, wide)
 
@@ -43,7 +43,7 @@ def list_webhooks(ledger: LedgerFile = None, wide: Wide = False, as_json: Json =
 @webhook_app.command("remove")
 def remove_webhook(url: Url, ledger: LedgerFile = None, as_json: Json = False) -> None:
     """Send nothing there any more."""
-    from .operating import at_file
-    from .webhooks import remove
+    from comptroller.cli.budgets import at_file
+    from comptroller.cli.webhooks import remove
 
     at_file("webhook remove", ledger, remove, url, as_json)

@@ -5,15 +5,14 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from comptroller import console
-from comptroller.ledger.embedded import wall_clock
+from comptroller.cli import output
+from comptroller.cli.budgets import own
+from comptroller.cli.exit_codes import shown_before
+from comptroller.cli.tables import Table
+from comptroller.ledger.embedded.base import wall_clock
+from comptroller.ledger.factory import open_webhooks
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
-from comptroller.ledger.opening import open_webhooks
 from comptroller.ledger.webhooks import Webhook
-
-from .exits import shown_before
-from .operating import own
-from .tables import Table
 
 _SECRET_BYTES = 32
 
@@ -26,13 +25,13 @@ async def add(ledger: Ledger, url: str, secret_variable: str | None, as_json: bo
         with shown_before("no webhook was added"):
             if as_json:
                 secret = {} if given else {"secret": webhook.secret}
-                console.write_json({**_plain(webhook), **secret})
+                output.write_json({**_plain(webhook), **secret})
             elif given is None:
-                console.write_text(webhook.secret)
+                output.write_text(webhook.secret)
         webhooks.add(webhook)
     if as_json:
         return
-    console.write(
+    output.write(
         f"{url} is told of every alert of {ledger.name} from now on, signed with"
         f" {'that secret' if given else 'this secret, which is shown this once'}",
         stderr=True,
@@ -46,17 +45,17 @@ async def show(ledger: Ledger, as_json: bool, wide: bool) -> None:
         found = webhooks.all()
     since = {webhook.url: await _failing_since(owner, webhook) for webhook in found}
     if as_json:
-        console.write_json(
+        output.write_json(
             [{**_plain(webhook), "failing_since_ms": since[webhook.url]} for webhook in found]
         )
     elif found:
         table = Table("webhook", "since (UTC)", "state", prose=("since (UTC)", "state"))
         for webhook in found:
             state = _state(webhook, since[webhook.url])
-            table.add_row(console.plain(webhook.url), _moment(webhook.created_ms), state)
-        console.write(table, wide=wide)
+            table.add_row(output.plain(webhook.url), _moment(webhook.created_ms), state)
+        output.write(table, wide=wide)
     else:
-        console.write(f"no webhook in {ledger.name}")
+        output.write(f"no webhook in {ledger.name}")
 
 
 async def remove(ledger: Ledger, url: str, as_json: bool) -> None:
@@ -64,9 +63,9 @@ async def remove(ledger: Ledger, url: str, as_json: bool) -> None:
     with open_webhooks(own(ledger)) as webhooks:
         webhooks.remove(url)
     if as_json:
-        console.write_json({"url": url})
+        output.write_json({"url": url})
     else:
-        console.write(f"{url} is told nothing any more")
+        output.write(f"{url} is told nothing any more")
 
 
 def _secret(variable: str) -> str:
@@ -88,7 +87,7 @@ def _state(webhook: Webhook, since_ms: int | None) -> str:
     if since_ms is None:
         return "delivering"
     times = "once" if webhook.failures == 1 else f"{webhook.failures} times"
-    return console.plain(f"failing since {_moment(since_ms)}, {times}: {webhook.problem}")
+    return output.plain(f"failing since {_moment(since_ms)}, {times}: {webhook.problem}")
 
 
 def _moment(milliseconds: int) -> str:

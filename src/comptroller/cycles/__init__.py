@@ -12,17 +12,15 @@ Change the import, `from comptroller.cycles import CyclesRunHooks`, and nothing 
 `errors`            the refusals, so that `except BudgetExceededError` catches them
 ==================  ==========================================================================
 
-The hooks have no life cycle of their own: they bring a governed run along (`comptroller.carried`),
+The hooks have no life cycle of their own: they bring a governed run along (`comptroller.cycles.background_run`),
 and what the SDK calls back becomes a message to the same actors as under `governed_run`.
 """
 
+from comptroller.cycles.config import ToolEstimateConfig
+from comptroller.cycles.errors import LedgerUnreachable
+from comptroller.cycles.guardrail import cycles_budget_guardrail
+from comptroller.cycles.hooks import CyclesRunHooks, CyclesRunResultStreaming
 from comptroller.policy import ToolEstimateMap
-
-from .errors import LedgerUnreachable
-from .estimates import ToolEstimateConfig
-from .guardrail import cycles_budget_guardrail
-from .hooks import CyclesRunHooks
-from .streams import CyclesRunResultStreaming
 
 __all__ = [
     "CyclesRunHooks",

@@ -11,11 +11,10 @@ from uuid import uuid4
 from agents import Agent, GuardrailFunctionOutput, InputGuardrail, RunContextWrapper
 from runcycles import Action, AsyncCyclesClient, CyclesConfig, DecisionRequest, Unit
 
+from comptroller.cycles.config import subject_of
+from comptroller.cycles.ledger_pool import Lender
 from comptroller.errors import CallDenied, ComptrollerError, LedgerUnreachable
 from comptroller.money import amount
-
-from .lending import Lender
-from .subjects import subject_of
 
 log = logging.getLogger("comptroller")
 

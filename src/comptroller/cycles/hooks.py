@@ -4,29 +4,63 @@ They are settings and a way in. Given to any `Runner.run`, they bring a governed
 sees every call of it; their callbacks then have nothing to do. Where hooks of the user's own hand
 on to them, or another runner calls them, the callbacks are all there is to see: they become
 messages to the actors of a run that is begun at the first of them.
+
+What `CyclesRunHooks.run_streamed` gives: the SDK's result, settled when its events end.
 """
 
-from collections.abc import Mapping
-from typing import Any, Generic
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any, Generic, Literal
 
 from agents import Agent, Runner, RunResult, RunResultStreaming, TContext
 from runcycles import Amount, AsyncCyclesClient, CommitOveragePolicy, CyclesConfig, Unit
 from runcycles.retry import AsyncCommitRetryEngine
 
-from comptroller.carried import CarriedRun
+from comptroller.cycles.background_run import CarriedRun
+from comptroller.cycles.config import subject_of
+from comptroller.cycles.errors import as_seen
+from comptroller.cycles.ledger_pool import Lender
+from comptroller.cycles.retry_engine import EngineOutbox, keeps
 from comptroller.money import amount
-from comptroller.openai_agents.active import ACTIVE
-from comptroller.openai_agents.callbacks import SelfGoverningHooks
-from comptroller.openai_agents.carriage import end_all, governing_run
+from comptroller.openai_agents.context import ACTIVE
+from comptroller.openai_agents.hook_runs import Carriage, end_all, governing_run
+from comptroller.openai_agents.hooks_only import SelfGoverningHooks
 from comptroller.openai_agents.runner import carried_stream, install
 from comptroller.policy import Policy, ToolEstimate, ToolEstimateMap
 from comptroller.runtime.run import Run
 
-from .errors import as_seen
-from .journal import EngineOutbox, keeps
-from .lending import Lender
-from .streams import CyclesRunResultStreaming
-from .subjects import subject_of
+
+class CyclesRunResultStreaming:
+    """`agents.RunResultStreaming`, whose events end when everything of the run is settled."""
+
+    def __init__(self, result: RunResultStreaming, carriage: Carriage | None) -> None:
+        self._result = result
+        self._carried = [] if carriage is None else [carriage]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._result, name)
+
+    def cancel(self, mode: Literal["immediate", "after_turn"] = "immediate") -> None:
+        """Cancel the SDK's stream; what it leaves open is settled as given up."""
+        self._result.cancel(mode=mode)
+
+    async def stream_events(self) -> AsyncIterator[Any]:
+        """The SDK's events. Left before their end, the run is cancelled."""
+        events: Any = self._result.stream_events()
+        async with aclosing(events):
+            try:
+                async for event in events:
+                    yield event
+            except (asyncio.CancelledError, GeneratorExit) as left:
+                self._result.cancel()  # the SDK's own generator would wait for the run's end
+                await end_all(self._carried, "its stream was left", left)
+                raise
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self.stream_events()
 
 
 class CyclesRunHooks(SelfGoverningHooks[TContext], Generic[TContext]):

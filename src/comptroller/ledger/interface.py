@@ -34,14 +34,13 @@ from runcycles import (
 )
 from runcycles.models import BalanceResponse
 
-from comptroller.decide.funding import Funding
-from comptroller.decide.settlement import Next
-from comptroller.decide.terms import Terms
+from comptroller.core.budgets import Funding, Terms
+from comptroller.core.settlement import Next
 from comptroller.errors import ComptrollerError, LedgerRefused
-from comptroller.ledger.book.journal import Entry
-from comptroller.ledger.book.statistics import Statistics
-from comptroller.ledger.book.usage import Usage
-from comptroller.ledger.book.verify import Verified
+from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.engine.statistics import Statistics
+from comptroller.ledger.engine.usage_report import Usage
+from comptroller.ledger.engine.verify import Verified
 
 
 def check_seconds(timeout: float) -> None:

@@ -17,8 +17,8 @@ import anyio
 import attrs
 import httpx
 
-from comptroller.ledger.book.journal import Entry
-from comptroller.ledger.connections import proxy_for
+from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.remote.connections import proxy_for
 
 SIGNATURE = "X-Comptroller-Signature"
 DELIVERY = "X-Comptroller-Delivery"

@@ -12,14 +12,13 @@ import attrs
 from agents import Model, ModelSettings
 from runcycles import Amount
 
-from comptroller.decide.estimates import Answered
-from comptroller.decide.pricing import Billing
-from comptroller.decide.settlement import Finished
+from comptroller.core.estimates import Answered
+from comptroller.core.pricing import Billing
+from comptroller.core.settlement import Finished
 from comptroller.money import usd
-
-from . import usage
-from .raw_answers import RawAnswer
-from .usage import told
+from comptroller.openai_agents import convert
+from comptroller.openai_agents.convert import told
+from comptroller.openai_agents.raw_responses import RawAnswer
 
 _TERMS = ("service_tier", "speed")  # what prices depend on: OpenAI's and Google's, Anthropic's
 _LEFT_OPEN = "auto"  # a tier that says nothing: the answer names the one that was taken
@@ -91,11 +90,11 @@ def finished(
         apart: the provider's tools that the user's map has a price for: they are not counted here.
     """
     usages = (told(response, "usage"), told(response, "raw_usage"), raw.usage)
-    used = usage.token_count(*usages)
+    used = convert.token_count(*usages)
     if used is not None:
-        extras = Counter(used.extras) | usage.hosted_units(output)
+        extras = Counter(used.extras) | convert.hosted_units(output)
         for tool in apart:
-            extras.pop(usage.UNITS_OF_TOOLS.get(tool, ""), None)
+            extras.pop(convert.UNITS_OF_TOOLS.get(tool, ""), None)
         used = attrs.evolve(used, extras=dict(extras))
     stated = usages if raw.upstream is None else (raw.upstream,)
     costs = (cost for each in stated if (cost := reported_cost(each)) is not None)

@@ -8,12 +8,11 @@ from typing import Any
 
 import attrs
 
-from comptroller.decide.estimates import CHARACTERS_PER_TOKEN, LlmRequest
-from comptroller.decide.pricing import Billing, TokenCount
+from comptroller.core.estimates import CHARACTERS_PER_TOKEN, LlmRequest
+from comptroller.core.pricing import Billing, TokenCount
+from comptroller.openai_agents.convert import token_count, told
+from comptroller.openai_agents.sdk_internals import codex_options, codex_result
 from comptroller.runtime.call import Draft
-
-from .compat import codex_options, codex_result
-from .usage import token_count, told
 
 UNTOLD = "it came back without saying what its model used: that is not charged"
 

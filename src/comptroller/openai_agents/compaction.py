@@ -11,14 +11,13 @@ from typing import Any
 from agents import ModelSettings
 from agents.memory import OpenAIResponsesCompactionSession
 
-from comptroller.decide.estimates import LlmRequest
+from comptroller.core.estimates import LlmRequest
+from comptroller.openai_agents import billing, convert
+from comptroller.openai_agents.context import admit
+from comptroller.openai_agents.raw_responses import RawAnswer
+from comptroller.openai_agents.request_failures import Attempt
 from comptroller.runtime.call import Draft
 from comptroller.runtime.run import Run
-
-from . import billing, usage
-from .active import admit
-from .failures import Attempt
-from .raw_answers import RawAnswer
 
 
 def governed_session(run: Run, episode: str, agent: str, session: Any) -> Any:
@@ -82,7 +81,7 @@ class _Client:
             request=LlmRequest(
                 model=name,
                 agent=self._agent,
-                input_characters=usage.input_characters(None, sent, []),
+                input_characters=convert.input_characters(None, sent, []),
                 billing=billing.asked(self._real, ModelSettings()),
             ),
         )
@@ -93,5 +92,5 @@ class _Client:
         except BaseException as error:
             actor.tell(attempt.end_of(error, self._run.ended))
             raise
-        actor.tell(billing.finished(answer, RawAnswer(), name, usage.told(answer, "output")))
+        actor.tell(billing.finished(answer, RawAnswer(), name, convert.told(answer, "output")))
         return answer

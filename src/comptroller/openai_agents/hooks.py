@@ -23,17 +23,16 @@ from agents.items import ModelResponse, ToolApprovalItem
 from openai.types.responses import ResponseFunctionToolCall
 from runcycles import Unit
 
-from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
+from comptroller.core.settlement import Abandoned, Finished, NeverBegan
 from comptroller.errors import BudgetExceeded, CallDenied
 from comptroller.money import checked, show
+from comptroller.openai_agents.codex import UNTOLD, turn_of
+from comptroller.openai_agents.context import admit
+from comptroller.openai_agents.model import Dispatcher
+from comptroller.openai_agents.request_failures import described
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Draft
 from comptroller.runtime.run import Run
-
-from .active import admit
-from .codex import UNTOLD, turn_of
-from .failures import described
-from .model import Dispatcher
 
 log = logging.getLogger("comptroller")
 

@@ -19,19 +19,18 @@ from agents.models import get_default_model_settings
 from agents.retry import ModelRetryAdvice, ModelRetryAdviceRequest, ModelRetryNormalizedError
 from runcycles import Amount, Caps, Unit
 
-from comptroller.decide.estimates import CHARACTERS_PER_TOKEN, LlmRequest
-from comptroller.decide.pricing import TokenCount
-from comptroller.decide.settlement import Abandoned, Finished, NeverBegan
+from comptroller.core.estimates import CHARACTERS_PER_TOKEN, LlmRequest
+from comptroller.core.pricing import TokenCount
+from comptroller.core.settlement import Abandoned, Finished, NeverBegan
 from comptroller.errors import ComptrollerError
+from comptroller.openai_agents import billing, convert
+from comptroller.openai_agents.context import admit
+from comptroller.openai_agents.raw_responses import RawAnswer, overheard
+from comptroller.openai_agents.request_failures import Attempt
+from comptroller.openai_agents.sdk_internals import changed, close_stream, get_model, is_paused
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import Draft, Grant
 from comptroller.runtime.run import Run
-
-from . import billing, usage
-from .active import admit
-from .compat import changed, close_stream, get_model, is_paused
-from .failures import Attempt
-from .raw_answers import RawAnswer, overheard
 
 _PLACES = ("system_instructions", "input", "model_settings", "tools")  # of `Model`'s methods
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
@@ -160,13 +159,13 @@ class Dispatcher(Model):
             actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
 
     def _streamed(self, actor: Actor, event: Any, raw: RawAnswer, items: list[Any]) -> None:
-        kind, response = usage.told(event, "type"), usage.told(event, "response")
+        kind, response = convert.told(event, "type"), convert.told(event, "response")
         if kind in _TERMINAL and response is not None:
             self._finished(actor, response, raw, items)
             items.clear()
         elif kind == _ITEM_DONE:
-            items.append(usage.told(event, "item"))
-        elif count := usage.streamed_tokens(event):
+            items.append(convert.told(event, "item"))
+        elif count := convert.streamed_tokens(event):
             actor.streamed = (actor.streamed or 0) + count
 
     def _finished(
@@ -174,7 +173,7 @@ class Dispatcher(Model):
     ) -> None:
         if self._asking is not None and is_paused(self._asking[0], response):
             self._paused = self._asking
-            noted(self._run, actor, usage.told(response, "output") or seen)
+            noted(self._run, actor, convert.told(response, "output") or seen)
             return
         if (used := answered(self._run, actor, response, raw, seen)) is not None:
             self._read_and_said = used.total
@@ -198,13 +197,13 @@ class Dispatcher(Model):
         self._give_up("another model was asked instead of going on")
         self._attempt += 1
         named = self.agent.model if self.original.model is None else self.original.model
-        name = usage.model_name(model, named if isinstance(named, str) else None)
+        name = convert.model_name(model, named if isinstance(named, str) else None)
         kept = self._read_and_said * CHARACTERS_PER_TOKEN if asked.continues else 0
         request = LlmRequest(
             model=name,
             agent=self.agent.name,
             input_characters=kept
-            + usage.input_characters(asked["system_instructions"], asked["input"], tools),
+            + convert.input_characters(asked["system_instructions"], asked["input"], tools),
             max_tokens=_most_output(settings),
             billing=billing.asked(model, settings),
         )
@@ -286,10 +285,10 @@ def answered(
     `raw`: what was overheard of the answer. `seen`: the output of its stream, which some providers
     leave out of the response. Returns the usage.
     """
-    output = usage.told(response, "output") or seen
+    output = convert.told(response, "output") or seen
     apart = {
         tool
-        for tool in usage.UNITS_OF_TOOLS
+        for tool in convert.UNITS_OF_TOOLS
         if _is_priced(run.terms.policy.tools.cost(tool).estimate)
     }
     end = billing.finished(response, raw or RawAnswer(), actor.call.draft.name, output, apart)
@@ -305,7 +304,7 @@ def _is_priced(cost: Amount) -> bool:
 def noted(run: Run, actor: Actor, output: Any) -> None:
     """The tools that the provider has run in `actor`'s call are recorded, whatever became of it."""
     asked = actor.call.draft
-    for tool in usage.hosted_tools(output):
+    for tool in convert.hosted_tools(output):
         draft = Draft(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
         cost = run.terms.policy.tools.cost(tool).estimate
         run.note("tool.hosted", draft, cost if cost.amount else None)

@@ -14,10 +14,9 @@ from agents import Agent
 from agents.result import RunResult, RunResultStreaming
 
 from comptroller.errors import again
-from comptroller.runtime.run import Run
-
-from .active import governing
-from .carriage import (
+from comptroller.openai_agents.compaction import governed_session
+from comptroller.openai_agents.context import governing
+from comptroller.openai_agents.hook_runs import (
     Carriage,
     Followed,
     GoverningHooks,
@@ -26,8 +25,10 @@ from .carriage import (
     following,
     governing_run,
 )
-from .compaction import governed_session
-from .compat import (
+from comptroller.openai_agents.invocation import EPISODE, Episode
+from comptroller.openai_agents.model import callers_own
+from comptroller.openai_agents.request_failures import described
+from comptroller.openai_agents.sdk_internals import (
     check_sdk,
     close_owned_provider,
     close_owned_provider_with,
@@ -36,9 +37,7 @@ from .compat import (
     set_default_agent_runner,
     show_configs,
 )
-from .episode import EPISODE, Episode
-from .failures import described
-from .model import callers_own
+from comptroller.runtime.run import Run
 
 
 class DelegatingRunner:

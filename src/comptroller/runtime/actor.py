@@ -20,31 +20,21 @@ import anyio
 import attrs
 from runcycles import CyclesMetrics
 
-from comptroller.decide.lifecycle import Event, Outcome, State, step
-from comptroller.decide.settlement import (
-    Abandoned,
-    Commit,
-    End,
-    Finished,
-    NeverBegan,
-    Next,
-    Release,
-)
+from comptroller.core.call_lifecycle import Event, Outcome, State, step
+from comptroller.core.settlement import Abandoned, Commit, End, Finished, NeverBegan, Next, Release
 from comptroller.errors import (
     CallDenied,
     ComptrollerError,
     LedgerMisbehaved,
     RunCancelled,
 )
-
-from .call import Answer, Call, Grant, Terms
-from .deciding import decided
-from .denials import outcome_of_refusal
-from .home import Change, HomeClosed
-from .owner import Owner
-from .receipts import CallReceipt
-from .reserve import Reserving
-from .settle import Settled, Settlement
+from comptroller.receipts import CallReceipt
+from comptroller.runtime.base_actor import Owner
+from comptroller.runtime.call import Answer, Call, Grant, Terms
+from comptroller.runtime.denial_messages import outcome_of_refusal
+from comptroller.runtime.portal import Change, HomeClosed
+from comptroller.runtime.reservation import Reserving
+from comptroller.runtime.settlement import Settled, Settlement, decided
 
 log = logging.getLogger("comptroller")
 

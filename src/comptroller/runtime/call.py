@@ -6,14 +6,13 @@ from typing import Literal
 import attrs
 from runcycles import Action, Amount, Caps, Subject
 
-from comptroller.decide.estimates import LlmRequest
-from comptroller.decide.pricing import Prices
+from comptroller.core.estimates import LlmRequest
+from comptroller.core.pricing import Prices
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger, Outbox
 from comptroller.policy import ActualFunction, Policy
-
-from .home import Home
-from .settling import Settling
+from comptroller.runtime.pending_settlements import Settling
+from comptroller.runtime.portal import Home
 
 Kind = Literal["llm", "tool", "event", "check"]
 

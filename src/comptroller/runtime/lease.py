@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 import anyio
 from runcycles import ReservationCreateResponse, ReservationExtendRequest
 
-from comptroller.decide.heartbeat import Beat, Lease, Stop, failure_of
+from comptroller.core.heartbeat import Beat, Lease, Stop, failure_of
 from comptroller.errors import ComptrollerError
-
-from .call import Call, Terms
-from .home import Change
+from comptroller.runtime.call import Call, Terms
+from comptroller.runtime.portal import Change
 
 log = logging.getLogger("comptroller")
 

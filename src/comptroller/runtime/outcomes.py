@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from comptroller._frozen import value
 from comptroller.errors import CallDenied, RunCancelled
-from comptroller.values import value
 
 
 @value

@@ -15,11 +15,10 @@ import attrs
 from runcycles import Amount, CommitRequest, ReleaseRequest
 from runcycles.models import ReservationSummary
 
-from comptroller.decide.settlement import Next, after
+from comptroller.core.settlement import Next, after
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger
-
-from .presence import dead, mark_of
+from comptroller.runtime.process_registry import dead, mark_of
 
 log = logging.getLogger("comptroller")
 

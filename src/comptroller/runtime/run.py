@@ -18,26 +18,24 @@ import anyio
 import attrs
 from runcycles import Action, Amount, Subject, Unit
 
-from comptroller.decide.lifecycle import Outcome
-from comptroller.decide.limits import Breach
-from comptroller.decide.names import carried, fitted
-from comptroller.decide.pricing import TokenCount
-from comptroller.decide.settlement import Abandoned, NeverBegan
+from comptroller.core.call_lifecycle import Outcome
+from comptroller.core.identifiers import carried, fitted
+from comptroller.core.limits import Breach
+from comptroller.core.pricing import TokenCount
+from comptroller.core.settlement import Abandoned, NeverBegan
 from comptroller.errors import CallDenied, ComptrollerError, LimitReached, RunCancelled, again
 from comptroller.money import amount
 from comptroller.policy import Limits
-
-from .actor import Actor
-from .call import Answer, Call, Draft, Grant, Terms
-from .check import check
-from .deciding import charged, estimated
-from .denials import explained, from_breach
-from .event import Recorder
-from .gate import Gate
-from .home import Change, HomeClosed, outlast, raise_unless_known
-from .owner import Owner, fault_of, first_line
-from .presence import PRESENCE
-from .receipts import CallReceipt, Receipt, ReceiptBook
+from comptroller.receipts import CallReceipt, Receipt, ReceiptBook
+from comptroller.runtime.actor import Actor
+from comptroller.runtime.base_actor import Owner, Recorder, fault_of, first_line
+from comptroller.runtime.call import Answer, Call, Draft, Grant, Terms
+from comptroller.runtime.denial_messages import explained, from_breach
+from comptroller.runtime.limit_tracker import Gate
+from comptroller.runtime.portal import Change, HomeClosed, outlast, raise_unless_known
+from comptroller.runtime.process_registry import PRESENCE
+from comptroller.runtime.reservation import check
+from comptroller.runtime.settlement import charged, estimated
 
 log = logging.getLogger("comptroller")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from .hub import Hub
+from comptroller.runtime.registry import Hub
 
 _TERMINATED = "interrupted by SIGTERM"
 _TOGETHER = 30.0

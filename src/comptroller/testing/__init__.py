@@ -13,7 +13,7 @@
 =============  =================================================================================
 """
 
-from .checks import (
+from comptroller.testing.assertions import (
     assert_settled,
     asyncio_tasks_left,
     no_task_left,
@@ -23,8 +23,14 @@ from .checks import (
     tasks_left,
     trio_tasks_left,
 )
-from .clock import VirtualTimeLoop, virtual_backend
-from .faults import (
+from comptroller.testing.cancellation_sweep import (
+    Finding,
+    Report,
+    cancel_everywhere,
+    deny_everywhere,
+    lose_everywhere,
+)
+from comptroller.testing.faults import (
     Fault,
     Faults,
     delayed,
@@ -38,14 +44,20 @@ from .faults import (
     refused,
     server_error,
 )
-from .governing import FundedLedger, Governing
-from .ledgers import FaultyLedger, ScriptedLedger, StalledLedger
-from .models import BlockedModel, CountingModel, FailingModel, StreamingModel
-from .plans import PlannedLedger, deny_at, lose_answer
-from .recording import RecordingLedger, Request
-from .sweep import Finding, Report, cancel_everywhere, deny_everywhere, lose_everywhere
-from .transport import FaultyTransport
-from .trial import Trial
+from comptroller.testing.fixtures import FundedLedger, Governing
+from comptroller.testing.ledgers import (
+    FaultyLedger,
+    PlannedLedger,
+    ScriptedLedger,
+    StalledLedger,
+    deny_at,
+    lose_answer,
+)
+from comptroller.testing.models import BlockedModel, CountingModel, FailingModel, StreamingModel
+from comptroller.testing.recording import RecordingLedger, Request
+from comptroller.testing.sweep_trial import Trial
+from comptroller.testing.transport import FaultyTransport
+from comptroller.testing.virtual_time.asyncio_loop import VirtualTimeLoop, virtual_backend
 
 __all__ = [
     "BlockedModel",

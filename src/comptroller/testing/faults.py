@@ -13,7 +13,7 @@ from random import Random
 import attrs
 from attrs import field, validators
 
-from comptroller.arguments import within
+from comptroller._validation import within
 
 _EXECUTION = re.compile(r"/[0-9a-f]{12}(?:-[0-9a-f]+)?(?=/)")
 """The part of a run's keys that is new each time its scope opens (law 7)."""

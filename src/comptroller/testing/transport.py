@@ -13,7 +13,7 @@ import anyio
 import attrs
 import httpx
 
-from .faults import Fault, Faults
+from comptroller.testing.faults import Fault, Faults
 
 _SUCCESSES = range(200, 300)
 

@@ -5,9 +5,9 @@ import asyncio
 import anyio
 from agents import AgentHooks, RunConfig, Runner, handoff
 
-from openai_agents.scenarios.register import Scenario, register
-from openai_agents.stage import Play
-from openai_agents.voices import call
+from openai_agents.scenarios.registry import Scenario, register
+from support.governed_vs_plain import Play
+from support.recording_models import call
 
 SCENARIOS: list[Scenario] = []
 scenario = register(SCENARIOS)

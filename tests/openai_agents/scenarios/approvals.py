@@ -2,9 +2,9 @@
 
 from agents import RunState
 
-from openai_agents.scenarios.register import Scenario, register
-from openai_agents.stage import Play
-from openai_agents.voices import call
+from openai_agents.scenarios.registry import Scenario, register
+from support.governed_vs_plain import Play
+from support.recording_models import call
 
 SCENARIOS: list[Scenario] = []
 scenario = register(SCENARIOS)

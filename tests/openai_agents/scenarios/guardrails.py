@@ -12,9 +12,9 @@ from agents import (
     ToolOutputGuardrail,
 )
 
-from openai_agents.scenarios.register import Scenario, register
-from openai_agents.stage import Play
-from openai_agents.voices import Turn, call
+from openai_agents.scenarios.registry import Scenario, register
+from support.governed_vs_plain import Play
+from support.recording_models import Turn, call
 
 SCENARIOS: list[Scenario] = []
 scenario = register(SCENARIOS)

@@ -15,9 +15,9 @@ from agents import (
 from openai.types.shared import Reasoning
 from pydantic import BaseModel
 
-from openai_agents.scenarios.register import Scenario, register
-from openai_agents.stage import Play
-from openai_agents.voices import Turn, Voice, assistant_message, call
+from openai_agents.scenarios.registry import Scenario, register
+from support.governed_vs_plain import Play
+from support.recording_models import Turn, Voice, assistant_message, call
 
 SCENARIOS: list[Scenario] = []
 scenario = register(SCENARIOS)

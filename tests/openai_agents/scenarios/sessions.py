@@ -8,10 +8,10 @@ from agents.memory import OpenAIResponsesCompactionSession
 from openai.types.responses import ResponseUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
-from comptroller.decide.pricing import TokenCount
-from openai_agents.scenarios.register import Scenario, register
-from openai_agents.stage import Play
-from openai_agents.voices import Attempt, call
+from comptroller.core.pricing import TokenCount
+from openai_agents.scenarios.registry import Scenario, register
+from support.governed_vs_plain import Play
+from support.recording_models import Attempt, call
 
 SCENARIOS: list[Scenario] = []
 scenario = register(SCENARIOS)

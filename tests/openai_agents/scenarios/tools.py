@@ -26,9 +26,9 @@ from openai.types.responses import (
 from openai.types.responses.response_computer_tool_call import ActionScreenshot
 from openai.types.responses.response_function_web_search import ActionSearch
 
-from openai_agents.scenarios.register import Scenario, register
-from openai_agents.stage import Play
-from openai_agents.voices import assistant_message, call
+from openai_agents.scenarios.registry import Scenario, register
+from support.governed_vs_plain import Play
+from support.recording_models import assistant_message, call
 
 SCENARIOS: list[Scenario] = []
 scenario = register(SCENARIOS)

@@ -12,7 +12,7 @@ webhooks  where alerts are sent, and the thread that sends them
 files     opening a file: its schema, and what is wrong with a bad one
 """
 
-from comptroller.ledger.sqlite.keys import SqliteKeys
+from comptroller.ledger.sqlite.api_keys import SqliteKeys
 from comptroller.ledger.sqlite.ledger import SqliteLedger, open_sqlite
 from comptroller.ledger.sqlite.webhooks import SqliteWebhooks
 

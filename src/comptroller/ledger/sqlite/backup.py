@@ -4,7 +4,7 @@ A plain copy of the file lacks what stands in the log beside it, or tears it. Th
 SQLite, within one read: writers go on, and a server notices nothing. It is written aside, checked,
 on the disk, and only then gets its name, so a file of that name is always a whole backup.
 
-A backup is one file: it needs no log beside it (see `files`), and holds everything that the ledger
+A backup is one file: it needs no log beside it (see `database_file`), and holds everything that the ledger
 does, digests of keys and secrets of webhooks included. So only its owner may read it.
 """
 
@@ -17,10 +17,10 @@ from pathlib import Path
 import attrs
 
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.book.verify import Verified, verified
-from comptroller.ledger.sqlite import files, schema
-from comptroller.ledger.sqlite.opened import opening
-from comptroller.ledger.sqlite.records import SqliteRecords
+from comptroller.ledger.engine.verify import Verified, verified
+from comptroller.ledger.sqlite import database_file, schema
+from comptroller.ledger.sqlite.file_guard import opening
+from comptroller.ledger.sqlite.snapshot import SqliteRecords
 
 _PAGES = 4_096
 """Copied between two looks at whether somebody wants it to end, about (16 MB)."""
@@ -54,7 +54,7 @@ def back_up(ledger: Path, path: Path, *, replace: bool = False) -> Backup:
         ComptrollerError: the ledger cannot be read, or the copy not be made; the text says why.
     """
     with opening():
-        files.must_be_usable(ledger)
+        database_file.must_be_usable(ledger)
     _must_be_free(ledger, path, replace=replace)
     try:
         number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -114,12 +114,12 @@ def _checked(ledger: Path, aside: Path) -> Verified | None:
     try:
         with closing(sqlite3.connect(f"{aside.as_uri()}?mode=ro", uri=True)) as copy:
             (application,) = copy.execute("PRAGMA application_id").fetchone()
-            if application != files.APPLICATION:
+            if application != database_file.APPLICATION:
                 raise ComptrollerError(f"{ledger} holds no ledger yet: there is nothing to copy")
             (said,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
             if said != "ok":
                 raise ComptrollerError(
-                    files.explained(
+                    database_file.explained(
                         ledger, sqlite3.DatabaseError(f"malformed: {said.splitlines()[-1]}")
                     )
                 )
@@ -127,7 +127,7 @@ def _checked(ledger: Path, aside: Path) -> Verified | None:
                 return None
             return verified(SqliteRecords(aside, copy))
     except (sqlite3.Error, TypeError, ValueError) as error:  # rows that no ledger has written
-        raise ComptrollerError(files.explained(ledger, error)) from None
+        raise ComptrollerError(database_file.explained(ledger, error)) from None
 
 
 def _on_disk(path: Path) -> int:
@@ -172,4 +172,4 @@ def _failed(ledger: Path, aside: Path, error: sqlite3.Error) -> str:
     said = str(error)
     if "full" in said or "disk I/O" in said:
         return f"{aside.parent} cannot take the copy ({said}): make room, or name a file elsewhere"
-    return files.explained(ledger, error)
+    return database_file.explained(ledger, error)

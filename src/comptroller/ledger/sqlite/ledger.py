@@ -30,22 +30,30 @@ import anyio
 import anyio.lowlevel
 from runcycles import Amount
 
-from comptroller.arguments import at_home
-from comptroller.decide.terms import BudgetTerms
+from comptroller._validation import at_home
+from comptroller.core.budgets import BudgetTerms
 from comptroller.errors import ComptrollerError, refusal
-from comptroller.ledger import threads
-from comptroller.ledger.alerts import OnAlert
-from comptroller.ledger.book import settle
-from comptroller.ledger.book.answers import Answer
-from comptroller.ledger.book.book import Book
-from comptroller.ledger.embedded import RETENTION, Act, Embedded, Records, Settings, T, wall_clock
-from comptroller.ledger.sqlite import files
-from comptroller.ledger.sqlite.opened import OpenedFiles, opening
-from comptroller.ledger.sqlite.records import reading
+from comptroller.ledger import daemon_threads
+from comptroller.ledger.embedded.alerts import OnAlert
+from comptroller.ledger.embedded.base import (
+    RETENTION,
+    Act,
+    Embedded,
+    Records,
+    Settings,
+    T,
+    wall_clock,
+)
+from comptroller.ledger.engine import commit
+from comptroller.ledger.engine.engine import Book
+from comptroller.ledger.engine.responses import Answer
+from comptroller.ledger.sqlite import database_file
+from comptroller.ledger.sqlite.file_guard import OpenedFiles, opening
+from comptroller.ledger.sqlite.file_lock import Turns, waited
+from comptroller.ledger.sqlite.maintenance import Upkeep
 from comptroller.ledger.sqlite.retention import Retention
+from comptroller.ledger.sqlite.snapshot import reading
 from comptroller.ledger.sqlite.store import SqliteStore
-from comptroller.ledger.sqlite.turns import Turns, waited
-from comptroller.ledger.sqlite.upkeep import Upkeep
 from comptroller.ledger.sqlite.webhooks import Courier
 
 _MOST = 256
@@ -118,16 +126,18 @@ class SqliteLedger(Embedded):
             ComptrollerError: it cannot be used as a ledger; the text says why and what to do.
         """
         with opening():
-            files.must_be_usable(self._path)
+            database_file.must_be_usable(self._path)
         try:
             self._turns = Turns(self._path)
         except OSError as error:
-            raise ComptrollerError(files.explained(self._path, error)) from None
+            raise ComptrollerError(database_file.explained(self._path, error)) from None
         try:
             if not self._turns.take(time.monotonic() + self.request_timeout):
                 raise self._held()
             with opening():
-                self._sql = files.connected(self._path, synchronous, self._settings.retention)
+                self._sql = database_file.connected(
+                    self._path, synchronous, self._settings.retention
+                )
                 self._files = OpenedFiles(self._path)
             self._upkeep.begin(self._files)
         except BaseException:
@@ -145,7 +155,7 @@ class SqliteLedger(Embedded):
         self.close()
         while self._performing is not None:
             await self._performing.wait()
-        await threads.run_sync(self._shut)
+        await daemon_threads.run_sync(self._shut)
 
     def _shut(self) -> None:
         self._upkeep.end()
@@ -189,7 +199,7 @@ class SqliteLedger(Embedded):
 
     async def _read(self, work: Callable[[Records], T]) -> T:
         self._must_be_usable()
-        return await threads.run_sync(self._read_now, work)
+        return await daemon_threads.run_sync(self._read_now, work)
 
     def _read_now(self, work: Callable[[Records], T]) -> T:
         """Blocks, as long as `work` does."""
@@ -198,7 +208,7 @@ class SqliteLedger(Embedded):
             with reading(self._path) as records:
                 return work(records)
         except (sqlite3.Error, TypeError, ValueError) as error:  # rows that no ledger has written
-            raise ComptrollerError(files.explained(self._path, error)) from error
+            raise ComptrollerError(database_file.explained(self._path, error)) from error
 
     async def _batch(self) -> None:
         """Perform requests that wait, those that came first."""
@@ -208,7 +218,7 @@ class SqliteLedger(Embedded):
         try:
             # Shielded: a batch that has begun ends, within `request_timeout` and its own work.
             with anyio.CancelScope(shield=True):
-                await threads.run_sync(self._in_turn, limiter=self._thread)
+                await daemon_threads.run_sync(self._in_turn, limiter=self._thread)
         finally:
             self._performing.set()
             self._performing = None
@@ -264,7 +274,7 @@ class SqliteLedger(Embedded):
                 return False
             self._turns.pass_on()
             batch = self._taken()
-            settle.sweep(self._book, now_ms)
+            commit.sweep(self._book, now_ms)
             for request in batch:
                 request.perform(self._book, self._store, now_ms)
             self._store.commit()
@@ -298,7 +308,7 @@ class SqliteLedger(Embedded):
         if isinstance(error, ComptrollerError):
             said = f"{error}; nothing was recorded"
         elif isinstance(error, sqlite3.Error):
-            said = files.explained(self._path, error)
+            said = database_file.explained(self._path, error)
         elif isinstance(error, Exception):
             said = f"{self._name}: {error!r} undid the batch; nothing of it was recorded"
         else:
@@ -336,7 +346,7 @@ async def open_sqlite(
     ledger = SqliteLedger(
         at_home(path, "names no ledger"), synchronous, now, settings, name or os.fspath(path)
     )
-    await threads.run_sync(ledger.open, synchronous)
+    await daemon_threads.run_sync(ledger.open, synchronous)
     try:
         yield ledger
     finally:

@@ -16,8 +16,8 @@ from itertools import repeat
 
 import attrs
 
-from comptroller.ledger.book.journal import FORGOTTEN
-from comptroller.ledger.embedded import LONGEST_LEASE
+from comptroller.ledger.embedded.base import LONGEST_LEASE
+from comptroller.ledger.engine.event_log import FORGOTTEN
 from comptroller.ledger.sqlite import rows
 
 _AT_ONCE = 100

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runcycles import Unit
 
-from comptroller.ledger.book.statistics import FULL_PERCENT, Statistics, UnitStatistics, of_units
+from comptroller.ledger.engine.statistics import FULL_PERCENT, Statistics, UnitStatistics, of_units
 from comptroller.ledger.sqlite import rows
 
 # the index holds none but the active ones

@@ -12,22 +12,22 @@ from pathlib import Path
 
 from runcycles import Unit
 
-from comptroller.decide.admission import Account
-from comptroller.ledger.book.denials import Denied
-from comptroller.ledger.book.journal import Entry
-from comptroller.ledger.book.records import LONG, Endpoint, Event, Remembered, Reservation
-from comptroller.ledger.sqlite import answers, rows, schema
-from comptroller.ledger.sqlite.answers import Answers
-from comptroller.ledger.sqlite.audit import Audit
-from comptroller.ledger.sqlite.turns import begun
+from comptroller.core.accounts import Account
+from comptroller.ledger.engine.denial_counter import Denied
+from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.engine.records import LONG, Endpoint, Event, Remembered, Reservation
+from comptroller.ledger.sqlite import idempotency_store, rows, schema
+from comptroller.ledger.sqlite.event_log_store import Audit
+from comptroller.ledger.sqlite.file_lock import begun
+from comptroller.ledger.sqlite.idempotency_store import Answers
 
 _INSERT_ACCOUNT = f"INSERT INTO accounts ({rows.ACCOUNT}) VALUES ({rows.marks(rows.ACCOUNT)})"
 _UPDATE_ACCOUNT = f"UPDATE accounts SET ({rows.STATE}) = ({rows.marks(rows.STATE)}) WHERE id = ?"
-_NEW_RESERVATION = f"{rows.RESERVATION}, {answers.GRANT}"
+_NEW_RESERVATION = f"{rows.RESERVATION}, {idempotency_store.GRANT}"
 _INSERT_RESERVATION = (
     f"INSERT INTO reservations ({_NEW_RESERVATION}) VALUES ({rows.marks(_NEW_RESERVATION)})"
 )
-_CHANGED = f"{rows.CHANGED}, {answers.END}"
+_CHANGED = f"{rows.CHANGED}, {idempotency_store.END}"
 _UPDATE_RESERVATION = (
     f"UPDATE reservations SET ({_CHANGED}) = ({rows.marks(_CHANGED)}) WHERE id = ?"
 )

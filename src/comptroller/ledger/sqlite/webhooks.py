@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from comptroller.ledger.book.journal import Entry
-from comptroller.ledger.sqlite import audit
-from comptroller.ledger.sqlite.aside import Aside
+from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.sqlite import event_log_store
+from comptroller.ledger.sqlite.database_file import Aside
 from comptroller.ledger.webhooks import MOST_SECONDS, Webhook, body_of, headers_of, post
 
 _WEBHOOK = "url, secret, created_ms, told, failures, not_before_ms, problem"
-_NEXT = f"SELECT id, {audit.ENTRY} FROM log WHERE kind = 'alert' AND id > ? ORDER BY id LIMIT 1"
+_NEXT = f"SELECT id, {event_log_store.ENTRY} FROM log WHERE kind = 'alert' AND id > ? ORDER BY id LIMIT 1"
 _PATIENCE = 5.0  # seconds beyond one telling that an end waits
 _TAKEN_MS = 20_000  # for which a webhook is somebody's who tells it: longer than one telling takes
 _LONGEST_MS = 300_000  # between two tries
@@ -70,7 +70,7 @@ class SqliteWebhooks:
         """The next alert that `webhook` is to be told."""
         with self._aside.explained():
             row = self._aside.sql.execute(_NEXT, (webhook.told,)).fetchone()
-        return audit.entry(row) if row else None
+        return event_log_store.entry(row) if row else None
 
     def take(self, webhook: Webhook, now_ms: int) -> bool:
         """Put it off for others; False where it is put off already, or has been told meanwhile."""

@@ -28,13 +28,13 @@ Pytest is needed here alone: `comptroller.testing` does not import this package.
 ===================  =========================================================================
 """
 
-from .budgets import BudgetLaws
-from .embedded import EmbeddedLaws
-from .given import Clock, SetBudget
-from .leases import LeaseLaws
-from .operators import OperatorLaws
-from .records import RecordLaws
-from .replays import ReplayLaws
+from comptroller.testing.contract.budgets import BudgetLaws
+from comptroller.testing.contract.embedded import EmbeddedLaws
+from comptroller.testing.contract.given import Clock, SetBudget
+from comptroller.testing.contract.leases import LeaseLaws
+from comptroller.testing.contract.operators import OperatorLaws
+from comptroller.testing.contract.records import RecordLaws
+from comptroller.testing.contract.replays import ReplayLaws
 
 __all__ = ["Clock", "EmbeddedContract", "LedgerContract", "OperatorContract", "SetBudget"]
 

@@ -11,8 +11,7 @@ from runcycles import Amount, Unit
 from comptroller.errors import BudgetExceeded, BudgetNotFound, LedgerRefused, UnitMismatch
 from comptroller.ledger.interface import MEMBERS, Ledger
 from comptroller.money import MOST, tokens
-
-from .asking import (
+from comptroller.testing.contract.asking import (
     REJECT,
     amount,
     asking,
@@ -24,7 +23,7 @@ from .asking import (
     granted,
     releasing,
 )
-from .given import Given, SetBudget, law
+from comptroller.testing.contract.given import Given, SetBudget, law
 
 WHOLE = {"allocated": 100, "spent": 0, "reserved": 0, "debt": 0, "remaining": 100}
 

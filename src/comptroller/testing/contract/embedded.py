@@ -9,10 +9,9 @@ from runcycles import Caps, CyclesMetrics
 
 from comptroller.errors import BudgetExceeded, BudgetNotFound, LedgerRefused
 from comptroller.ledger.interface import EmbeddedLedger
-
-from .asking import amount, asking, committing, counts, granted
-from .given import Clock, Given, law
-from .operators import DAY
+from comptroller.testing.contract.asking import amount, asking, committing, counts, granted
+from comptroller.testing.contract.given import Clock, Given, law
+from comptroller.testing.contract.operators import DAY
 
 
 class EmbeddedLaws(Given):

@@ -4,9 +4,15 @@ import pytest
 
 from comptroller.errors import LedgerRefused
 from comptroller.ledger.interface import Ledger
-
-from .asking import amount, asking, balance_of, committing, extending, granted
-from .given import Clock, Given, SetBudget, law
+from comptroller.testing.contract.asking import (
+    amount,
+    asking,
+    balance_of,
+    committing,
+    extending,
+    granted,
+)
+from comptroller.testing.contract.given import Clock, Given, SetBudget, law
 
 
 class LeaseLaws(Given):

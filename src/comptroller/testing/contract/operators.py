@@ -9,8 +9,7 @@ from runcycles import Balance, Caps, Decision, Unit
 from comptroller.errors import BudgetExceeded, BudgetNotFound, ComptrollerError, UnitMismatch
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.money import MOST, tokens, usd
-
-from .asking import (
+from comptroller.testing.contract.asking import (
     OVERDRAFT,
     REJECT,
     amount,
@@ -23,7 +22,7 @@ from .asking import (
     granted,
     releasing,
 )
-from .given import Clock, Given, law
+from comptroller.testing.contract.given import Clock, Given, law
 
 DAY = 86_400_000
 

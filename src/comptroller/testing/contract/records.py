@@ -7,9 +7,8 @@ import pytest
 
 from comptroller.errors import LedgerRefused
 from comptroller.ledger.interface import Ledger
-
-from .asking import amount, asking, committing, granted
-from .given import Given, SetBudget, law
+from comptroller.testing.contract.asking import amount, asking, committing, granted
+from comptroller.testing.contract.given import Given, SetBudget, law
 
 
 class RecordLaws(Given):

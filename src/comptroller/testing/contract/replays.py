@@ -5,9 +5,15 @@ import pytest
 
 from comptroller.errors import LedgerRefused
 from comptroller.ledger.interface import Ledger
-
-from .asking import amount, balance_of, committing, event, granted, releasing
-from .given import Given, SetBudget, law
+from comptroller.testing.contract.asking import (
+    amount,
+    balance_of,
+    committing,
+    event,
+    granted,
+    releasing,
+)
+from comptroller.testing.contract.given import Given, SetBudget, law
 
 
 class ReplayLaws(Given):

@@ -1,0 +1,183 @@
+"""`comptroller run`: one agent, governed, from its import to the receipt.
+
+Ctrl-C and SIGTERM cancel the run, which settles; then it is shown like any other. A second one ends
+the process at once: what was not settled is left to `comptroller recover`.
+"""
+
+import functools
+import os
+import signal
+import threading
+import traceback
+from types import FrameType
+from typing import Any
+
+import anyio
+import attrs
+from agents import Agent, StreamEvent
+from anyio.abc import TaskStatus
+from openai.types.responses import ResponseTextDeltaEvent
+
+from comptroller import GovernedRun, Limits, Policy, governed_run
+from comptroller.cli import output, parsing
+from comptroller.cli.budgets import own
+from comptroller.cli.ending import Ending, show
+from comptroller.cli.progress import watch
+from comptroller.core.scopes import parse_scope
+from comptroller.ledger.interface import Ledger
+from comptroller.runtime.registry import Handle
+
+_LINGERS = 1.0
+"""Seconds that a tool's thread may keep an interrupted command from its exit."""
+
+
+@attrs.frozen(kw_only=True)
+class Order:
+    """What was asked for, as it was written."""
+
+    agent: str
+    given: str
+    tenant: str
+    ledger: str | None = None
+    api_key_env: str | None = None
+    budget: str | None = None
+    workspace: str | None = None
+    app: str | None = None
+    workflow: str | None = None
+    llm_estimate: str | None = None
+    max_seconds: float | None = None
+    max_llm_calls: int | None = None
+    max_tool_calls: int | None = None
+    max_spend: str | None = None
+    max_turns: int | None = None
+    stream: bool = False
+    as_json: bool = False
+    wide: bool = False
+    debug: bool = False
+
+
+def carry_out(order: Order) -> int:
+    """Run it and show what came of it: the exit code."""
+    try:
+        return anyio.run(_to_its_end, parsing.agent(order.agent), order)
+    except Exception:
+        if order.debug:
+            traceback.print_exc()
+        raise
+
+
+async def _to_its_end(agent: Agent[Any], order: Order) -> int:
+    """Shown before the loop ends, which waits for threads: a tool in one cannot be cancelled."""
+    ending = await _under_its_budget(agent, order)
+    if order.debug and ending.error is not None:
+        traceback.print_exception(ending.error)
+    code = show(ending, as_json=order.as_json, streamed=order.stream, wide=order.wide)
+    if ending.signal is not None:
+        last = threading.Timer(_LINGERS, os._exit, [code])
+        last.daemon = True
+        last.start()
+    return code
+
+
+async def _under_its_budget(agent: Agent[Any], order: Order) -> Ending:
+    policy = Policy(llm_estimate=parsing.optional_amount("--llm-estimate", order.llm_estimate))
+    limits = Limits(
+        llm_calls=order.max_llm_calls,
+        tool_calls=order.max_tool_calls,
+        spend=parsing.optional_amount("--max-spend", order.max_spend),
+        seconds=order.max_seconds,
+    )
+    settings = parsing.ledger(order.ledger, order.api_key_env, create=True)
+    async with settings.open() as ledger:
+        scope = governed_run(
+            agent,
+            order.tenant,
+            ledger=ledger,
+            policy=policy,
+            limits=limits,
+            workspace=order.workspace or settings.workspace,
+            app=order.app or settings.app,
+            workflow=order.workflow or settings.workflow,
+        )
+        await _give_budget(ledger, order)
+        return await _carried(scope, order)
+
+
+async def _give_budget(ledger: Ledger, order: Order) -> None:
+    """`--budget`: set where there is none. One that somebody set is not changed in passing."""
+    wanted = parsing.optional_amount("--budget", order.budget)
+    if wanted is None:
+        return
+    operator, path = own(ledger), parse_scope(f"tenant:{order.tenant}")
+    for known in await operator.budgets():
+        if known.scope_path == path and known.remaining.unit == wanted.unit:
+            if known.allocated != wanted:
+                raise ValueError(
+                    f"--budget {order.budget}: {output.balance_line(known, ledger.name)}; change"
+                    f" that with: comptroller budget set {path} {order.budget}"
+                    f" --ledger {ledger.name}"
+                )
+            return
+    await operator.set_budget(path, wanted)
+
+
+async def _carried(scope: governed_run, order: Order) -> Ending:
+    """The whole run; what it raised is part of the answer."""
+    ending, runs = Ending(), dict[str, Handle]()
+    async with anyio.create_task_group() as helpers:
+        if not (order.stream or order.as_json):
+            helpers.start_soon(functools.partial(watch, runs, stderr=True))
+        try:
+            async with scope as run:
+                runs[order.tenant] = run
+                await helpers.start(_cancel_on_signal, run, ending)
+                ending.result = await _answer(run, order)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the receipt is printed first
+            ending.error = error
+        ending.receipt = run.receipt
+        helpers.cancel_scope.cancel()
+    return ending
+
+
+async def _cancel_on_signal(
+    run: GovernedRun, ending: Ending, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """The first signal cancels the run; a second one ends the process."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            ending.signal = number
+            run.cancel(f"interrupted by {signal.Signals(number).name}")
+            break
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_at_once)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """Not by a KeyboardInterrupt, which would wait for what the loop still has to do."""
+    del frame
+    output.open_console(stderr=True).show_cursor()  # the live view has hidden it
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+async def _answer(run: GovernedRun, order: Order) -> Any:
+    options = {} if order.max_turns is None else {"max_turns": order.max_turns}
+    if not order.stream:
+        return await run(order.given, **options)
+    stream, began = run.stream(order.given, **options), False
+    try:
+        async for event in stream:
+            if (piece := _text_of(event)) and not order.as_json:
+                output.write_text(piece, end="")
+                began = True
+    finally:
+        if began:
+            output.write_text("")
+    return stream
+
+
+def _text_of(event: StreamEvent) -> str:
+    """The piece of the answer that an event brings."""
+    data = getattr(event, "data", None)
+    return data.delta if isinstance(data, ResponseTextDeltaEvent) else ""

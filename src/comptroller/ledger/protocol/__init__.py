@@ -1,0 +1,1 @@
+"""The Cycles protocol on the wire: strict JSON bodies and query strings."""

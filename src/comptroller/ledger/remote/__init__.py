@@ -1,0 +1,1 @@
+"""A Cycles server as a ledger: its clients, its guards, its outbox."""

@@ -1,0 +1,104 @@
+"""Which run governs this context, and how an SDK callback asks for a call.
+
+A context variable holds the run: it survives into the SDK's tasks, tool threads and nested runs.
+Callbacks are asyncio code, in whatever loop; the run lives at its home, which may be elsewhere.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+
+from comptroller.core.settlement import NeverBegan
+from comptroller.errors import again
+from comptroller.openai_agents.generator_scopes import Place, place_of_scope
+from comptroller.runtime.actor import Actor
+from comptroller.runtime.call import Answer, Draft, Grant
+from comptroller.runtime.run import Run
+
+ACTIVE: ContextVar[Run | None] = ContextVar("comptroller_run", default=None)
+
+
+_CHOSEN: ContextVar[Run | None] = ContextVar("comptroller_chosen_run", default=None)
+"""The run that a `Runner.run` around this context has found, or was told: no question is left."""
+
+
+@contextmanager
+def governing(run: Run | None) -> Iterator[None]:
+    """`run`, or none, governs this context for a while. Set back by value: tokens belong to one
+    task.
+    """
+    before = ACTIVE.get(), _CHOSEN.get()
+    ACTIVE.set(run)
+    _CHOSEN.set(run)
+    try:
+        yield
+    finally:
+        ACTIVE.set(before[0])
+        _CHOSEN.set(before[1])
+
+
+def step_in(run: Run) -> None:
+    """`run` governs this context from now on."""
+    run.outer, run.place = ACTIVE.get(), place_of_scope()
+    ACTIVE.set(run)
+
+
+def step_out(run: Run) -> None:
+    """This context is as if `run` had never been in it, in whatever order its scopes are left."""
+    inner = ACTIVE.get()
+    if inner is run:
+        ACTIVE.set(run.outer)
+    while inner is not None and inner.outer is not run:
+        inner = inner.outer
+    if inner is not None:
+        inner.outer = run.outer
+    run.outer = run.place = None
+
+
+def is_elsewhere(run: Run) -> bool:
+    """Whether the scope of `run` stands in a generator that is not what runs here now."""
+    return run is not _CHOSEN.get() and isinstance(run.place, Place) and run.place.is_elsewhere()
+
+
+async def admit(run: Run, draft: Draft) -> tuple[Actor, Grant]:
+    """The actor of a granted call (law 6: a hook waits, at most, for the grant).
+
+    Cancelled meanwhile, the actor is told that the call never began, and we leave at once.
+
+    Raises:
+        ComptrollerError: the refusal.
+    """
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[Answer] = loop.create_future()
+
+    def put(answer: Answer) -> None:
+        if not answered.done():
+            answered.set_result(answer)
+
+    def answer(given: Answer) -> None:
+        if _running_loop() is loop:
+            put(given)
+            return
+        with suppress(RuntimeError):  # the asking loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(put, given)
+
+    actor = run.open(draft, answer)
+    try:
+        granted = await answered
+    except asyncio.CancelledError:
+        actor.tell(NeverBegan(str(run.ended or "given up before it was granted")))
+        raise
+    if isinstance(granted, BaseException):
+        raise granted
+    if run.ended is not None:  # while the grant was on its way to this task
+        actor.tell(NeverBegan(str(run.ended)))
+        raise again(run.ended)
+    return actor, granted
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,243 @@
+"""What every request goes through, in this order: route, key, rate, body, tenant, query, ledger.
+
+So an unknown path is 404 and a method that it does not take 405; then 401 without a key that opens
+it, 429 above the tenant's rate, 400 for a malformed body, 403 for a listing of another tenant's,
+400 for a malformed query; what the ledger refuses comes last. Nobody's body is read before its key.
+Every answer carries a request id and a trace id, and every error is the protocol's.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import anyio
+import attrs
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from comptroller.errors import ComptrollerError, LedgerRefused
+from comptroller.ledger.api_keys import GivenKeys, Keys
+from comptroller.ledger.engine.event_log import Origin, asked_by
+from comptroller.ledger.engine.lazy_responses import as_json
+from comptroller.ledger.interface import Ledger
+from comptroller.ledger.protocol import codec
+from comptroller.server import admin_routes, asgi, protocol_routes
+from comptroller.server.access_log import Meter, observed
+from comptroller.server.asgi import Application, Message, Receive, Send
+from comptroller.server.auth import ADMIN_KEY, API_KEY, Caller, Doors
+from comptroller.server.bulkheads import LONG, Lanes
+from comptroller.server.http_response import Reply, headers, refusal
+from comptroller.server.rate_limit import Rates
+from comptroller.server.request import Exchange, invalid, problem
+from comptroller.server.routing import Asked, Route, Routes, found
+
+_METRICS = "/metrics"
+_HEALTH = {"/healthz": ("ok", "failing")} | dict.fromkeys(
+    ("/actuator/health", "/actuator/health/readiness"), ("UP", "DOWN")
+)
+"""What is said of a ledger that answers, and of one that does not. Where the reference server has
+it, it is as there: who watches one can watch the other."""
+_HEALTH_TIMEOUT = 5.0
+_LONGEST_NAME = 128
+
+_logger = logging.getLogger(__name__)
+
+
+def serve_ledger(
+    ledger: Ledger,
+    keys: Mapping[str, str] | Keys,
+    *,
+    admin_key: str | None = None,
+    rate: float | None = None,
+    most_bytes: int = asgi.MOST_BYTES,
+    meter: Meter | None = None,
+    now: Callable[[], float] = time.monotonic,
+) -> Application:
+    """An ASGI application that speaks the Cycles protocol over `ledger`.
+
+    Any ASGI server runs it, in the event loop in which the ledger was opened.
+
+    Args:
+        ledger: whose budgets are served.
+        keys: API key -> the one tenant it belongs to; or where keys are kept.
+        admin_key: the operator's; with an embedded ledger it opens budgets over HTTP, too.
+        rate: requests a second that each tenant may make.
+        most_bytes: the longest body that is read.
+        meter: counts requests, and is asked for `/metrics`.
+        now: seconds, by which rates and durations are measured.
+
+    Raises:
+        TypeError, ValueError: a key is empty, a tenant none that a subject can name, or a setting
+            that makes no sense.
+    """
+    if admin_key == "":
+        raise ValueError("the admin key is empty: anybody has it")
+    if most_bytes < 1:
+        raise ValueError(f"most_bytes={most_bytes!r}: at least 1 byte of a body has to be read")
+    return _Server(
+        ledger,
+        Doors(GivenKeys(keys) if isinstance(keys, Mapping) else keys, admin_key),
+        {**protocol_routes.ROUTES, **({} if ledger.remote else admin_routes.ROUTES)},
+        None if rate is None else Rates(rate, now),
+        most_bytes,
+        meter,
+        now,
+    )
+
+
+@attrs.frozen
+class _Server:
+    ledger: Ledger
+    doors: Doors = attrs.field(repr=False)
+    routes: Routes = attrs.field(repr=False)
+    rates: Rates | None
+    most_bytes: int
+    meter: Meter | None
+    now: Callable[[], float]
+    lanes: Lanes = attrs.field(factory=Lanes, init=False)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await asgi.live(receive, send)
+        elif scope["type"] != "http":
+            raise ValueError(f"a ledger is served over HTTP, not {scope['type']}")
+        elif self.meter is None:
+            await self._exchanged(scope, receive, send)
+        else:
+            self.meter.began()
+            try:
+                await self._exchanged(scope, receive, send)
+            finally:
+                self.meter.ended()
+
+    async def _exchanged(self, scope: Message, receive: Receive, send: Send) -> None:
+        began, exchange = self.now(), Exchange(scope)
+        try:
+            reply = await self._reply(exchange, receive)
+        except asgi.HungUp:
+            return
+        content = b"" if exchange.method == "HEAD" else reply.content
+        await asgi.write(send, reply.status, headers(exchange, reply), content)
+        observed(exchange, self.meter, reply.status, self.now() - began)
+
+    async def _reply(self, exchange: Exchange, receive: Receive) -> Reply:
+        """The answer, or the error: whatever fails has one."""
+        try:
+            if exchange.path == _METRICS or exchange.path in _HEALTH:
+                return await self._public(exchange)
+            return await self._answer(exchange, receive)
+        except ComptrollerError as error:
+            if getattr(error, "status", None) not in _UNDERSTOOD:
+                _logger.error("the request %s failed: %s", exchange.request_id, error)
+            return refusal(exchange, error, self.routes)
+        except asgi.HungUp:
+            raise
+        except Exception:  # the boundary: told once, with the id that the caller is given
+            _logger.exception("the request %s failed", exchange.request_id)
+            return refusal(exchange, ComptrollerError("the ledger failed"), self.routes)
+
+    async def _answer(self, exchange: Exchange, receive: Receive) -> Reply:
+        route, name = found(self.routes, exchange)
+        caller = exchange.caller = self._caller(route, exchange)
+        if caller is not None and caller.tenant is not None:
+            self._must_be_slow_enough(exchange, caller.tenant)
+        if len(name) > _LONGEST_NAME:
+            raise invalid(f"a reservation's id has at most {_LONGEST_NAME} characters")
+        body = b"" if route.model is None else await asgi.read(receive, self.most_bytes)
+        if not route.long and len(body) < LONG:
+            request = None if route.model is None else _request(route.model, exchange, body)
+            return Reply(route.status, as_json(await self._asked(route, exchange, name, request)))
+        async with self.lanes.lane(caller.tenant if caller else None):
+            request = None
+            if route.model is not None:
+                request = await self.lanes.off_the_loop(_request, route.model, exchange, body)
+            answer = await self._asked(route, exchange, name, request)
+            return Reply(route.status, await self.lanes.off_the_loop(as_json, answer))
+
+    async def _asked(
+        self, route: Route, exchange: Exchange, name: str, request: BaseModel | None
+    ) -> BaseModel:
+        before = asked_by.set(_origin(exchange, route))
+        try:
+            return await route.answer(Asked(self.ledger, exchange, name, request))
+        except codec.MalformedError as error:
+            raise invalid(str(error)) from None
+        finally:
+            asked_by.reset(before)
+
+    def _caller(self, route: Route, exchange: Exchange) -> Caller | None:
+        """Who asks. Where keys of both kinds came, the tenant's counts."""
+        caller = None
+        if route.admits == "anybody":
+            return None
+        if route.admits != "operator":
+            caller = self.doors.tenant(exchange.headers.get(API_KEY))
+        if caller is None and route.admits != "tenant":
+            caller = self.doors.operator(exchange.headers.get(ADMIN_KEY))
+        if caller is None:
+            wanted = "X-Admin-API-Key" if route.admits == "operator" else "X-Cycles-API-Key"
+            raise problem(f"{wanted} is missing or unknown", 401, "UNAUTHORIZED")
+        return caller
+
+    def _must_be_slow_enough(self, exchange: Exchange, tenant: str) -> None:
+        if self.rates is None:
+            return
+        verdict = self.rates.take(tenant)
+        exchange.remaining = verdict.remaining
+        if not verdict.allowed:
+            raise problem(
+                f"tenant {tenant} asks more often than this server allows: wait"
+                f" {verdict.wait:.3g} s",
+                429,
+                "LIMIT_EXCEEDED",
+                retry_after_ms=int(verdict.wait * 1000) + 1,
+            )
+
+    async def _public(self, exchange: Exchange) -> Reply:
+        """What needs no key: whether the ledger answers, and the counts."""
+        if exchange.method not in ("GET", "HEAD"):
+            raise problem(f"{exchange.path} takes GET", 405, "INVALID_REQUEST")
+        if exchange.path in _HEALTH:
+            exchange.route = exchange.path
+            return await self._health(*_HEALTH[exchange.path])
+        if self.meter is None:
+            raise problem("this server keeps no metrics", 404, "NOT_FOUND")
+        exchange.route = _METRICS
+        return Reply(200, await self.meter.text(), self.meter.content_type)
+
+    async def _health(self, well: str, failing: str) -> Reply:
+        """Asks the ledger for a reservation that there is not: a turn, and no more work."""
+        with anyio.move_on_after(_HEALTH_TIMEOUT):
+            try:
+                await self.ledger.reservation("none")
+            except LedgerRefused:
+                return Reply(200, to_json({"status": well}))
+            except ComptrollerError as error:
+                _logger.warning("unhealthy: %s", error)
+        return Reply(503, to_json({"status": failing}))
+
+
+_UNDERSTOOD = range(200, 500)
+
+
+def _origin(exchange: Exchange, route: Route) -> Origin:
+    """Who asks, as the event log has it (protocol, releaseReservation: AUDIT)."""
+    caller = exchange.caller
+    if caller is None:
+        who = None
+    elif caller.tenant is not None:
+        who = f"key {caller.key_id}"
+    else:
+        who = "admin" if route.admits == "operator" else "admin_on_behalf_of"
+    return Origin(who, exchange.request_id, exchange.trace_id)
+
+
+def _request(model: type[BaseModel], exchange: Exchange, body: bytes) -> BaseModel:
+    try:
+        request = codec.request(model, body)
+    except codec.MalformedError as error:
+        raise invalid(str(error)) from None
+    key = exchange.headers.get(b"x-idempotency-key")
+    if key is not None and key != (getattr(request, "idempotency_key", None) or "").encode():
+        raise invalid("X-Idempotency-Key is not the body's idempotency_key")
+    return request

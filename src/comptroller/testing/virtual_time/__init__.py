@@ -1,0 +1,1 @@
+"""Clocks that jump to the next timer, for asyncio and trio."""
