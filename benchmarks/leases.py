@@ -22,9 +22,9 @@ from runcycles import Subject
 from comptroller import Limits, Policy, risk_points
 from comptroller.core.settlement import Finished
 from comptroller.ledger.embedded.memory import open_memory
-from comptroller.runtime.call import Answer, Draft, Grant
-from comptroller.runtime.portal import Change, Home
-from comptroller.runtime.registry import Hub
+from comptroller.runtime.call import Answer, CallGrant, CallRequest
+from comptroller.runtime.portal import Condition, LoopPortal
+from comptroller.runtime.registry import RunRegistry
 from comptroller.runtime.run import Run
 from comptroller.testing import RecordingLedger
 
@@ -92,8 +92,8 @@ class Handle:
 async def one_run(ledger: Any) -> AsyncIterator[Run]:
     """A run on the runtime alone, closed at the end."""
     policy = Policy(tools={"work": risk_points(1)}, ttl_ms=TTL_MS, settle_timeout=120)
-    async with Home() as home:
-        hub = Hub(home, ledger)
+    async with LoopPortal() as home:
+        hub = RunRegistry(home, ledger)
         hub.register(Handle())
         run = hub.new_run("leases", Subject(tenant="acme"), policy, Limits())
         hub.begin(run)
@@ -108,8 +108,8 @@ async def hold(leases: int, seconds: float, now: Callable[[], int]) -> Held:
     """So many calls at once, each granted and told its end so many seconds later."""
     async with open_memory(now=now) as behind:
         await behind.set_budget("tenant:acme", risk_points(leases))
-        office, answers, change = Office(behind, now), list[Answer](), Change()
-        draft = Draft(kind="tool", name="work", agent="holder", episode="1")
+        office, answers, change = Office(behind, now), list[Answer](), Condition()
+        draft = CallRequest(kind="tool", name="work", agent="holder", episode="1")
 
         def answer(given: Answer) -> None:
             answers.append(given)
@@ -121,7 +121,7 @@ async def hold(leases: int, seconds: float, now: Callable[[], int]) -> Held:
                 await change.until(lambda count=count: count - len(answers) < IN_FLIGHT)
                 actors.append(run.open(draft, answer))
             await change.until(lambda: len(answers) == leases)
-            assert all(isinstance(each, Grant) for each in answers), answers[:3]
+            assert all(isinstance(each, CallGrant) for each in answers), answers[:3]
             await anyio.sleep(seconds)
             for actor in actors:
                 actor.tell(Finished())

@@ -14,7 +14,7 @@ from runcycles import Amount, Unit
 
 from comptroller import CallReceipt, Receipt, open_ledger
 from comptroller.ledger.engine.usage_report import Usage
-from comptroller.money import MOST, amount, formatted, risk_points, show, tokens, usd
+from comptroller.money import MAX_AMOUNT, amount, formatted, risk_points, show, tokens, usd
 
 DOLLARS = st.decimals(min_value=0, max_value=10**9, allow_nan=False, allow_infinity=False)
 
@@ -30,7 +30,7 @@ DOLLARS = st.decimals(min_value=0, max_value=10**9, allow_nan=False, allow_infin
         ("0", 0),
         ("-0", 0),
         ("0e99999999", 0),
-        ("92233720368.54775807", MOST),
+        ("92233720368.54775807", MAX_AMOUNT),
     ],
 )
 def test_a_dollar_is_a_hundred_million_microcents(dollars, microcents):
@@ -109,7 +109,7 @@ def test_an_impossible_amount_is_refused_in_one_short_line(given, problem):
 class TestCounts:
     def test_a_count_is_kept(self, make):
         assert make(5000).amount == 5000
-        assert make(MOST).amount == MOST
+        assert make(MAX_AMOUNT).amount == MAX_AMOUNT
         assert make(0).amount == 0
 
     @pytest.mark.parametrize("given", [True, 5.0, "5", None, Decimal(5)])
@@ -117,7 +117,7 @@ class TestCounts:
         with pytest.raises(TypeError, match="amounts are whole numbers: write an int"):
             make(given)
 
-    @pytest.mark.parametrize("given", [-1, MOST + 1, pytest.param(10**5000, id="huge")])
+    @pytest.mark.parametrize("given", [-1, MAX_AMOUNT + 1, pytest.param(10**5000, id="huge")])
     def test_what_the_protocol_cannot_carry_is_refused(self, make, given):
         with pytest.raises(ValueError, match="at least 0 and at most 9,223,372,036,854,775,807 "):
             make(given)
@@ -137,7 +137,7 @@ def test_each_maker_has_its_unit():
         (Unit.USD_MICROCENTS, 12_345_678_900, "$123.456789"),
         (Unit.USD_MICROCENTS, 0, "$0.00"),
         (Unit.USD_MICROCENTS, -150_000_000, "-$1.50"),
-        (Unit.USD_MICROCENTS, MOST, "$92,233,720,368.54775807"),
+        (Unit.USD_MICROCENTS, MAX_AMOUNT, "$92,233,720,368.54775807"),
         (Unit.TOKENS, 5000, "5,000 tokens"),
         (Unit.TOKENS, 1, "1 token"),
         (Unit.TOKENS, -1, "-1 token"),
@@ -149,7 +149,7 @@ def test_people_read_amounts(unit, count, text):
     assert formatted(unit, count) == text
 
 
-@given(st.integers(min_value=-MOST, max_value=MOST))
+@given(st.integers(min_value=-MAX_AMOUNT, max_value=MAX_AMOUNT))
 def test_a_shown_amount_of_money_loses_nothing(count):
     text = formatted(Unit.USD_MICROCENTS, count).replace("$", "").replace(",", "")
     assert Fraction(text) * 10**8 == count

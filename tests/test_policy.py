@@ -11,7 +11,7 @@ import pytest
 from runcycles import Amount, CommitOveragePolicy, Unit
 
 from comptroller import PriceBook, cycles
-from comptroller.money import MOST, risk_points, tokens, usd
+from comptroller.money import MAX_AMOUNT, risk_points, tokens, usd
 from comptroller.policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap
 
 
@@ -195,7 +195,10 @@ class TestToolEstimates:
             ({"default_estimate": 1.5}, "TypeError: default_estimate: 1.5 is not a whole number"),
             ({"default_estimate": -1}, "ValueError: default_estimate: -1: the least is 0"),
             ({"default_unit": "TOKENS?"}, "TypeError: default_unit: 'TOKENS?' is no unit"),
-            ({"mapping": {"a": MOST + 1}}, "ValueError: risk_points(9223372036854775808): an"),
+            (
+                {"mapping": {"a": MAX_AMOUNT + 1}},
+                "ValueError: risk_points(9223372036854775808): an",
+            ),
         ],
     )
     def test_a_wrong_map_is_refused(self, settings, line):

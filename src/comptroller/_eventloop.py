@@ -21,7 +21,7 @@ AsyncFunction = Callable[..., Awaitable[Any]]
 
 
 @attrs.frozen
-class Host:
+class EventLoopBackend:
     """How asyncio code is run from here.
 
     Attributes:
@@ -39,14 +39,14 @@ def under_trio() -> bool:
 
 
 @asynccontextmanager
-async def open_host() -> AsyncIterator[Host]:
+async def open_host() -> AsyncIterator[EventLoopBackend]:
     """The host of the running loop. Under trio, opens an asyncio loop if none is open.
 
     Raises:
         ComptrollerError: under trio, and trio-asyncio is not installed.
     """
     if not under_trio():
-        yield Host(lambda function: function, carries=False)
+        yield EventLoopBackend(lambda function: function, carries=False)
         return
     try:
         from comptroller._trio_loop import carry, carrying
@@ -55,10 +55,10 @@ async def open_host() -> AsyncIterator[Host]:
             'under trio the SDK needs trio-asyncio: pip install "comptroller[trio]"'
         ) from None
     async with carrying():
-        yield Host(carry, carries=True)
+        yield EventLoopBackend(carry, carries=True)
 
 
-class Framed(Generic[T]):
+class FrameScope(Generic[T]):
     """A scope that stands in its user's frame, but does not see how that frame is left.
 
     The body's exception never passes through a task group: it goes on by itself, unchanged.
@@ -92,7 +92,7 @@ class Framed(Generic[T]):
         return None
 
 
-class Kept(Framed[T]):
+class TaskScope(FrameScope[T]):
     """A scope held open by nobody's frame, so that it may be left in another task than entered.
 
     Frameworks finalise an async generator in another task than the one that ran it (a streaming
@@ -168,6 +168,6 @@ class Kept(Framed[T]):
             self._failure = error
 
 
-def kept(scope: AbstractAsyncContextManager[T]) -> Framed[T]:
+def detachable(scope: AbstractAsyncContextManager[T]) -> FrameScope[T]:
     """`scope`, to be opened here and closed in whatever task the running flavour allows."""
-    return Framed(scope) if under_trio() else Kept(scope)
+    return FrameScope(scope) if under_trio() else TaskScope(scope)

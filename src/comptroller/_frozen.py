@@ -2,7 +2,7 @@
 
 `attrs.frozen` refuses a change at run time, and making an instance costs four times as much for it:
 a call makes dozens, with a dozen members each, and that was a quarter of what a ledger spends on
-it. So what is made for every call is a `value`: frozen to type checkers, which see every line of
+it. So what is made for every call is a `frozen_record`: frozen to type checkers, which see every line of
 this package, and as quick to make as any other class. What users are given is frozen outright.
 """
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from attrs import frozen as value
+    from attrs import frozen as frozen_record
 else:
-    value = partial(attrs.define, unsafe_hash=True)
+    frozen_record = partial(attrs.define, unsafe_hash=True)
 
-__all__ = ["value"]
+__all__ = ["frozen_record"]

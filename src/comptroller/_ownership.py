@@ -7,7 +7,7 @@ import anyio.lowlevel
 from comptroller.errors import ComptrollerError
 
 
-class Belonging:
+class Ownership:
     """Remembers where it was made, which is where its ledger is used.
 
     Attributes:

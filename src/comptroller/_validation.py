@@ -10,21 +10,21 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-_LONGEST = 80  # characters: an agent has hundreds, and the hint comes after them
+_MAX_SHOWN = 80  # characters: an agent has hundreds, and the hint comes after them
 
 
 def _shown(given: object) -> str:
     text = repr(given)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
-def must_be(name: str, given: object, kind: type | UnionType, hint: str) -> None:
+def check_type(name: str, given: object, kind: type | UnionType, hint: str) -> None:
     """Raise `TypeError` where the argument `name` is no `kind`: give `hint`."""
     if not isinstance(given, kind):
         raise TypeError(f"{name}={_shown(given)}: give {hint}")
 
 
-def must_have(name: str, given: object, member: str, hint: str) -> None:
+def check_attribute(name: str, given: object, member: str, hint: str) -> None:
     """Raise `TypeError` where the argument `name` has no such member: give `hint`."""
     if not hasattr(given, member):
         raise TypeError(f"{name}={_shown(given)}: give {hint}")
@@ -39,7 +39,7 @@ def must_return_at_once(name: str, given: Callable[..., object], hint: str) -> N
         raise TypeError(f"{name}: nobody awaits an async function: give {hint}")
 
 
-def at_home(given: str | os.PathLike[str], wrong: str) -> Path:
+def expand_path(given: str | os.PathLike[str], wrong: str) -> Path:
     """The path that a person means now, wherever the process goes later: `~` is a home.
 
     Raises:
@@ -51,7 +51,7 @@ def at_home(given: str | os.PathLike[str], wrong: str) -> Path:
         raise ValueError(f"{os.fspath(given)!r} {wrong}: {error}") from None
 
 
-def whole(name: str, given: object, least: int = 0) -> int:
+def check_int(name: str, given: object, least: int = 0) -> int:
     """The number that was given. Raise `TypeError` or `ValueError` unless it is a whole one."""
     if isinstance(given, bool) or not isinstance(given, int):
         raise TypeError(f"{name}: {given!r} is not a whole number: write an int")
@@ -68,7 +68,7 @@ def at_least(least: int) -> Validator:
     """A whole number from `least` on."""
 
     def check(_: object, attribute: Any, given: object) -> None:
-        whole(attribute.name, given, least)
+        check_int(attribute.name, given, least)
 
     return check
 

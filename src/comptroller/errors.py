@@ -40,7 +40,7 @@ class ComptrollerError(AgentsException):
 E = TypeVar("E", bound=BaseException)
 
 
-def again(error: E) -> E:
+def without_traceback(error: E) -> E:
     """An error that is kept, to be raised: as often as it is, it starts from a clean traceback.
 
     Else that grew with each, and with it what its frames hold.

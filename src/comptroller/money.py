@@ -6,11 +6,11 @@ from math import isfinite
 from runcycles import Amount, SignedAmount, Unit
 
 MICROCENTS_PER_USD = 10**8
-MOST = 2**63 - 1
+MAX_AMOUNT = 2**63 - 1
 """The largest amount the protocol carries (int64)."""
 
-_MOST_DIGITS = 40  # far beyond any int64; keeps `usd("1e999999")` from building a huge integer
-_MOST_SHOWN = 60  # characters of a wrong value in an error
+_MAX_DIGITS = 40  # far beyond any int64; keeps `usd("1e999999")` from building a huge integer
+_MAX_SHOWN = 60  # characters of a wrong value in an error
 
 
 def usd(dollars: str | int | Decimal) -> Amount:
@@ -34,22 +34,22 @@ def _microcents(dollars: str | int | Decimal) -> int:
         exact = Decimal(dollars)
     except InvalidOperation:
         raise ValueError(f'{shown}: not an amount: write it like usd("0.05")') from None
-    if not exact.is_finite() or (exact and exact.adjusted() > _MOST_DIGITS):
+    if not exact.is_finite() or (exact and exact.adjusted() > _MAX_DIGITS):
         raise ValueError(f"{shown}: not an amount that the protocol can carry")
     if exact < 0:
         raise ValueError(f"{shown}: an amount is at least 0")
     # exact whatever the caller's own decimal context says, and however many digits were given
-    digits = len(exact.as_tuple().digits) + _MOST_DIGITS
+    digits = len(exact.as_tuple().digits) + _MAX_DIGITS
     ample = Context(prec=digits, rounding=ROUND_CEILING, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
     return int(ample.multiply(exact, Decimal(MICROCENTS_PER_USD)).to_integral_value(ROUND_CEILING))
 
 
 def _shown(given: object) -> str:
     """A wrong value for an error's one line: as written, unless it is long."""
-    if isinstance(given, int) and abs(given) > 10**_MOST_DIGITS:
+    if isinstance(given, int) and abs(given) > 10**_MAX_DIGITS:
         return f"an int of {given.bit_length()} bits"  # repr refuses the longest ones
     text = repr(given)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def tokens(count: int) -> Amount:
@@ -72,8 +72,10 @@ def amount(unit: Unit, count: int, *, shown: str | None = None) -> Amount:
     shown = shown or f"{unit.value.lower()}({_shown(count)})"
     if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"{shown}: amounts are whole numbers: write an int")
-    if not 0 <= count <= MOST:
-        raise ValueError(f"{shown}: an amount is at least 0 and at most {formatted(unit, MOST)}")
+    if not 0 <= count <= MAX_AMOUNT:
+        raise ValueError(
+            f"{shown}: an amount is at least 0 and at most {formatted(unit, MAX_AMOUNT)}"
+        )
     return Amount(unit=unit, amount=count)
 
 

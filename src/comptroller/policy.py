@@ -12,7 +12,7 @@ import attrs
 from attrs import field
 from runcycles import Amount, CommitOveragePolicy, Unit
 
-from comptroller._validation import must_return_at_once, one_of, whole
+from comptroller._validation import check_int, must_return_at_once, one_of
 from comptroller.core.pricing import price_book
 from comptroller.money import amount
 
@@ -21,9 +21,9 @@ ActualFunction = Callable[[Any, Any], Amount]
 
 Field: TypeAlias = "attrs.Attribute[Any]"
 
-_MOST_SECONDS = 10**9  # some thirty years: timers cannot hold everything that a number can
-_LEAST_LEASE_MS, _MOST_LEASE_MS = 1_000, 86_400_000  # protocol, ReservationCreateRequest.ttl_ms
-_MOST_KIND = 64  # characters; protocol, Action.kind
+_MAX_SECONDS = 10**9  # some thirty years: timers cannot hold everything that a number can
+_MIN_LEASE_MS, _MAX_LEASE_MS = 1_000, 86_400_000  # protocol, ReservationCreateRequest.ttl_ms
+_MAX_KIND_LENGTH = 64  # characters; protocol, Action.kind
 
 
 class LlmEstimate(Protocol):
@@ -41,14 +41,14 @@ def _flag(_: object, attribute: Field, value: Any) -> None:
 def _seconds_long(_: object, attribute: Field, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{attribute.name}: {value!r} is not a number of seconds")
-    if not 0 < value <= _MOST_SECONDS:
-        most = f"at most {_MOST_SECONDS}"
+    if not 0 < value <= _MAX_SECONDS:
+        most = f"at most {_MAX_SECONDS}"
         raise ValueError(f"{attribute.name}: {value!r}: give more than 0 seconds, {most}")
 
 
 def _lease(_: object, attribute: Field, value: Any) -> None:
-    if not _LEAST_LEASE_MS <= whole(attribute.name, value) <= _MOST_LEASE_MS:
-        span = f"{_LEAST_LEASE_MS} to {_MOST_LEASE_MS}"
+    if not _MIN_LEASE_MS <= check_int(attribute.name, value) <= _MAX_LEASE_MS:
+        span = f"{_MIN_LEASE_MS} to {_MAX_LEASE_MS}"
         raise ValueError(f"{attribute.name}: {value!r}: a lease lasts {span} milliseconds")
 
 
@@ -63,14 +63,14 @@ def _unit_of_tools(what: str, value: object) -> None:
 
 def _at_least_one(_: object, attribute: Field, value: Any) -> None:
     if value is not None:
-        whole(attribute.name, value, least=1)
+        check_int(attribute.name, value, least=1)
 
 
 def _kind(_: object, attribute: Field, value: Any) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{attribute.name}: {value!r} is not a string")
-    if not 1 <= len(value) <= _MOST_KIND:
-        raise ValueError(f"{attribute.name}: {value!r}: write 1 to {_MOST_KIND} characters")
+    if not 1 <= len(value) <= _MAX_KIND_LENGTH:
+        raise ValueError(f"{attribute.name}: {value!r}: write 1 to {_MAX_KIND_LENGTH} characters")
 
 
 @attrs.frozen
@@ -91,7 +91,7 @@ class ToolEstimateConfig:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.estimate, Amount):
-            whole("a tool's estimate", self.estimate)
+            check_int("a tool's estimate", self.estimate)
         if self.actual is None:
             return
         if not callable(self.actual):
@@ -114,7 +114,7 @@ ToolEstimate = int | Amount | ToolEstimateConfig
 def _checked_estimate(name: str, given: object) -> ToolEstimate:
     if isinstance(given, Amount | ToolEstimateConfig):
         return given
-    return whole(f"tools[{name!r}]", given)
+    return check_int(f"tools[{name!r}]", given)
 
 
 def _by_tool(what: str, given: Any) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class ToolEstimateMap:
             name: _filled(_checked_estimate(name, estimate), default_unit)
             for name, estimate in given.items()
         }
-        default = _filled(whole("default_estimate", default_estimate), default_unit)
+        default = _filled(check_int("default_estimate", default_estimate), default_unit)
         self.__attrs_init__(filled, default)
 
     def get(self, tool: str) -> ToolEstimateConfig:
@@ -318,16 +318,16 @@ def _seconds(given: float | timedelta | None) -> float | None:
 
 def _count(_: object, attribute: Field, value: Any) -> None:
     if value is not None:
-        whole(attribute.name, value)
+        check_int(attribute.name, value)
 
 
 def _counts(given: int | Mapping[str, int] | None) -> int | dict[str, int] | None:
     if given is None:
         return None
     if not isinstance(given, Mapping):
-        return whole("tool_calls", given)
+        return check_int("tool_calls", given)
     found = _by_tool("tool_calls", given)
-    return {name: whole(f"tool_calls[{name!r}]", most) for name, most in found.items()}
+    return {name: check_int(f"tool_calls[{name!r}]", most) for name, most in found.items()}
 
 
 def _spend(_: object, attribute: Field, value: Any) -> None:

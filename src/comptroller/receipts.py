@@ -232,7 +232,7 @@ def _plain(sums: dict[str, Sums]) -> dict[str, dict[str, int]]:
     return {key: {unit.value: n for unit, n in total.items()} for key, total in sums.items()}
 
 
-class ReceiptBook:
+class ReceiptBuilder:
     """The present lines of a run, in the order in which the calls began."""
 
     def __init__(self) -> None:

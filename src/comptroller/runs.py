@@ -16,19 +16,19 @@ from agents.result import RunResult, RunResultStreaming
 from agents.stream_events import StreamEvent
 from runcycles import Amount, Subject
 
-from comptroller._eventloop import Framed, Host, kept, open_host
+from comptroller._eventloop import EventLoopBackend, FrameScope, detachable, open_host
 from comptroller._interrupts import uninterrupted
-from comptroller._validation import must_be, must_have
+from comptroller._validation import check_attribute, check_type
 from comptroller.core.identifiers import checked, checked_dimensions, checked_run_id
 from comptroller.errors import CallDenied, RunCancelled
 from comptroller.ledger.factory import DefaultLedger, default_settings
 from comptroller.ledger.interface import MEMBERS, Ledger
-from comptroller.openai_agents.context import governing, step_in, step_out
+from comptroller.openai_agents.context import pop_run, push_run, run_scope
 from comptroller.openai_agents.runner import install
 from comptroller.policy import Limits, Policy
 from comptroller.receipts import Receipt
-from comptroller.runtime.portal import Home, raise_unless_known
-from comptroller.runtime.registry import Hub, Status
+from comptroller.runtime.portal import LoopPortal, reraise_cancellation
+from comptroller.runtime.registry import RunRegistry, Status
 from comptroller.runtime.run import Run
 
 
@@ -37,7 +37,7 @@ def _new_id_for_none(given: str | None) -> str:
 
 
 @attrs.frozen(kw_only=True)
-class RunRequest:
+class RunOptions:
     """Who spends, and by which rules: the checked arguments of a governed run."""
 
     tenant: str = attrs.field()
@@ -51,8 +51,8 @@ class RunRequest:
     check: Amount | None = None
 
     def __attrs_post_init__(self) -> None:
-        must_be("policy", self.policy, Policy, "a Policy(...)")
-        must_be("limits", self.limits, Limits, "Limits(...)")
+        check_type("policy", self.policy, Policy, "a Policy(...)")
+        check_type("limits", self.limits, Limits, "Limits(...)")
         checked("tenant", self.tenant)
         checked_run_id(self.run_id)
         for name in ("workspace", "app", "workflow"):
@@ -61,7 +61,7 @@ class RunRequest:
         if self.dimensions is not None:
             checked_dimensions(self.dimensions)
         if self.check is not None:
-            must_be("check", self.check, Amount, 'an amount such as usd("0.05")')
+            check_type("check", self.check, Amount, 'an amount such as usd("0.05")')
 
     def subject(self) -> Subject:
         """The subject of every call, without its agent and toolset."""
@@ -77,7 +77,7 @@ class RunRequest:
 class GovernedRun:
     """What `async with governed_run(...) as run` gives."""
 
-    def __init__(self, agent: Agent[Any] | None, run: Run, host: Host) -> None:
+    def __init__(self, agent: Agent[Any] | None, run: Run, host: EventLoopBackend) -> None:
         self._agent, self._run, self._host = agent, run, host
         self._status: Status = "running"
 
@@ -115,7 +115,7 @@ class GovernedRun:
         """
         agent = self._started()
         self._run.check()
-        with governing(self._run):
+        with run_scope(self._run):
             result: RunResult = await self._host.aio(Runner.run)(agent, input, **options)
             return result
 
@@ -145,7 +145,12 @@ class GovernedStream:
     """
 
     def __init__(
-        self, agent: Agent[Any], run: Run, host: Host, given: Any, options: dict[str, Any]
+        self,
+        agent: Agent[Any],
+        run: Run,
+        host: EventLoopBackend,
+        given: Any,
+        options: dict[str, Any],
     ) -> None:
         self._agent, self._run, self._host = agent, run, host
         self._given, self._options = given, options
@@ -156,7 +161,7 @@ class GovernedStream:
         """Start it, in asyncio code."""
         if self._result is None:
             self._run.check()
-            with governing(self._run):
+            with run_scope(self._run):
                 self._result = Runner.run_streamed(self._agent, self._given, **self._options)
         return self._result
 
@@ -205,7 +210,7 @@ def status_of(error: BaseException | None, run: Run) -> Status:
 
 
 @attrs.frozen
-class Ground:
+class SupervisorContext:
     """What runs stand on.
 
     Attributes:
@@ -213,8 +218,8 @@ class Ground:
         host: how the SDK is called from there.
     """
 
-    hub: Hub
-    host: Host
+    hub: RunRegistry
+    host: EventLoopBackend
 
 
 def source(ledger: Ledger | None) -> Ledger | DefaultLedger:
@@ -225,7 +230,7 @@ def source(ledger: Ledger | None) -> Ledger | DefaultLedger:
     """
     if ledger is None:
         return default_settings()
-    must_have("ledger", ledger, "reserve", "what `async with open_ledger(...)` gives")
+    check_attribute("ledger", ledger, "reserve", "what `async with open_ledger(...)` gives")
     if lacking := [name for name in MEMBERS if not hasattr(ledger, name)]:
         raise TypeError(
             f"ledger={type(ledger).__name__}(...) lacks {', '.join(lacking)}: a ledger of your own"
@@ -235,7 +240,7 @@ def source(ledger: Ledger | None) -> Ledger | DefaultLedger:
 
 
 @asynccontextmanager
-async def open_ground(books: Ledger | DefaultLedger) -> AsyncIterator[Ground]:
+async def open_ground(books: Ledger | DefaultLedger) -> AsyncIterator[SupervisorContext]:
     """A home with its ledger (see `source`).
 
     It is left in peace: an outer cancellation waits until it is closed. A run that is still
@@ -248,15 +253,15 @@ async def open_ground(books: Ledger | DefaultLedger) -> AsyncIterator[Ground]:
             ledger: Ledger = await stack.enter_async_context(books.open())
         else:
             ledger = books
-        hub = Hub(await stack.enter_async_context(Home()), ledger)
+        hub = RunRegistry(await stack.enter_async_context(LoopPortal()), ledger)
         try:
-            yield Ground(hub, host)
+            yield SupervisorContext(hub, host)
         finally:
             shelter.shield = True
             await hub.cancel_all("its event loop has ended")
 
 
-def filled(terms: RunRequest, books: Ledger | DefaultLedger) -> RunRequest:
+def filled(terms: RunOptions, books: Ledger | DefaultLedger) -> RunOptions:
     """`terms` with the subject fields of the environment, where it names the ledger."""
     if not isinstance(books, DefaultLedger):
         return terms
@@ -278,15 +283,15 @@ class RunScope(AbstractAsyncContextManager[GovernedRun]):
 
     shown = True
 
-    def __init__(self, agent: Agent[Any] | None, terms: RunRequest) -> None:
+    def __init__(self, agent: Agent[Any] | None, terms: RunOptions) -> None:
         if agent is not None or terms.check is not None:
-            must_be("agent", agent, Agent, "an agents.Agent")
+            check_type("agent", agent, Agent, "an agents.Agent")
         self.agent, self.terms = agent, terms
         self._run: Run
         self._handle: GovernedRun
-        self._hub: Hub
+        self._hub: RunRegistry
 
-    async def enter(self, ground: Ground) -> GovernedRun:
+    async def enter(self, ground: SupervisorContext) -> GovernedRun:
         """Open it at the hub's home, and make it the run that governs this context.
 
         Where it is to be checked first, a refusal has ended the run when the body begins.
@@ -300,7 +305,7 @@ class RunScope(AbstractAsyncContextManager[GovernedRun]):
                 raise
         return handle
 
-    def _open(self, ground: Ground) -> GovernedRun:
+    def _open(self, ground: SupervisorContext) -> GovernedRun:
         install()
         terms, hub = self.terms, ground.hub
         run = hub.new_run(terms.run_id, terms.subject(), terms.policy, terms.limits)
@@ -308,13 +313,13 @@ class RunScope(AbstractAsyncContextManager[GovernedRun]):
         if self.shown:
             hub.register(handle)
         hub.begin(run)
-        step_in(run)
+        push_run(run)
         self._hub, self._run, self._handle = hub, run, handle
         return handle
 
     async def leave(self, error: BaseException | None) -> BaseException | None:
         """Close the run; returns a native cancellation that came meanwhile."""
-        step_out(self._run)
+        pop_run(self._run)
         status = status_of(error, self._run)
         why = "its scope was left" if error is None else f"its scope raised {type(error).__name__}"
         interrupted = await self._run.close(why)
@@ -357,7 +362,7 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
         dimensions: Mapping[str, str] | None = None,
         check: Amount | None = None,
     ) -> None:
-        terms = RunRequest(
+        terms = RunOptions(
             tenant=tenant,
             policy=Policy() if policy is None else policy,
             limits=Limits() if limits is None else limits,
@@ -370,11 +375,11 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
         )
         self._books = source(ledger)
         super().__init__(agent, filled(terms, self._books))
-        self._ground: Framed[Ground]
+        self._ground: FrameScope[SupervisorContext]
 
     @uninterrupted
     async def __aenter__(self) -> GovernedRun:
-        ground = kept(open_ground(self._books))
+        ground = detachable(open_ground(self._books))
         opened = await ground.open()
         try:
             handle = await self.enter(opened)
@@ -393,4 +398,4 @@ class governed_run(RunScope):  # noqa: N801 - used like a function
     ) -> None:
         interrupted = await self.leave(error)
         interrupted = await self._ground.close() or interrupted
-        raise_unless_known(interrupted, error)
+        reraise_cancellation(interrupted, error)

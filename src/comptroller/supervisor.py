@@ -11,17 +11,25 @@ from agents import Agent
 from agents.result import RunResult
 from runcycles import Amount
 
-from comptroller._eventloop import Framed, kept
+from comptroller._eventloop import FrameScope, detachable
 from comptroller._interrupts import uninterrupted
-from comptroller._validation import must_be, must_return_at_once
+from comptroller._validation import check_type, must_return_at_once
 from comptroller.errors import ComptrollerError, RunCancelled
 from comptroller.ledger.factory import DefaultLedger
 from comptroller.ledger.interface import Ledger
-from comptroller.openai_agents.context import ACTIVE
-from comptroller.openai_agents.invocation import EPISODE
+from comptroller.openai_agents.context import current_run
+from comptroller.openai_agents.invocation import current_invocation
 from comptroller.policy import Limits, Policy
 from comptroller.receipts import Receipt
-from comptroller.runs import GovernedRun, Ground, RunRequest, RunScope, filled, open_ground, source
+from comptroller.runs import (
+    GovernedRun,
+    RunOptions,
+    RunScope,
+    SupervisorContext,
+    filled,
+    open_ground,
+    source,
+)
 from comptroller.runtime.outcomes import (
     Cancelled,
     Completed,
@@ -30,9 +38,9 @@ from comptroller.runtime.outcomes import (
     RunOutcome,
     outcome_of,
 )
-from comptroller.runtime.portal import Change, HomeClosed, raise_unless_known
-from comptroller.runtime.recovery import OnAbandoned, Recovered, recover
-from comptroller.runtime.registry import Handle, Hub, Statistics, Status
+from comptroller.runtime.portal import Condition, PortalClosed, reraise_cancellation
+from comptroller.runtime.recovery import OnAbandoned, RecoveredReservation, recover
+from comptroller.runtime.registry import RunHandle, RunRegistry, Statistics, Status
 from comptroller.runtime.signals import Signals
 
 log = logging.getLogger("comptroller")
@@ -44,8 +52,8 @@ class SupervisedRun(RunScope):
     def __init__(
         self,
         agent: Agent[Any] | None,
-        terms: RunRequest,
-        ground: Ground,
+        terms: RunOptions,
+        ground: SupervisorContext,
         slots: anyio.CapacityLimiter,
     ) -> None:
         super().__init__(agent, terms)
@@ -74,7 +82,7 @@ class SupervisedRun(RunScope):
             interrupted = await self.leave(error)
         finally:
             self._give_back_slot()
-        raise_unless_known(interrupted, error)
+        reraise_cancellation(interrupted, error)
 
     async def _take_slot(self) -> None:
         """Wait until the supervisor has room. Raises RunCancelled when given up meanwhile."""
@@ -96,9 +104,9 @@ class SupervisedRun(RunScope):
             self._slots.release_on_behalf_of(self)
 
 
-def _inside(hub: Hub) -> bool:
+def _inside(hub: RunRegistry) -> bool:
     """Whether a run of `hub` governs this context, or a run around the one that does."""
-    run = ACTIVE.get()
+    run = current_run.get()
     while run is not None and run.terms.home is not hub.home:
         run = run.outer
     return run is not None
@@ -107,10 +115,10 @@ def _inside(hub: Hub) -> bool:
 class StartedRun:
     """A run that its supervisor carries. Await it for its result, or its `outcome()`."""
 
-    def __init__(self, scope: SupervisedRun, hub: Hub) -> None:
+    def __init__(self, scope: SupervisedRun, hub: RunRegistry) -> None:
         self._scope, self._hub = scope, hub
         scope.shown = False  # this handle is
-        self._change = Change()
+        self._change = Condition()
         self._run: GovernedRun | None = None
         self._outcome: list[RunOutcome] = []  # at most one
         self._trace: TracebackType | None = None  # of what it raised
@@ -136,7 +144,7 @@ class StartedRun:
 
     def cancel(self, reason: str = "cancelled") -> None:
         """End it, whether it waits or runs. From any task, loop or thread."""
-        with suppress(HomeClosed):  # it has ended
+        with suppress(PortalClosed):  # it has ended
             self._hub.home.call(self._cancel, reason)
 
     def _cancel(self, reason: str) -> None:
@@ -167,8 +175,8 @@ class StartedRun:
 
     async def carry(self, given: Any, options: dict[str, Any]) -> None:
         """Its whole life, in a task at home."""
-        ACTIVE.set(None)  # started inside a governed run, it is no part of that
-        EPISODE.set(None)
+        current_run.set(None)  # started inside a governed run, it is no part of that
+        current_invocation.set(None)
         outcome: RunOutcome = Cancelled(RunCancelled("its supervisor was left"))
         try:
             async with self._scope as self._run:
@@ -198,11 +206,11 @@ class Supervisor:
         recovered: what dead processes had left reserved, where recovery was asked for.
     """
 
-    recovered: tuple[Recovered, ...] = ()
+    recovered: tuple[RecoveredReservation, ...] = ()
 
     def __init__(
         self,
-        ground: Ground,
+        ground: SupervisorContext,
         books: Ledger | DefaultLedger,
         policy: Policy | Callable[[str], Policy],
         max_concurrency: int,
@@ -212,7 +220,7 @@ class Supervisor:
         self._slots = anyio.CapacityLimiter(max_concurrency)
 
     @property
-    def runs(self) -> Mapping[str, Handle]:
+    def runs(self) -> Mapping[str, RunHandle]:
         """Run id to handle (`id`, `status`, `receipt`, `cancel`): all that wait or run, and the
         latest that have ended.
         """
@@ -237,7 +245,7 @@ class Supervisor:
         check: Amount | None = None,
     ) -> SupervisedRun:
         """As `governed_run`, with this supervisor's ledger, policy and concurrency."""
-        terms = RunRequest(
+        terms = RunOptions(
             tenant=tenant,
             policy=self._policy_of(tenant) if policy is None else policy,
             limits=Limits() if limits is None else limits,
@@ -272,7 +280,7 @@ class Supervisor:
         Raises:
             ValueError, TypeError: the run id is in use, or an argument makes no sense.
         """
-        must_be("agent", agent, Agent, "an agents.Agent")
+        check_type("agent", agent, Agent, "an agents.Agent")
         scope = self.run(
             agent, tenant, policy=policy, limits=limits, run_id=run_id, workspace=workspace,
             app=app, workflow=workflow, dimensions=dimensions, check=check,
@@ -282,7 +290,7 @@ class Supervisor:
         self._hub.home.start(started.carry, input, options, name=f"comptroller run {started.id}")
         return started
 
-    async def recover(self) -> tuple[Recovered, ...]:
+    async def recover(self) -> tuple[RecoveredReservation, ...]:
         """Settle what dead processes of this host have left reserved, by policy.
 
         A ledger that cannot say what is reserved is told in the log: leases run out by themselves.
@@ -339,18 +347,18 @@ class open_supervisor:  # noqa: N801 - used like a function
         if callable(self._policy):
             must_return_at_once("policy", self._policy, "a plain function tenant -> Policy")
         else:
-            must_be(
+            check_type(
                 "policy", self._policy, Policy, "a Policy(...), or a function from a tenant to one"
             )
         self._books = source(ledger)
         self._max_concurrency, self._recover = max_concurrency, recover
-        self._frame: Framed[Ground]
-        self._hub: Hub
+        self._frame: FrameScope[SupervisorContext]
+        self._hub: RunRegistry
         self._signals: Signals
 
     @uninterrupted
     async def __aenter__(self) -> Supervisor:
-        self._frame = kept(open_ground(self._books))
+        self._frame = detachable(open_ground(self._books))
         ground = await self._frame.open()
         self._hub = ground.hub
         try:
@@ -384,4 +392,4 @@ class open_supervisor:  # noqa: N801 - used like a function
                 why = "its supervisor was left" + (f" by {kind.__name__}" if kind else "")
                 interrupted = await self._hub.cancel_all(why)
                 interrupted = await self._frame.close() or interrupted
-        raise_unless_known(interrupted, error)
+        reraise_cancellation(interrupted, error)

@@ -33,7 +33,7 @@ class Performed:
 
     ledger: Any
     played: Any
-    tally: models.Tally
+    tally: models.WorkLog
 
     async def audit(self, leave_out=()):
         receipts = [one.receipt for one in self.played]
@@ -47,7 +47,7 @@ def after_the_runs(check, *, reads=None):
     """
 
     async def perform():
-        stage = scenario.Stage(models.Tally())
+        stage = scenario.DemoSetup(models.WorkLog())
         parts = scenario.parts(stage)
         if reads is not None:
             parts = [attrs.evolve(one, closes_after=one.closes_after and reads) for one in parts]
@@ -96,7 +96,7 @@ def test_in_a_pipe_it_is_plain_text_of_100_columns_and_ends_with_0():
     ids=["no model counts", "no tool counts", "one token too many"],
 )
 def test_a_count_that_differs_is_shown_and_ends_with_1(monkeypatch, who, lies):
-    monkeypatch.setattr(models.Tally, who, lies)
+    monkeypatch.setattr(models.WorkLog, who, lies)
     result = call("demo")
     assert result.exit_code == 1
     assert "DIFFER" in result.stdout

@@ -6,8 +6,8 @@ import attrs
 import pytest
 from runcycles import Action, CommitRequest, EventCreateRequest, Subject
 
-from comptroller.ledger.interface import Owed
-from comptroller.ledger.remote.outbox import Entry, Shelf
+from comptroller.ledger.interface import PendingCharge
+from comptroller.ledger.remote.outbox import Entry, OutboxDirectory
 from comptroller.money import usd
 from support.cli import call, done, refused
 
@@ -22,7 +22,7 @@ def entry(key, *, tenant="acme", reserved=True):
         actual=usd("0.05"),
     )
     commit = CommitRequest(idempotency_key=event.idempotency_key, actual=usd("0.05"))
-    owed = Owed(
+    owed = PendingCharge(
         key=key,
         reservation_id=key if reserved else None,
         commit=commit if reserved else None,
@@ -34,7 +34,7 @@ def entry(key, *, tenant="acme", reserved=True):
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
     monkeypatch.setenv("COMPTROLLER_OUTBOX", str(tmp_path / "outbox"))
-    return Shelf(tmp_path / "outbox", ADDRESS)
+    return OutboxDirectory(tmp_path / "outbox", ADDRESS)
 
 
 def test_nothing_owed_is_said():

@@ -9,16 +9,16 @@ from runcycles import Caps, CommitOveragePolicy, Unit
 from comptroller.core.accounts import (
     Account,
     Alerts,
+    Authorization,
     Charge,
     Denial,
-    Grant,
     admit,
     budgeted,
     charge,
     release,
     settle,
 )
-from comptroller.core.budgets import BudgetTerms, Funding, budget, fund, renewed, told
+from comptroller.core.budgets import BudgetTerms, Funding, apply_terms, due_alerts, fund, renewed
 from comptroller.core.limits import merged
 from comptroller.money import amount
 
@@ -73,7 +73,7 @@ class TestAdmit:
         assert [one.remaining for one in grant.accounts] == [960, 60]
 
     def test_exactly_what_remains_is_granted_and_one_more_is_not(self):
-        assert isinstance(admit((account(),), 100), Grant)
+        assert isinstance(admit((account(),), 100), Authorization)
         denial = admit((account(),), 101)
         assert denial == Denial("BUDGET_EXCEEDED", "tenant:acme", USD, 101, 100, 100)
 
@@ -96,7 +96,7 @@ class TestAdmit:
         assert denial.code == code
 
     def test_debt_that_may_be_owed_does_not_stop(self):
-        assert isinstance(admit((account(debt=5, overdraft_limit=5),), 95), Grant)
+        assert isinstance(admit((account(debt=5, overdraft_limit=5),), 95), Authorization)
 
     def test_nothing_is_granted_below_zero(self):
         assert admit((account(spent=120),), 0).code == "BUDGET_EXCEEDED"
@@ -203,7 +203,7 @@ class TestFund:
 
     def test_setting_a_budget_keeps_what_was_used(self):
         known = account(spent=5, reserved=6, debt=7, frozen=True)
-        changed = budget(known, known.scope, terms(50, overdraft_limit=10))
+        changed = apply_terms(known, known.scope, terms(50, overdraft_limit=10))
         assert changed == attrs.evolve(known, allocated=50, overdraft_limit=10)
 
 
@@ -213,7 +213,7 @@ DAY = 86_400_000
 
 class TestRenewal:
     def test_the_next_period_begins_anew_and_pays_debt_first(self):
-        given_budget = budget(None, "tenant:acme", terms(per="day"), NOON)
+        given_budget = apply_terms(None, "tenant:acme", terms(per="day"), NOON)
         used = attrs.evolve(fund(given_budget, 50, Funding.CREDIT), spent=150, reserved=0, debt=5)
         assert renewed(used, NOON + DAY // 2 - 1) == used
         anew = renewed(used, NOON + DAY // 2)
@@ -221,13 +221,13 @@ class TestRenewal:
         assert anew.renewal.at_ms == NOON + DAY // 2 + DAY
 
     def test_what_is_reserved_stays_in_the_period_of_its_reservation(self):
-        held = attrs.evolve(budget(None, "tenant:acme", terms(per="day"), NOON), reserved=60)
+        held = attrs.evolve(apply_terms(None, "tenant:acme", terms(per="day"), NOON), reserved=60)
         anew = renewed(held, NOON + DAY)
         assert (held.since_ms, held.reserved) == (0, 60)
         assert (anew.since_ms, anew.reserved) == (NOON + DAY // 2, 0)
 
     def test_periods_that_nobody_asked_in_are_passed_at_once(self):
-        given_budget = budget(None, "tenant:acme", terms(per="day"), NOON)
+        given_budget = apply_terms(None, "tenant:acme", terms(per="day"), NOON)
         anew = renewed(given_budget, NOON + 10 * DAY)
         assert anew.since_ms == NOON + 9 * DAY + DAY // 2
         assert anew.renewal.at_ms == NOON + 10 * DAY + DAY // 2
@@ -238,57 +238,59 @@ class TestCapsBelowAShare:
 
     @pytest.mark.parametrize(("spent", "caps"), [(0, None), (80, None), (81, CAPS), (100, CAPS)])
     def test_caps_bind_where_less_than_their_share_remains(self, spent, caps):
-        given_budget = budget(None, "tenant:acme", terms(caps=self.CAPS, caps_below="20%"))
+        given_budget = apply_terms(None, "tenant:acme", terms(caps=self.CAPS, caps_below="20%"))
         granted = admit((attrs.evolve(given_budget, spent=spent),), 0)
         assert granted.caps == caps
 
     def test_caps_without_a_share_always_bind(self):
-        assert admit((budget(None, "tenant:acme", terms(caps=self.CAPS)),), 1).caps == self.CAPS
+        assert (
+            admit((apply_terms(None, "tenant:acme", terms(caps=self.CAPS)),), 1).caps == self.CAPS
+        )
 
 
 class TestAlerts:
     def at(self, *shares, **more):
-        return attrs.evolve(budget(None, "tenant:acme", terms(alerts=shares)), **more)
+        return attrs.evolve(apply_terms(None, "tenant:acme", terms(alerts=shares)), **more)
 
     @pytest.mark.parametrize(
         ("spent", "debt", "due"),
         [(0, 0, ()), (49, 0, ()), (50, 0, (50,)), (79, 1, (50, 80)), (120, 0, (50, 80))],
     )
     def test_a_share_is_due_once_it_is_spent_or_owed(self, spent, debt, due):
-        assert told(self.at(80, 50, spent=spent, debt=debt))[1] == due
+        assert due_alerts(self.at(80, 50, spent=spent, debt=debt))[1] == due
 
     def test_what_is_only_reserved_is_not_spent(self):
-        assert told(self.at(50, reserved=90))[1] == ()
+        assert due_alerts(self.at(50, reserved=90))[1] == ()
 
     def test_each_is_told_once(self):
-        once, due = told(self.at(50, 80, spent=60))
+        once, due = due_alerts(self.at(50, 80, spent=60))
         assert due == (50,)
-        assert told(once) == (once, ())
-        assert told(attrs.evolve(once, spent=90))[1] == (80,)
+        assert due_alerts(once) == (once, ())
+        assert due_alerts(attrs.evolve(once, spent=90))[1] == (80,)
 
     def test_setting_the_budget_again_does_not_tell_it_again(self):
-        once, _ = told(self.at(50, spent=60))
-        again = budget(once, "tenant:acme", terms(alerts=["50%"]))
-        assert told(again)[1] == ()
-        without = budget(once, "tenant:acme", terms())
-        assert told(budget(without, "tenant:acme", terms(alerts=["50%"])))[1] == ()
+        once, _ = due_alerts(self.at(50, spent=60))
+        again = apply_terms(once, "tenant:acme", terms(alerts=["50%"]))
+        assert due_alerts(again)[1] == ()
+        without = apply_terms(once, "tenant:acme", terms())
+        assert due_alerts(apply_terms(without, "tenant:acme", terms(alerts=["50%"])))[1] == ()
 
     def test_a_new_period_tells_anew(self):
-        each_day = budget(None, "tenant:acme", terms(alerts=[50], per="day"), NOON)
-        once, _ = told(attrs.evolve(each_day, spent=60))
+        each_day = apply_terms(None, "tenant:acme", terms(alerts=[50], per="day"), NOON)
+        once, _ = due_alerts(attrs.evolve(each_day, spent=60))
         anew = attrs.evolve(renewed(once, NOON + DAY), spent=60)
-        assert told(anew)[1] == (50,)
+        assert due_alerts(anew)[1] == (50,)
 
     def test_money_begins_a_period_of_its_own_where_there_is_no_other(self):
-        once, _ = told(self.at(50, spent=60))
-        assert told(attrs.evolve(fund(once, 100, Funding.CREDIT), spent=100))[1] == (50,)
-        each_day = budget(None, "tenant:acme", terms(alerts=[50], per="day"), NOON)
-        once, _ = told(attrs.evolve(each_day, spent=60))
-        assert told(attrs.evolve(fund(once, 100, Funding.CREDIT), spent=190))[1] == ()
+        once, _ = due_alerts(self.at(50, spent=60))
+        assert due_alerts(attrs.evolve(fund(once, 100, Funding.CREDIT), spent=100))[1] == (50,)
+        each_day = apply_terms(None, "tenant:acme", terms(alerts=[50], per="day"), NOON)
+        once, _ = due_alerts(attrs.evolve(each_day, spent=60))
+        assert due_alerts(attrs.evolve(fund(once, 100, Funding.CREDIT), spent=190))[1] == ()
 
     def test_a_budget_of_nothing_is_never_told(self):
-        nothing = budget(None, "tenant:acme", terms(0, alerts=[50]))
-        assert told(nothing)[1] == ()
+        nothing = apply_terms(None, "tenant:acme", terms(0, alerts=[50]))
+        assert due_alerts(nothing)[1] == ()
         assert nothing.alerts == Alerts((50,))
 
 
@@ -347,7 +349,7 @@ accounts = st.lists(
 @given(accounts, counts)
 def test_law_9_a_grant_never_takes_more_than_remains(before, estimate):
     grant = admit(before, estimate)
-    if isinstance(grant, Grant):
+    if isinstance(grant, Authorization):
         assert all(one.remaining >= 0 for one in grant.accounts)
         assert release(grant.accounts, estimate) == before
 

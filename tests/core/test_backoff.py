@@ -2,12 +2,12 @@
 
 import pytest
 
-from comptroller.core.backoff import FIRST, LONGEST_FLOOR, MOST, floor, honoured, pause
+from comptroller.core.backoff import FIRST, MAX_BACKOFF, MAX_FLOOR, floor, honoured, pause
 
 
 def test_pauses_double_up_to_a_bound():
     assert [pause(attempt, 1.0) for attempt in range(1, 5)] == [FIRST * 2**n for n in range(4)]
-    assert pause(1_000_000, 1.0) == MOST
+    assert pause(1_000_000, 1.0) == MAX_BACKOFF
 
 
 @pytest.mark.parametrize("attempt", [1, 3, 50])
@@ -21,8 +21,8 @@ def test_the_ledgers_own_time_counts_within_reason():
     assert floor(None, 5_000) == 0
     assert floor(4_000, 5_000) == 0
     assert floor(9_000, 5_000) == 4
-    assert floor(10**15, 5_000) == LONGEST_FLOOR
-    assert floor(10**400, 5_000) == LONGEST_FLOOR
+    assert floor(10**15, 5_000) == MAX_FLOOR
+    assert floor(10**400, 5_000) == MAX_FLOOR
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A ledger that gives no answer is left in peace, for a growing time, and tried now and then."""
 
-from comptroller.core.circuit_breaker import CLOSED, FIRST, MOST, TOLERATED, Circuit
+from comptroller.core.circuit_breaker import CLOSED, FIRST, MAX_COOLDOWN, TOLERATED, CircuitBreaker
 
 
 def after(failures, now=100.0):
@@ -20,7 +20,7 @@ def test_it_rests_longer_each_time_and_not_for_ever():
     rests = [after(TOLERATED + more).rest(100.0) for more in range(40)]
     assert rests[:4] == [FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST]
     assert rests == sorted(rests)
-    assert rests[-1] == MOST
+    assert rests[-1] == MAX_COOLDOWN
 
 
 def test_when_it_has_rested_one_goes_through_and_the_others_wait_for_that():
@@ -32,7 +32,7 @@ def test_when_it_has_rested_one_goes_through_and_the_others_wait_for_that():
 
 def test_a_closed_circuit_lets_everything_through():
     assert CLOSED.sent(5.0) is CLOSED
-    assert Circuit(failures=1).rest(5.0) == 0
+    assert CircuitBreaker(failures=1).rest(5.0) == 0
 
 
 def test_those_under_way_together_count_as_one():

@@ -5,7 +5,7 @@ from runcycles import Subject
 from comptroller.core.circuit_breaker import (
     FIRST_DENIAL_BACKOFF,
     MAX_DENIAL_BACKOFF,
-    Denied,
+    DenialBackoff,
     scopes,
 )
 
@@ -13,7 +13,7 @@ NO = "BUDGET_EXCEEDED"
 
 
 def denied(times, amount=100, now=0.0, code=NO):
-    known = Denied(code, amount, since=now)
+    known = DenialBackoff(code, amount, since=now)
     for _ in range(times - 1):
         known = known.again(code, amount, now, now)
     return known
@@ -64,7 +64,7 @@ def test_denials_that_lie_far_apart_are_no_loop():
 
 
 def test_those_under_way_together_count_as_one():
-    known = Denied(NO, 100, since=2.0)
+    known = DenialBackoff(NO, 100, since=2.0)
     for amount in range(99, 0, -1):
         known = known.again(NO, amount, sent=1.0, now=2.0)
     assert (known.times, known.least, known.holds(100, 2.0)) == (1, 1, False)

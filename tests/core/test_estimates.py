@@ -9,8 +9,8 @@ from runcycles import Amount, Unit
 
 from comptroller.core.estimates import (
     DEFAULT_ESTIMATE,
-    Actual,
-    Estimated,
+    ActualCost,
+    Estimate,
     Fixed,
     Learned,
     LlmRequest,
@@ -197,7 +197,7 @@ def test_the_reservation_and_its_source(given, model, amount, source):
 def test_a_learner_that_knows_enough_is_the_source():
     strategy = Learned(seen=1)
     strategy.learn("triage", "acme:large", usd("2"))
-    assert resolve_estimate(strategy, request(), PRICES) == Estimated(usd("2"), "learned")
+    assert resolve_estimate(strategy, request(), PRICES) == Estimate(usd("2"), "learned")
 
 
 def test_the_default_is_half_a_cent():
@@ -222,18 +222,30 @@ class PricedInTokens:
 @pytest.mark.parametrize(
     ("unit", "model", "used", "estimate", "expected"),
     [
-        (Unit.TOKENS, "nobody:knows", USED, tokens(500), Actual(tokens(107), "usage")),
-        (Unit.TOKENS, "acme:large", None, tokens(500), Actual(tokens(500), "estimate")),
-        (Unit.USD_MICROCENTS, "acme:large", USED, usd("1"), Actual(microcents(17_000), "usage")),
-        (Unit.USD_MICROCENTS, "acme:large", None, usd("1"), Actual(usd("1"), "estimate")),
-        (Unit.USD_MICROCENTS, "nobody:knows", USED, usd("1"), Actual(usd("1"), "estimate")),
-        (Unit.RISK_POINTS, "acme:large", USED, risk_points(5), Actual(risk_points(5), "estimate")),
+        (Unit.TOKENS, "nobody:knows", USED, tokens(500), ActualCost(tokens(107), "usage")),
+        (Unit.TOKENS, "acme:large", None, tokens(500), ActualCost(tokens(500), "estimate")),
+        (
+            Unit.USD_MICROCENTS,
+            "acme:large",
+            USED,
+            usd("1"),
+            ActualCost(microcents(17_000), "usage"),
+        ),
+        (Unit.USD_MICROCENTS, "acme:large", None, usd("1"), ActualCost(usd("1"), "estimate")),
+        (Unit.USD_MICROCENTS, "nobody:knows", USED, usd("1"), ActualCost(usd("1"), "estimate")),
+        (
+            Unit.RISK_POINTS,
+            "acme:large",
+            USED,
+            risk_points(5),
+            ActualCost(risk_points(5), "estimate"),
+        ),
         (
             Unit.CREDITS,
             "acme:large",
             USED,
             Amount(unit=Unit.CREDITS, amount=2),
-            Actual(Amount(unit=Unit.CREDITS, amount=2), "estimate"),
+            ActualCost(Amount(unit=Unit.CREDITS, amount=2), "estimate"),
         ),
     ],
 )
@@ -243,7 +255,7 @@ def test_what_a_call_cost_and_where_that_is_known_from(unit, model, used, estima
 
 def test_a_price_in_another_unit_is_no_price():
     cost = actual(Unit.USD_MICROCENTS, "acme:large", USED, PricedInTokens(), usd("1"))
-    assert cost == Actual(usd("1"), "estimate")
+    assert cost == ActualCost(usd("1"), "estimate")
 
 
 counts = st.integers(0, 10**9)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comptroller.core.heartbeat import (
-    Beat,
+    ExtendAfter,
     Lease,
     Permanent,
     Stop,
@@ -50,25 +50,25 @@ def test_the_documents_own_example():
     assert lease.attempt_budget_ms == 10_000
     assert lease.safety_margin_ms == 3_000
     assert lease.retry_reserve_ms == 23_000
-    assert step == Beat(37.0, same_key=False)
+    assert step == ExtendAfter(37.0, same_key=False)
 
 
 def test_the_rtt_is_deducted_from_what_remains():
-    assert granted(60_000, rtt_ms=0)[1] == Beat(39.0)
-    assert granted(60_000, rtt_ms=250)[1] == Beat(38.75)
+    assert granted(60_000, rtt_ms=0)[1] == ExtendAfter(39.0)
+    assert granted(60_000, rtt_ms=250)[1] == ExtendAfter(38.75)
 
 
 def test_a_timeout_of_half_the_lease_leaves_no_delay():
     """The document: 30 000 ms of timeout make the reserve at least 61 000 ms."""
     lease, step = granted(60_000, timeout_ms=30_000)
     assert lease.retry_reserve_ms == 61_000
-    assert step == Beat(0.0)
+    assert step == ExtendAfter(0.0)
 
 
 def test_budget_and_margin_are_at_least_a_second():
     lease, step = granted(60_000, timeout_ms=10)
     assert (lease.attempt_budget_ms, lease.safety_margin_ms) == (1_000, 1_000)
-    assert step == Beat(57.0)
+    assert step == ExtendAfter(57.0)
 
 
 def test_the_longest_rtt_counts_even_when_later_ones_are_short():
@@ -82,7 +82,7 @@ def test_each_answer_decides_alone():
     """Nothing is added up: the second answer says less remains, so less remains."""
     lease, _ = granted(60_000)
     _, step = lease.answered(Answer(31_000), 139.0, 139.0)
-    assert step == Beat(10.0)
+    assert step == ExtendAfter(10.0)
 
 
 def test_durations_are_rounded_so_that_the_margin_is_kept():
@@ -90,7 +90,7 @@ def test_durations_are_rounded_so_that_the_margin_is_kept():
     lease, step = Lease.first(60_000, 9_999.2).answered(Answer(60_000), 100.0, 100.00033)
     assert lease.lead_floor_ms == 59_999
     assert lease.attempt_budget_ms == 10_000
-    assert step == Beat(38.999)
+    assert step == ExtendAfter(38.999)
 
 
 def test_nothing_overflows():
@@ -99,7 +99,7 @@ def test_nothing_overflows():
     lease, step = granted(10**400)
     assert 0 < step.delay_seconds < math.inf
     lease, step = lease.answered(Answer(60_000), 0.0, 1e306)
-    assert step == Beat(0.0)
+    assert step == ExtendAfter(0.0)
 
 
 @pytest.mark.parametrize(
@@ -109,19 +109,19 @@ def test_nothing_overflows():
 def test_without_reliable_timing_there_is_no_lead(sent, received):
     lease, step = Lease.first(60_000, 10_000).answered(Answer(60_000), sent, received)
     assert lease.lead_floor_ms == 0
-    assert step == Beat(0.0)
+    assert step == ExtendAfter(0.0)
     assert isinstance(lease.answered(Answer(60_000), sent, received)[1], Stop)
 
 
 def test_an_attempt_without_timing_is_forgotten_by_the_next_with_one():
     lease, _ = Lease.first(60_000, 10_000).answered(Answer(60_000), None, None)
-    assert lease.answered(Answer(60_000), 100.0, 100.0)[1] == Beat(39.0)
+    assert lease.answered(Answer(60_000), 100.0, 100.0)[1] == ExtendAfter(39.0)
 
 
 def test_an_unbounded_timeout_leaves_no_delay():
     lease, step = granted(60_000, timeout_ms=None)
     assert lease.attempt_budget_ms == math.inf
-    assert step == Beat(0.0)
+    assert step == ExtendAfter(0.0)
     assert isinstance(lease.answered(Answer(10**9), 100.0, 100.0)[1], Stop)
 
 
@@ -137,10 +137,10 @@ def test_a_timeout_is_positive(timeout):
 def test_one_immediate_extension_may_establish_a_lead():
     """A ledger that adds to the lease: none of the reserve fits at first, then it does."""
     lease, step = granted(15_000)
-    assert step == Beat(0.0, same_key=False)
+    assert step == ExtendAfter(0.0, same_key=False)
     lease, step = lease.answered(Answer(75_000), 100.0, 100.0)
-    assert step == Beat(54.0)
-    assert isinstance(lease.answered(Answer(15_000), 154.0, 154.0)[1], Beat)
+    assert step == ExtendAfter(54.0)
+    assert isinstance(lease.answered(Answer(15_000), 154.0, 154.0)[1], ExtendAfter)
 
 
 def test_two_answers_without_a_delay_stop_it():
@@ -153,7 +153,7 @@ def test_two_answers_without_a_delay_stop_it():
 
 def test_a_delay_of_a_millisecond_is_the_same_loop():
     lease, step = granted(21_001)
-    assert step == Beat(0.001)
+    assert step == ExtendAfter(0.001)
     assert isinstance(lease.answered(Answer(21_001), 100.0, 100.0)[1], Stop)
 
 
@@ -163,7 +163,7 @@ def test_a_delay_of_a_millisecond_is_the_same_loop():
 def test_a_lost_answer_is_retried_with_the_same_key():
     lease, _ = granted(60_000)
     # 20 s later: 40 s are left, a quarter of them is the shortest of the three bounds
-    assert failing(lease, LOST, 120.0)[1] == Beat(10.0, same_key=True)
+    assert failing(lease, LOST, 120.0)[1] == ExtendAfter(10.0, same_key=True)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_lost_answer_is_retried_with_the_same_key():
 )
 def test_a_retry_waits_for_the_least_of_its_three_bounds(elapsed, delay):
     lease, _ = granted(200_000)
-    assert failing(lease, LOST, 100.0 + elapsed)[1] == Beat(delay, same_key=True)
+    assert failing(lease, LOST, 100.0 + elapsed)[1] == ExtendAfter(delay, same_key=True)
 
 
 def test_no_retry_without_room_for_a_whole_attempt():
@@ -188,21 +188,21 @@ def test_no_retry_without_room_for_a_whole_attempt():
 def test_the_lead_counts_from_the_last_success_through_all_failures():
     lease, _ = granted(60_000)
     _, step = failing(lease, LOST, 120.0, 130.0, 140.0)
-    assert step == Beat(5.0, same_key=True)  # 20 s left: a quarter
+    assert step == ExtendAfter(5.0, same_key=True)  # 20 s left: a quarter
 
 
 def test_a_window_of_nothing_is_retried_once():
     """Even where a coarse clock reports the same instant again."""
     lease, _ = granted(60_000)
     lease, step = failing(lease, LOST, 149.0)
-    assert step == Beat(0.0, same_key=True)
+    assert step == ExtendAfter(0.0, same_key=True)
     assert isinstance(failing(lease, LOST, 149.0)[1], Stop)
 
 
 def test_a_clock_that_does_not_advance_ends_the_recovery():
     lease, _ = granted(60_000)
     lease, step = failing(lease, LOST, 120.0)
-    assert isinstance(step, Beat)
+    assert isinstance(step, ExtendAfter)
     assert isinstance(failing(lease, LOST, 120.0)[1], Stop)
 
 
@@ -210,8 +210,8 @@ def test_a_success_forgets_the_failures_before_it():
     lease, _ = granted(60_000)
     lease, _ = failing(lease, LOST, 149.0)
     lease, step = lease.answered(Answer(60_000), 149.0, 149.0)
-    assert step == Beat(39.0)
-    assert isinstance(failing(lease, LOST, 149.0)[1], Beat)
+    assert step == ExtendAfter(39.0)
+    assert isinstance(failing(lease, LOST, 149.0)[1], ExtendAfter)
 
 
 @pytest.mark.parametrize("now", [None, math.nan, 99.0])
@@ -229,7 +229,7 @@ def test_an_attempt_that_outlasts_its_timeout_raises_the_budget():
     lease, _ = granted(60_000)
     lease, step = lease.failed(LOST, 100.0, 118.0)
     assert lease.attempt_budget_ms == 18_000
-    assert step == Beat(10.5, same_key=True)
+    assert step == ExtendAfter(10.5, same_key=True)
     assert isinstance(lease.failed(LOST, 128.5, 146.5)[1], Stop)
 
 
@@ -238,12 +238,12 @@ def test_an_attempt_that_outlasts_its_timeout_raises_the_budget():
 
 def test_retry_after_is_kept_exactly():
     lease, _ = granted(60_000)
-    assert failing(lease, Throttled(7_000), 120.0)[1] == Beat(7.0, same_key=True)
+    assert failing(lease, Throttled(7_000), 120.0)[1] == ExtendAfter(7.0, same_key=True)
 
 
 def test_retry_after_may_use_the_whole_window():
     lease, _ = granted(60_000)
-    assert failing(lease, Throttled(29_000), 120.0)[1] == Beat(29.0, same_key=True)
+    assert failing(lease, Throttled(29_000), 120.0)[1] == ExtendAfter(29.0, same_key=True)
     assert isinstance(failing(lease, Throttled(29_001), 120.0)[1], Stop)
 
 
@@ -255,8 +255,8 @@ def test_an_unusable_retry_after_stops_it(unusable):
 
 def test_retry_after_zero_ends_with_the_window():
     lease, _ = granted(60_000)
-    step, now, beats = Beat(0.0), 100.0, 0
-    while isinstance(step, Beat):
+    step, now, beats = ExtendAfter(0.0), 100.0, 0
+    while isinstance(step, ExtendAfter):
         now, beats = now + 0.5, beats + 1
         lease, step = failing(lease, Throttled(0), now)
     assert now <= 150.0
@@ -303,18 +303,18 @@ def test_a_permanent_answer_stops_it_on_both_paths(remaining):
 
 def test_the_age_of_a_lease_can_be_capped():
     lease, step = granted(60_000, max_age=100)
-    assert step == Beat(39.0)
+    assert step == ExtendAfter(39.0)
     lease, step = lease.answered(Answer(60_000), 139.0, 139.0)
-    assert step == Beat(39.0)
+    assert step == ExtendAfter(39.0)
     assert isinstance(lease.answered(Answer(60_000), 178.0, 178.0)[1], Stop)
-    assert isinstance(failing(lease, LOST, 150.0)[1], Beat)
+    assert isinstance(failing(lease, LOST, 150.0)[1], ExtendAfter)
 
 
 def test_the_number_of_extensions_can_be_capped():
     lease, step = granted(60_000, max_extensions=2)
     lease, step = lease.answered(Answer(60_000), 139.0, 139.0)
-    assert isinstance(step, Beat)
-    assert isinstance(failing(lease, LOST, 150.0)[1], Beat)
+    assert isinstance(step, ExtendAfter)
+    assert isinstance(failing(lease, LOST, 150.0)[1], ExtendAfter)
     lease, step = lease.answered(Answer(60_000), 178.0, 178.0)
     assert isinstance(step, Stop)
     assert "max_extensions" in step.reason
@@ -337,25 +337,25 @@ def measured(*answers, ttl_ms=60_000):
 
 def test_the_first_extension_comes_early():
     """Nothing bounds the first lease: half the shortest one that the protocol allows."""
-    assert measured((1_000_000, 100.0))[1] == Beat(0.5)
+    assert measured((1_000_000, 100.0))[1] == ExtendAfter(0.5)
 
 
 def test_a_full_grant_beats_at_half_of_it():
-    assert measured((1_000_000, 100.0), (1_060_000, 100.5))[1] == Beat(30.0)
-    assert measured((1_000_000, 100.0), (1_054_000, 100.5))[1] == Beat(27.0)
+    assert measured((1_000_000, 100.0), (1_060_000, 100.5))[1] == ExtendAfter(30.0)
+    assert measured((1_000_000, 100.0), (1_054_000, 100.5))[1] == ExtendAfter(27.0)
 
 
 def test_nine_tenths_of_what_was_asked_are_a_full_grant_even_after_as_long_a_time():
-    assert measured((1_000_000, 100.0), (1_054_000, 154.0))[1] == Beat(27.0)
+    assert measured((1_000_000, 100.0), (1_054_000, 154.0))[1] == ExtendAfter(27.0)
     assert measured((1_000_000, 100.0), (1_053_999, 154.0))[1].notice is not None
 
 
 def test_a_smaller_grant_is_a_smaller_lease():
-    assert measured((1_000_000, 100.0), (1_010_000, 100.5))[1] == Beat(5.0)
+    assert measured((1_000_000, 100.0), (1_010_000, 100.5))[1] == ExtendAfter(5.0)
 
 
 def test_beats_never_come_faster_than_half_a_second():
-    assert measured((1_000_000, 100.0), (1_000_100, 110.0))[1] == Beat(0.5)
+    assert measured((1_000_000, 100.0), (1_000_100, 110.0))[1] == ExtendAfter(0.5)
 
 
 @pytest.mark.parametrize("grant", [-5, 0, 7_500, 10_000, 12_500])
@@ -371,14 +371,14 @@ def test_a_grant_like_the_time_since_the_last_is_a_maximum_lead(grant):
 @pytest.mark.parametrize("grant", [7_499, 12_501])
 def test_beside_the_band_a_grant_is_taken_at_its_word(grant):
     _, step = measured((1_000_000, 100.0), (1_000_000 + grant, 110.0))
-    assert step == Beat(grant // 2 / 1000)
+    assert step == ExtendAfter(grant // 2 / 1000)
 
 
 def test_a_beat_is_skipped_while_a_lead_and_a_half_is_certain():
     """Three grants of a minute within a second: 90 s of lead are reached after 90 s."""
     early = [(1_000_000 + 60_000 * n, 100.0 + n / 10) for n in range(4)]
     _, step = measured(*early)
-    assert step == Beat(90.0)  # at 60 s the lead is still 119.7 s, at 90 s it is 89.7 s
+    assert step == ExtendAfter(90.0)  # at 60 s the lead is still 119.7 s, at 90 s it is 89.7 s
 
 
 def test_an_expiry_that_is_missing_measures_nothing():
@@ -389,14 +389,14 @@ def test_an_expiry_that_is_missing_measures_nothing():
 def test_the_field_brings_the_primary_path_back_and_its_absence_the_fallback():
     lease, _ = measured((1_000_000, 100.0))
     lease, step = lease.answered(Answer(60_000, 1_060_000), 100.5, 100.5)
-    assert step == Beat(39.0)
-    assert lease.answered(Answer(None, 1_120_000), 139.5, 139.5)[1] == Beat(0.5)
+    assert step == ExtendAfter(39.0)
+    assert lease.answered(Answer(None, 1_120_000), 139.5, 139.5)[1] == ExtendAfter(0.5)
 
 
 def test_only_answers_in_a_row_are_a_loop_without_delay():
     lease, _ = granted(15_000)
     lease, _ = lease.answered(Answer(None, 1_000_000), 100.0, 100.0)
-    assert lease.answered(Answer(15_000), 100.5, 100.5)[1] == Beat(0.0)
+    assert lease.answered(Answer(15_000), 100.5, 100.5)[1] == ExtendAfter(0.0)
 
 
 def test_the_fallback_is_not_chosen_because_local_timing_is_missing():
@@ -413,13 +413,13 @@ def test_the_fallback_without_timing_still_waits():
 
 def test_a_lost_answer_is_repeated_under_its_key_unhurried():
     lease, _ = measured((1_000_000, 100.0))
-    assert failing(lease, LOST, 110.0, 500.0)[1] == Beat(7.5, same_key=True)
+    assert failing(lease, LOST, 110.0, 500.0)[1] == ExtendAfter(7.5, same_key=True)
 
 
 def test_throttling_is_honoured_on_the_fallback_too():
     lease, _ = measured((1_000_000, 100.0))
-    assert failing(lease, Throttled(4_000), 101.0)[1] == Beat(4.0, same_key=True)
-    assert failing(lease, Throttled(0), 101.0)[1] == Beat(0.5, same_key=True)
+    assert failing(lease, Throttled(4_000), 101.0)[1] == ExtendAfter(4.0, same_key=True)
+    assert failing(lease, Throttled(0), 101.0)[1] == ExtendAfter(0.5, same_key=True)
     assert isinstance(failing(lease, Throttled(None), 101.0)[1], Stop)
     assert isinstance(failing(lease, Throttled(60_001), 101.0)[1], Stop)
 
@@ -486,7 +486,7 @@ class Run:
         answer = self.ledger.create(self.lease.ttl_ms, self.now_ms + 10)
         self.now_ms += 20
         lease, step = self.lease.answered(answer, sent / 1000, self.now_ms / 1000)
-        while isinstance(step, Beat) and self.now_ms < until_ms:
+        while isinstance(step, ExtendAfter) and self.now_ms < until_ms:
             promised = step.delay_seconds > 0 or step.same_key
             fate = network(self.attempts)
             self.now_ms += math.ceil(step.delay_seconds * 1000) + fate.late_ms
@@ -608,7 +608,7 @@ def test_a_lease_outlives_a_network_that_loses_many_attempts(fate, lost):
 
 def test_a_bound_that_leaves_out_the_noticing_has_no_room_for_a_retry():
     """Why `request_timeout_ms` is more than the client's time-out."""
-    for bound, outcome in ((10_000, Stop), (10_500, Beat)):
+    for bound, outcome in ((10_000, Stop), (10_500, ExtendAfter)):
         lease, step = granted(60_000, timeout_ms=bound)
         due = 100.0 + step.delay_seconds
         assert isinstance(lease.failed(LOST, due, due + 10.003)[1], outcome)

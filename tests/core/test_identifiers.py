@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comptroller.core.identifiers import MOST, checked, fits, fitted
+from comptroller.core.identifiers import (
+    MAX_IDENTIFIER_LENGTH,
+    checked,
+    is_identifier,
+    normalize_identifier,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,31 +26,42 @@ from comptroller.core.identifiers import MOST, checked, fits, fitted
     ],
 )
 def test_other_characters_become_a_dash_and_runs_of_them_one(text, fit):
-    assert fitted(text) == fit
+    assert normalize_identifier(text) == fit
 
 
-@given(st.text(max_size=300), st.integers(16, MOST))
+@given(st.text(max_size=300), st.integers(16, MAX_IDENTIFIER_LENGTH))
 def test_every_text_is_made_to_fit_and_what_fits_stays(text, most):
-    fit = fitted(text, most)
+    fit = normalize_identifier(text, most)
     assert re.fullmatch(r"[a-zA-Z0-9_.-]+", fit)
     assert len(fit) <= most
-    assert fitted(fit, most) == fit
-    if fits(text, most):
+    assert normalize_identifier(fit, most) == fit
+    if is_identifier(text, most):
         assert fit == text
 
 
 def test_where_nothing_is_left_names_stay_apart():
-    assert len({fitted("日本"), fitted("中国"), fitted(""), fitted("-" * 200), fitted("!!")}) == 5
+    assert (
+        len(
+            {
+                normalize_identifier("日本"),
+                normalize_identifier("中国"),
+                normalize_identifier(""),
+                normalize_identifier("-" * 200),
+                normalize_identifier("!!"),
+            }
+        )
+        == 5
+    )
 
 
 def test_long_names_that_begin_alike_stay_apart():
-    one, other = fitted("x" * 200 + "1"), fitted("x" * 200 + "2")
+    one, other = normalize_identifier("x" * 200 + "1"), normalize_identifier("x" * 200 + "2")
     assert one != other
     assert one[:100] == other[:100] == "x" * 100
 
 
 def test_what_cannot_be_encoded_is_made_to_fit_all_the_same():
-    assert fits(fitted("\ud800"))
+    assert is_identifier(normalize_identifier("\ud800"))
 
 
 def test_what_a_person_gave_is_checked():
@@ -56,7 +72,7 @@ def test_what_a_person_gave_is_checked():
 def test_what_does_not_fit_is_refused_with_an_example_that_does(text):
     with pytest.raises(ValueError, match="tenant=") as caught:
         checked("tenant", text)
-    assert repr(fitted(text)) in str(caught.value)
+    assert repr(normalize_identifier(text)) in str(caught.value)
 
 
 def test_an_empty_value_is_refused():

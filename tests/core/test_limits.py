@@ -5,15 +5,15 @@ from datetime import timedelta
 import pytest
 from runcycles import Caps, Unit
 
-from comptroller.core.limits import Breach, Tally, breach, tool_allowed
+from comptroller.core.limits import LimitBreach, UsageTotals, breach, tool_allowed
 from comptroller.money import risk_points, tokens, usd
 from comptroller.policy import Limits
 
 NOTHING = risk_points(0)
 
 
-def used(*, calls=(), tokens_used=0, spend=()) -> Tally:
-    tally = Tally(tokens=tokens_used)
+def used(*, calls=(), tokens_used=0, spend=()) -> UsageTotals:
+    tally = UsageTotals(tokens=tokens_used)
     tally.calls.update(dict(calls))
     tally.spend.update(dict(spend))
     return tally
@@ -22,7 +22,7 @@ def used(*, calls=(), tokens_used=0, spend=()) -> Tally:
 def of(
     kind="llm", name="openai:gpt", estimate=NOTHING, tally=None, *, caps=None, steps=None, **limits
 ):
-    return breach(kind, name, estimate, tally or Tally(), Limits(**limits), caps, steps)
+    return breach(kind, name, estimate, tally or UsageTotals(), Limits(**limits), caps, steps)
 
 
 def test_without_limits_everything_may_begin():
@@ -38,7 +38,7 @@ def test_llm_calls_are_counted(before, allowed):
 
 
 def test_a_limit_of_none_at_all_is_a_limit():
-    assert of(llm_calls=0) == Breach("the run's limit of llm_calls=0 is reached")
+    assert of(llm_calls=0) == LimitBreach("the run's limit of llm_calls=0 is reached")
     assert of("tool", "search", tool_calls=0) is not None
 
 
@@ -52,14 +52,14 @@ def test_tool_calls_are_counted_by_name():
     """A tool that is not named has no limit; the text names the one that has."""
     busy = used(calls={"tool": 9, "tool:search": 2, "tool:mail": 7})
     found = of("tool", "search", tally=busy, tool_calls={"search": 2})
-    assert found == Breach("the run's limit of tool_calls[search]=2 is reached")
+    assert found == LimitBreach("the run's limit of tool_calls[search]=2 is reached")
     assert of("tool", "mail", tally=busy, tool_calls={"search": 2}) is None
 
 
 def test_tokens_stop_the_next_llm_call_not_the_tools():
     busy = used(tokens_used=1_000)
     found = of(tally=busy, tokens=1_000)
-    assert found == Breach(
+    assert found == LimitBreach(
         "the run's limit of 1,000 tokens is reached (1,000 used)", unit=Unit.TOKENS, remaining=0
     )
     assert of("tool", "search", tally=busy, tokens=1_000) is None
@@ -70,7 +70,7 @@ def test_spend_has_to_have_room_for_the_estimate():
     busy = used(spend={Unit.USD_MICROCENTS: usd("0.08").amount})
     assert of(estimate=usd("0.02"), tally=busy, spend=usd("0.10")) is None
     found = of(estimate=usd("0.03"), tally=busy, spend=usd("0.10"))
-    assert found == Breach(
+    assert found == LimitBreach(
         "the run's limit of $0.10: $0.03 requested, $0.02 left",
         unit=Unit.USD_MICROCENTS,
         requested=3_000_000,
@@ -106,7 +106,7 @@ def test_the_ledgers_cap_on_steps_comes_first(kind):
 def test_a_forbidden_tool_is_the_ledgers_word():
     caps = Caps(tool_denylist=["delete"])
     found = of("tool", "delete", caps=caps)
-    assert found == Breach("the ledger's caps forbid the tool delete", by_caps=True)
+    assert found == LimitBreach("the ledger's caps forbid the tool delete", by_caps=True)
     assert of("tool", "read", caps=caps) is None
     assert of("llm", "delete", caps=caps) is None
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comptroller.core.periods import began, ends, zone_of
+from comptroller.core.periods import period_end, period_start, zone_of
 
 HOUR = 3_600_000
 ZONES = [
@@ -37,7 +37,10 @@ def at(text, zone="UTC"):
 )
 def test_a_period_is_the_day_or_month_of_its_zone(per, zone, now, start, end):
     moment = at(now, zone)
-    assert (began(per, zone, moment), ends(per, zone, moment)) == (at(start, zone), at(end, zone))
+    assert (period_start(per, zone, moment), period_end(per, zone, moment)) == (
+        at(start, zone),
+        at(end, zone),
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,12 +54,12 @@ def test_a_period_is_the_day_or_month_of_its_zone(per, zone, now, start, end):
 )
 def test_a_day_in_which_the_clocks_are_changed_is_shorter_or_longer(zone, day, hours):
     noon = at(day, zone)
-    assert ends("day", zone, noon) - began("day", zone, noon) == hours * HOUR
+    assert period_end("day", zone, noon) - period_start("day", zone, noon) == hours * HOUR
 
 
 def test_a_skipped_midnight_is_the_moment_of_the_change():
     noon = at("2018-11-04T12:00", "America/Sao_Paulo")
-    assert began("day", "America/Sao_Paulo", noon) == at("2018-11-04T03:00")
+    assert period_start("day", "America/Sao_Paulo", noon) == at("2018-11-04T03:00")
 
 
 @given(
@@ -65,10 +68,10 @@ def test_a_skipped_midnight_is_the_moment_of_the_change():
     st.sampled_from(["day", "month"]),
 )
 def test_periods_follow_each_other_without_a_gap(now, zone, per):
-    start, end = began(per, zone, now), ends(per, zone, now)
+    start, end = period_start(per, zone, now), period_end(per, zone, now)
     assert start <= now < end
-    assert began(per, zone, start) == began(per, zone, end - 1) == start
-    assert began(per, zone, end) == end
+    assert period_start(per, zone, start) == period_start(per, zone, end - 1) == start
+    assert period_start(per, zone, end) == end
     local = datetime.fromtimestamp(start / 1000, ZoneInfo(zone))
     assert local.day == 1 or per == "day"
     assert timedelta(hours=20) <= timedelta(milliseconds=end - start) <= timedelta(days=32)

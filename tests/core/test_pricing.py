@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from runcycles import Unit
 
 from comptroller.core.pricing import Billing, Price, PriceBook, TokenCount, price_book, price_of
-from comptroller.money import MOST, usd
+from comptroller.money import MAX_AMOUNT, usd
 
 LONG_AGO = datetime(2025, 7, 1, 12, tzinfo=UTC)
 SOME = TokenCount(input=1_000, cached=100, output=10, reasoning=4)
@@ -454,4 +454,4 @@ def test_a_programs_own_decimal_context_changes_no_price():
 
 
 def test_a_price_beyond_the_protocol_is_the_most_it_can_carry():
-    assert Price("1000000", "0").microcents(TokenCount(input=10**18)) == MOST
+    assert Price("1000000", "0").microcents(TokenCount(input=10**18)) == MAX_AMOUNT

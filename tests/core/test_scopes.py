@@ -3,7 +3,7 @@
 import pytest
 from runcycles import Subject
 
-from comptroller.core.scopes import innermost, parse_scope, scopes_of, within
+from comptroller.core.scopes import ancestor_scopes, leaf_scope, parse_scope, scopes_of
 
 
 def test_the_order_of_levels_is_fixed_and_gaps_leave_nothing_behind():
@@ -35,8 +35,8 @@ def test_a_value_with_structure_of_its_own_is_refused(value):
 
 def test_the_scopes_within_a_path_are_those_it_was_derived_with():
     scopes = scopes_of(Subject(tenant="acme", app="a", agent="b"))
-    assert within(scopes[-1]) == scopes
-    assert innermost(scopes[-1]) == "agent:b"
+    assert ancestor_scopes(scopes[-1]) == scopes
+    assert leaf_scope(scopes[-1]) == "agent:b"
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from comptroller.core.settlement import (
     Abandoned,
     Commit,
     Finished,
-    NeverBegan,
-    Next,
+    NotStarted,
+    PartialUsage,
     Release,
-    Spent,
-    after,
+    SettlementAction,
+    next_action,
     refused_before_work,
     settlement,
 )
@@ -32,9 +32,9 @@ class Book:
 
 ESTIMATE = usd("0.05")
 USED = TokenCount(input=1_000, cached=200, output=50, reasoning=20)
-LLM = Spent(model="openai:gpt", input_tokens=1_000)
-UNPRICED = Spent(model="unknown", input_tokens=1_000)
-TOOL = Spent()
+LLM = PartialUsage(model="openai:gpt", input_tokens=1_000)
+UNPRICED = PartialUsage(model="unknown", input_tokens=1_000)
+TOOL = PartialUsage()
 
 
 def decide(end, spent=LLM, estimate=ESTIMATE, on_abandoned="charge"):
@@ -74,7 +74,7 @@ def test_usage_says_nothing_about_risk():
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 415, 418, 422, 429, 451])
 def test_what_never_began_is_released_a_client_error_among_it(status):
     assert refused_before_work(status)
-    assert decide(NeverBegan("no")) == Release("no")
+    assert decide(NotStarted("no")) == Release("no")
 
 
 @pytest.mark.parametrize("status", [None, 307, 408, 409, 425, 499, 500, 502, 503, 504])
@@ -89,18 +89,18 @@ def test_a_call_cancelled_in_flight_is_charged_its_estimate():
 
 
 def test_a_cut_stream_is_charged_its_input_and_what_was_streamed():
-    spent = Spent(model="openai:gpt", input_tokens=1_000, streamed=30)
+    spent = PartialUsage(model="openai:gpt", input_tokens=1_000, streamed=30)
     expected = Amount(unit=Unit.USD_MICROCENTS, amount=13_000)
     assert decide(Abandoned("cut"), spent) == Commit(expected, "streamed", "cut")
 
 
 def test_a_cut_stream_is_never_charged_more_than_was_reserved():
-    spent = Spent(model="openai:gpt", input_tokens=1_000, streamed=10**9)
+    spent = PartialUsage(model="openai:gpt", input_tokens=1_000, streamed=10**9)
     assert decide(Abandoned("cut"), spent) == Commit(ESTIMATE, "streamed", "cut")
 
 
 def test_a_cut_stream_of_unknown_price_is_charged_its_estimate():
-    spent = Spent(model="unknown", input_tokens=1_000, streamed=30)
+    spent = PartialUsage(model="unknown", input_tokens=1_000, streamed=30)
     assert decide(Abandoned("cut"), spent) == Commit(ESTIMATE, "estimate", "cut")
 
 
@@ -111,7 +111,7 @@ def test_usage_of_a_response_that_the_sdk_rejected_is_charged():
 
 @pytest.mark.parametrize("spent", [LLM, TOOL])
 def test_what_never_began_is_released(spent):
-    assert decide(NeverBegan("a sibling failed"), spent) == Release("a sibling failed")
+    assert decide(NotStarted("a sibling failed"), spent) == Release("a sibling failed")
 
 
 def test_a_tool_costs_what_its_function_says():
@@ -129,7 +129,7 @@ def test_a_tool_given_up_after_it_began_costs_its_estimate():
     assert commit == Commit(risk_points(10), "estimate", "it raised")
 
 
-@pytest.mark.parametrize("spent", [LLM, TOOL, Spent(model="openai:gpt", streamed=30)])
+@pytest.mark.parametrize("spent", [LLM, TOOL, PartialUsage(model="openai:gpt", streamed=30)])
 def test_policy_may_give_back_what_was_abandoned(spent):
     """And the receipt can still tell it from what never began."""
     assert decide(Abandoned("cut"), spent, on_abandoned="release") == Release("cut", abandoned=True)
@@ -151,7 +151,7 @@ ENDS = st.one_of(
 def test_work_that_ran_is_never_released(end, model, streamed, unit, estimate):
     """Law 3, for any end; the unit stays, and abandoned work stays within what was reserved."""
     reserved = Amount(unit=unit, amount=estimate)
-    decision = decide(end, Spent(model=model, input_tokens=9, streamed=streamed), reserved)
+    decision = decide(end, PartialUsage(model=model, input_tokens=9, streamed=streamed), reserved)
     assert isinstance(decision, Commit)
     assert decision.actual.unit is unit
     assert decision.actual.amount <= estimate or isinstance(end, Finished)
@@ -164,41 +164,41 @@ def test_work_that_ran_is_never_released(end, model, streamed, unit, estimate):
     ("status", "code", "then"),
     [
         # a 2xx that does not validate, or is not the protocol's: ambiguous
-        (200, None, Next.RETRY),
-        (201, None, Next.RETRY),
-        (204, None, Next.RETRY),
+        (200, None, SettlementAction.RETRY),
+        (201, None, SettlementAction.RETRY),
+        (204, None, SettlementAction.RETRY),
         # no answer, 5xx
-        (-1, None, Next.RETRY),
-        (500, "INTERNAL_ERROR", Next.RETRY),
-        (503, None, Next.RETRY),
+        (-1, None, SettlementAction.RETRY),
+        (500, "INTERNAL_ERROR", SettlementAction.RETRY),
+        (503, None, SettlementAction.RETRY),
         # 429, whatever it says
-        (429, "LIMIT_EXCEEDED", Next.RETRY),
-        (429, None, Next.RETRY),
+        (429, "LIMIT_EXCEEDED", SettlementAction.RETRY),
+        (429, None, SettlementAction.RETRY),
         # the lease is over
-        (410, "RESERVATION_EXPIRED", Next.RECORD),
-        (410, None, Next.RECORD),
-        (409, "RESERVATION_EXPIRED", Next.RECORD),
+        (410, "RESERVATION_EXPIRED", SettlementAction.RECORD),
+        (410, None, SettlementAction.RECORD),
+        (409, "RESERVATION_EXPIRED", SettlementAction.RECORD),
         # the key: spent budget is never released for it
-        (401, "UNAUTHORIZED", Next.KEEP),
-        (403, "FORBIDDEN", Next.KEEP),
-        (401, None, Next.KEEP),
+        (401, "UNAUTHORIZED", SettlementAction.KEEP),
+        (403, "FORBIDDEN", SettlementAction.KEEP),
+        (401, None, SettlementAction.KEEP),
         # an earlier attempt arrived
-        (409, "RESERVATION_FINALIZED", Next.SETTLED),
+        (409, "RESERVATION_FINALIZED", SettlementAction.SETTLED),
         # a defect of ours
-        (409, "IDEMPOTENCY_MISMATCH", Next.STOP),
+        (409, "IDEMPOTENCY_MISMATCH", SettlementAction.STOP),
         # another recognised 4xx
-        (400, "INVALID_REQUEST", Next.STOP),
-        (400, "UNIT_MISMATCH", Next.STOP),
-        (404, "NOT_FOUND", Next.STOP),
-        (409, "BUDGET_EXCEEDED", Next.STOP),
-        (409, "BUDGET_FROZEN", Next.STOP),
-        (409, "OVERDRAFT_LIMIT_EXCEEDED", Next.STOP),
-        (409, "DEBT_OUTSTANDING", Next.STOP),
+        (400, "INVALID_REQUEST", SettlementAction.STOP),
+        (400, "UNIT_MISMATCH", SettlementAction.STOP),
+        (404, "NOT_FOUND", SettlementAction.STOP),
+        (409, "BUDGET_EXCEEDED", SettlementAction.STOP),
+        (409, "BUDGET_FROZEN", SettlementAction.STOP),
+        (409, "OVERDRAFT_LIMIT_EXCEEDED", SettlementAction.STOP),
+        (409, "DEBT_OUTSTANDING", SettlementAction.STOP),
         # an unrecognised 4xx
-        (400, None, Next.KEEP),
-        (418, "TEAPOT", Next.KEEP),
-        (404, None, Next.KEEP),
+        (400, None, SettlementAction.KEEP),
+        (418, "TEAPOT", SettlementAction.KEEP),
+        (404, None, SettlementAction.KEEP),
     ],
 )
 def test_what_follows_on_an_answer_to_a_settlement(status, code, then):
-    assert after(status, code) is then
+    assert next_action(status, code) is then

@@ -13,10 +13,10 @@ import pytest
 
 import comptroller.ledger.webhooks
 from comptroller.ledger.embedded.memory import open_memory
-from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.engine.event_log import LogEntry
 from comptroller.ledger.factory import open_ledger, open_webhooks
 from comptroller.ledger.sqlite import SqliteWebhooks, open_sqlite
-from comptroller.ledger.sqlite.webhooks import Courier
+from comptroller.ledger.sqlite.webhooks import WebhookSender
 from comptroller.ledger.webhooks import DELIVERY, SIGNATURE, Webhook, verify_signature
 from support.cli import done, refused
 from support.manual_clock import Clock
@@ -83,7 +83,7 @@ async def test_the_callback_is_told_of_what_this_ledger_set_off(tmp_path, name):
         await ledger.record(event("e", 70))
         await ledger.record(event("e2", 1))
     assert [(type(entry), entry.details["share"], entry.amount) for entry in told] == [
-        (Entry, 50, 70)
+        (LogEntry, 50, 70)
     ]
 
 
@@ -232,7 +232,7 @@ async def test_what_was_not_taken_is_sent_again_later_and_in_order(tmp_path, cap
     now = Seconds()
     with receiving(500, 404) as server:
         await ledger_with(tmp_path / "l.db", server, 50, 60, spent=70)
-        courier = Courier(tmp_path / "l.db", now)
+        courier = WebhookSender(tmp_path / "l.db", now)
         pauses = [courier._tell()]
         assert courier._tell() == pauses[0]  # it is not due yet, and not sent
         assert told(server) == [50]
@@ -265,7 +265,7 @@ async def test_nobody_there_is_tried_again(tmp_path):
     now = Seconds()
     with receiving() as server:
         await ledger_with(tmp_path / "l.db", server, 50, spent=70)
-    courier = Courier(tmp_path / "l.db", now)
+    courier = WebhookSender(tmp_path / "l.db", now)
     for _ in range(12):
         courier._tell()
         now.now += 300
@@ -280,7 +280,9 @@ async def test_nobody_there_is_tried_again(tmp_path):
 async def test_two_couriers_do_not_tell_the_same_at_once(tmp_path):
     with receiving() as server:
         await ledger_with(tmp_path / "l.db", server, *range(10, 60, 10), spent=70)
-        couriers = [threading.Thread(target=Courier(tmp_path / "l.db")._tell) for _ in range(3)]
+        couriers = [
+            threading.Thread(target=WebhookSender(tmp_path / "l.db")._tell) for _ in range(3)
+        ]
         for courier in couriers:
             courier.start()
         for courier in couriers:
@@ -293,7 +295,7 @@ async def test_what_is_no_news_any_more_is_not_sent(tmp_path, caplog):
     with receiving() as server:
         await ledger_with(tmp_path / "l.db", server, 50, spent=70)
         now.now += 4 * 86_400
-        Courier(tmp_path / "l.db", now)._tell()
+        WebhookSender(tmp_path / "l.db", now)._tell()
         assert server.posted == []
     assert "too long ago" in caplog.text
 
@@ -356,7 +358,7 @@ async def test_a_delivery_is_bounded_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(comptroller.ledger.webhooks, "MOST_SECONDS", 0.2)
     with endless() as server:
         await webhooks_at(tmp_path / "l.db", f"{server.url}/never")
-        Courier(tmp_path / "l.db")._tell()
+        WebhookSender(tmp_path / "l.db")._tell()
         found = all_of(tmp_path / "l.db")
     assert found["never"].problem == "did not answer within 0.2 seconds"
 
@@ -364,7 +366,7 @@ async def test_a_delivery_is_bounded_as_a_whole(tmp_path, monkeypatch):
 async def test_of_an_answer_to_a_delivery_no_body_is_read(tmp_path):
     with endless() as server:
         await webhooks_at(tmp_path / "l.db", f"{server.url}/endless")
-        Courier(tmp_path / "l.db")._tell()
+        WebhookSender(tmp_path / "l.db")._tell()
         found = all_of(tmp_path / "l.db")
     assert found["endless"].problem is None
     assert server.paths.count("/endless") == 2
@@ -373,7 +375,7 @@ async def test_of_an_answer_to_a_delivery_no_body_is_read(tmp_path):
 async def test_a_slow_webhook_delays_no_other(tmp_path):
     with endless() as server:
         await webhooks_at(tmp_path / "l.db", f"{server.url}/never", f"{server.url}/fine")
-        courier = Courier(tmp_path / "l.db")
+        courier = WebhookSender(tmp_path / "l.db")
         courier._tell(0)
         if fine := courier._telling.get(f"{server.url}/fine"):
             fine.join(30)
@@ -398,18 +400,18 @@ async def test_an_environment_that_cannot_be_used_is_the_webhooks_problem(
             patched.delenv("NO_PROXY", raising=False)
             for name, value in broken.items():
                 patched.setenv(name, value)
-            Courier(tmp_path / "l.db")._tell()
+            WebhookSender(tmp_path / "l.db")._tell()
         [webhook] = all_of(tmp_path / "l.db").values()
         assert (webhook.failures, webhook.told) == (1, 0)
         assert webhook.problem
-        Courier(tmp_path / "l.db", lambda: time.time() + 60)._tell()
+        WebhookSender(tmp_path / "l.db", lambda: time.time() + 60)._tell()
         assert told(server) == [50]
 
 
 async def test_the_threads_of_webhooks_survive_anything(tmp_path, monkeypatch, caplog):
     with receiving() as server:
         await ledger_with(tmp_path / "l.db", server, 50, spent=70)
-        courier = Courier(tmp_path / "l.db")
+        courier = WebhookSender(tmp_path / "l.db")
         with monkeypatch.context() as patched:
             patched.setattr(courier, "_post", lambda *_: 1 / 0)
             courier._tell()

@@ -26,7 +26,12 @@ from runcycles.models import CommitStatus
 from comptroller.core.accounts import Account
 from comptroller.ledger.embedded.memory import open_memory
 from comptroller.ledger.engine.idempotency import canonical, has_chosen_names
-from comptroller.ledger.engine.lazy_responses import Committed, Granted, balances, lazy
+from comptroller.ledger.engine.lazy_responses import (
+    LazyCommitResponse,
+    LazyReserveResponse,
+    balances,
+    lazy,
+)
 from support.requests import ACTION, amount, asking, committing, event
 
 ACCOUNTS = (Account("tenant:acme", Unit.TOKENS, 100, spent=1, reserved=2),)
@@ -39,7 +44,7 @@ WHOLE = ReservationCreateResponse.model_validate(VALUES | {"balances": balances(
 
 
 def granted():
-    return lazy(Granted, VALUES, ACCOUNTS)
+    return lazy(LazyReserveResponse, VALUES, ACCOUNTS)
 
 
 @pytest.mark.parametrize(
@@ -63,10 +68,16 @@ def test_a_grant_reads_as_if_its_balances_had_been_there(read):
 
 
 def test_grants_are_equal_whoever_looked_at_their_balances():
-    looked, other = granted(), lazy(Granted, VALUES, (Account("tenant:acme", Unit.TOKENS, 99),))
+    looked, other = (
+        granted(),
+        lazy(LazyReserveResponse, VALUES, (Account("tenant:acme", Unit.TOKENS, 99),)),
+    )
     assert looked.balances[0].spent.amount == 1
     assert looked == granted() != other
-    assert lazy(Committed, {"status": CommitStatus.COMMITTED, "charged": amount(1)}, ()) != looked
+    assert (
+        lazy(LazyCommitResponse, {"status": CommitStatus.COMMITTED, "charged": amount(1)}, ())
+        != looked
+    )
 
 
 def test_balances_may_be_replaced():

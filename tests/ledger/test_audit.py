@@ -15,8 +15,8 @@ from runcycles import Caps, Unit
 from comptroller.core.budgets import Funding
 from comptroller.errors import BudgetExceeded, BudgetNotFound, ComptrollerError
 from comptroller.ledger.embedded.memory import open_memory
-from comptroller.ledger.engine.denial_counter import Denials, Denied
-from comptroller.ledger.engine.event_log import FORGOTTEN, Origin, asked_by
+from comptroller.ledger.engine.denial_counter import DenialCounter, DenialKey
+from comptroller.ledger.engine.event_log import FORGOTTEN, RequestOrigin, request_origin
 from comptroller.ledger.sqlite import open_sqlite, schema
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.money import tokens
@@ -35,7 +35,7 @@ from support.requests import (
 pytestmark = pytest.mark.anyio
 
 SCOPE, DAY = "tenant:acme", 86_400_000
-ORIGIN = Origin("key 7", "req_1", "a" * 32)
+ORIGIN = RequestOrigin("key 7", "req_1", "a" * 32)
 
 
 def told(entries):
@@ -73,7 +73,7 @@ class TestTheLog:
 
     async def test_a_request_of_somebody_is_logged_with_its_ids(self, embedded):
         await embedded.set_budget(SCOPE, amount(100))
-        token = asked_by.set(ORIGIN)
+        token = request_origin.set(ORIGIN)
         try:
             one = await embedded.reserve(asking("k", 10))
             await embedded.extend(one.reservation_id, extending("x", 1000))
@@ -86,7 +86,7 @@ class TestTheLog:
                 await embedded.reserve(asking("k3", 1000))
             await embedded.reserve(asking("k", 10))  # answered again: nothing happened
         finally:
-            asked_by.reset(token)
+            request_origin.reset(token)
         entries = (await embedded.events())[1:]
         assert [(entry.kind, entry.about) for entry in entries] == [
             ("reserve", one.reservation_id),
@@ -148,9 +148,9 @@ async def test_only_the_ids_of_requests_are_ever_forgotten(tmp_path, name):
     path = tmp_path / "ledger.db"
     async with open_sqlite(path) as ledger:
         await ledger.set_budget(SCOPE, amount(100))
-        before = asked_by.set(ORIGIN)
+        before = request_origin.set(ORIGIN)
         await ledger.reserve(asking("k", 10))
-        asked_by.reset(before)
+        request_origin.reset(before)
     with closing(sqlite3.connect(path)) as other:
         if name == "requests":
             other.execute("DELETE FROM log WHERE kind = 'reserve'")
@@ -185,12 +185,12 @@ class TestDenials:
         await embedded.reserve(asking("k", 20))
 
     def test_a_request_that_is_sent_again_is_counted_once(self):
-        denials, denied = Denials(), a_denial()
+        denials, denied = DenialCounter(), a_denial()
         assert denials.counted(denied, b"k") == denied
         assert denials.counted(denied, b"k") is None
 
     def test_past_a_bound_only_the_code_is_told(self):
-        denials = Denials()
+        denials = DenialCounter()
         counted = [denials.counted(a_denial(run=str(n)), str(n).encode()) for n in range(10_000)]
         assert len(set(counted)) == 1001
         assert set(counted[1000:]) == {a_denial(path="", kind="", name="", run="")}
@@ -198,7 +198,7 @@ class TestDenials:
         assert denials.counted(later, b"later") == later
 
     def test_the_log_is_told_of_no_more_than_a_bound_in_a_minute(self):
-        denials = Denials()
+        denials = DenialCounter()
         said = [
             denials.newsworthy(f"tenant:t{n}", Unit.TOKENS, "BUDGET_EXCEEDED", 0)
             for n in range(5000)
@@ -212,7 +212,7 @@ def a_denial(**more):
         "path": SCOPE, "unit": Unit.TOKENS, "code": "BUDGET_EXCEEDED", "kind": "llm.completion",
         "name": "m", "run": "r", "quarter_ms": 0,
     }  # fmt: skip
-    return Denied(**members | more)
+    return DenialKey(**members | more)
 
 
 class TestVerify:

@@ -20,7 +20,7 @@ from runcycles.journal import PendingCommitRecord
 
 from comptroller.core.settlement import Abandoned
 from comptroller.ledger.remote.ledger import open_cycles
-from comptroller.ledger.remote.outbox import Entry, Shelf
+from comptroller.ledger.remote.outbox import Entry, OutboxDirectory
 from comptroller.server import serve_ledger
 from comptroller.testing import ScriptedLedger, lost_request
 from support.cli import ended, start
@@ -350,7 +350,7 @@ def test_two_processes_that_send_the_same_entry_charge_once(outbox):
 
 @scenario("CR-DURABLE-007")
 def test_any_identifier_has_a_file_of_its_own_and_older_names_are_taken_over(tmp_path):
-    shelf = Shelf(tmp_path, "http://cycles")
+    shelf = OutboxDirectory(tmp_path, "http://cycles")
     ids = ["a/b", "a?b", "a_b", "A_b", "ä", "../../b", "x" * 500]
     for name in ids:
         shelf.put(owed_by(name))

@@ -8,7 +8,7 @@ import pytest
 from runcycles import Action, CyclesMetrics, EventCreateRequest, Subject, Unit
 
 from comptroller.errors import BudgetExceeded, ComptrollerError
-from comptroller.money import MOST, tokens
+from comptroller.money import MAX_AMOUNT, tokens
 from support.requests import amount, asking, committing, event, releasing
 
 pytestmark = pytest.mark.anyio
@@ -191,17 +191,17 @@ async def test_who_asks_for_all_there_is_disturbs_nobody(embedded, clock):
     await embedded.set_budget("tenant:acme", amount(10))
     await embedded.set_budget("tenant:globex", amount(10))
     for day in range(2):
-        asked = [asking(f"{day}-{number}", MOST) for number in range(3)]
+        asked = [asking(f"{day}-{number}", MAX_AMOUNT) for number in range(3)]
         asked.append(asking(f"{day}-other", 1, tenant="globex"))
         outcomes = await together(embedded.reserve, asked)
         assert [type(one) for one in outcomes[:3]] == [BudgetExceeded] * 3
         assert outcomes[3].reservation_id
         with pytest.raises(BudgetExceeded):
-            await embedded.reserve(asking(f"{day}-again", MOST))
+            await embedded.reserve(asking(f"{day}-again", MAX_AMOUNT))
         clock.advance(DAY)
     [line] = await embedded.usage(tenant="acme")
     assert (line.denied, type(line.refused)) == (8, int)
-    assert line.refused >= 2 * MOST
+    assert line.refused >= 2 * MAX_AMOUNT
     days = await embedded.usage(by="day", tenant="acme")
     assert [(line.denied, type(line.refused)) for line in days] == [(4, int)] * 2
 
@@ -210,7 +210,7 @@ async def test_who_tells_of_more_tokens_than_there_are_disturbs_nobody(embedded,
     await embedded.set_budget("tenant:acme", amount(10))
     await embedded.set_budget("tenant:globex", amount(10))
     for day in range(2):
-        for count in (MOST, MOST, 2**70):
+        for count in (MAX_AMOUNT, MAX_AMOUNT, 2**70):
             made = await embedded.reserve(asking(f"{day}-{clock()}", 1, agent="a"))
             metrics = CyclesMetrics(tokens_input=count, tokens_output=1)
             done = committing("c", 1, metrics=metrics)
@@ -227,7 +227,7 @@ async def test_who_tells_of_more_tokens_than_there_are_disturbs_nobody(embedded,
         clock.advance(DAY)
     [line, _] = await embedded.usage()
     assert (line.charged, line.tokens_output) == (6, 6)
-    assert line.tokens_input >= 2 * MOST
+    assert line.tokens_input >= 2 * MAX_AMOUNT
 
 
 async def test_reports_last(reopened, clock):

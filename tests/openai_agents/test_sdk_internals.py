@@ -19,9 +19,9 @@ from agents.tool_context import ToolContext
 
 from comptroller import ComptrollerError
 from comptroller.openai_agents import sdk_internals
-from comptroller.openai_agents.hooks import CallHooks, EpisodeHooks
-from comptroller.openai_agents.invocation import EPISODE
-from comptroller.openai_agents.model import Dispatcher
+from comptroller.openai_agents.hooks import InvocationHooks, ToolCallHooks
+from comptroller.openai_agents.invocation import current_invocation
+from comptroller.openai_agents.model import GovernedModel
 from comptroller.openai_agents.runner import DelegatingRunner, install
 from support.recording_models import Trace, call
 from support.scope_fixture import open_books
@@ -54,17 +54,17 @@ def test_the_runner_answers_every_way_of_running():
 def test_every_callback_of_the_sdk_is_handed_on():
     """A callback that the SDK adds is ours to hand on, too."""
     offered = {name for name in dir(RunHooksBase) if name.startswith("on_")}
-    ours = {**vars(CallHooks), **vars(EpisodeHooks)}
+    ours = {**vars(ToolCallHooks), **vars(InvocationHooks)}
     assert offered == {name for name in ours if name.startswith("on_")}
     for name in offered:
         theirs = inspect.signature(getattr(RunHooksBase, name)).parameters
-        assert list(theirs) == list(inspect.signature(getattr(EpisodeHooks, name)).parameters)
+        assert list(theirs) == list(inspect.signature(getattr(InvocationHooks, name)).parameters)
 
 
 def test_everything_the_sdk_asks_of_a_model_is_forwarded():
     """What `Model` defines is found there first, so the dispatcher has to define it, too."""
     asked = {name for name in vars(Model) if not name.startswith(("__", "_abc_"))}
-    assert asked <= set(vars(Dispatcher))
+    assert asked <= set(vars(GovernedModel))
 
 
 def test_the_sdk_has_the_parts_that_the_seam_uses():
@@ -138,7 +138,9 @@ async def test_the_sdks_tasks_of_an_episode_are_waited_for():
 
     async def look() -> str:
         users.append(asyncio.ensure_future(never.wait()))
-        sdk_internals.SdkTasks(EPISODE).after(EPISODE.get(), lambda: log.append("over"))
+        sdk_internals.SdkTasks(current_invocation).after(
+            current_invocation.get(), lambda: log.append("over")
+        )
         await asyncio.sleep(0.01)
         log.append("worked")
         return "done"
@@ -158,7 +160,7 @@ async def test_episodes_that_end_together_share_one_look_at_the_tasks(monkeypatc
     looks, over = [], []
     real = asyncio.all_tasks
     monkeypatch.setattr(asyncio, "all_tasks", lambda loop=None: looks.append(loop) or real(loop))
-    tasks = sdk_internals.SdkTasks(EPISODE)
+    tasks = sdk_internals.SdkTasks(current_invocation)
     for turn in (1, 2):
         for number in range(100):
             tasks.after(object(), partial(over.append, number))

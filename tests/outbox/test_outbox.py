@@ -17,12 +17,12 @@ import pytest
 from runcycles import Action, CommitRequest, EventCreateRequest, Subject
 
 from comptroller.errors import ComptrollerError, CredentialsMissing, refusal
-from comptroller.ledger.interface import Owed
+from comptroller.ledger.interface import PendingCharge
 from comptroller.ledger.remote.ledger import open_cycles
-from comptroller.ledger.remote.outbox import DiskOutbox, Entry, Shelf, browse
+from comptroller.ledger.remote.outbox import DiskOutbox, Entry, OutboxDirectory, browse
 from comptroller.ledger.remote.outbox.entries import now_ms
 from comptroller.ledger.remote.outbox.outbox import LANES
-from comptroller.ledger.remote.outbox.writer import Clerk
+from comptroller.ledger.remote.outbox.writer import FileWriter
 from comptroller.money import tokens
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -38,7 +38,7 @@ def owed(key="rsv_1", *, reserved=True, tenant="acme", retry_after_ms=None):
         actual=tokens(30),
     )
     commit = CommitRequest(idempotency_key=event.idempotency_key, actual=tokens(30))
-    return Owed(
+    return PendingCharge(
         key=key,
         reservation_id=key if reserved else None,
         commit=commit if reserved else None,
@@ -107,7 +107,7 @@ def root(tmp_path):
 
 
 def opened(books, root, patience=0.0):
-    return DiskOutbox(books, Shelf(root, ADDRESS), patience=patience)
+    return DiskOutbox(books, OutboxDirectory(root, ADDRESS), patience=patience)
 
 
 def names(root):
@@ -191,7 +191,7 @@ async def test_a_monstrous_wait_is_cut_and_written_down_so(root, first):
 
 async def test_a_clock_that_is_set_back_parks_no_charge_however_often_all_is_hastened(root):
     """A ledger that comes back, a drain: each looks at what is due."""
-    shelf = Shelf(root, ADDRESS)
+    shelf = OutboxDirectory(root, ADDRESS)
     shelf.put(attrs.evolve(Entry.of(owed(), ADDRESS), not_before_ms=now_ms() + 10**12))
     books = Books()
     async with opened(books, root) as outbox:
@@ -286,7 +286,7 @@ async def test_what_lies_there_costs_nothing_while_its_ledger_is_not_asked(root)
     and all of them are sent when it is back.
     """
     for number in range(300):
-        Shelf(root, ADDRESS).put(Entry.of(owed(f"rsv_{number}"), ADDRESS))
+        OutboxDirectory(root, ADDRESS).put(Entry.of(owed(f"rsv_{number}"), ADDRESS))
     tried, down = [], True
 
     def answer(request):
@@ -383,7 +383,7 @@ async def test_what_another_process_left_is_found_and_other_ledgers_are_left_alo
     async with opened(Books(*[no(-1)] * 9), root) as outbox:
         outbox.keep(owed("rsv_1"))
         outbox.keep(owed("run/1/llm-1", reserved=False, tenant="globex"))
-    Shelf(root, "http://another").put(Entry.of(owed("rsv_3"), "http://another"))
+    OutboxDirectory(root, "http://another").put(Entry.of(owed("rsv_3"), "http://another"))
     books = Books()
     async with opened(books, root) as outbox:
         assert await outbox.drain(60) == 0
@@ -414,7 +414,7 @@ async def test_what_is_accepted_while_somebody_looks_is_not_taken_for_left_behin
 
 async def test_what_was_never_whole_is_removed_when_nobody_can_be_writing_it(root):
     """A process died while it wrote; another one may be writing just now."""
-    shelf = Shelf(root, ADDRESS)
+    shelf = OutboxDirectory(root, ADDRESS)
     shelf.put(Entry.of(owed(), ADDRESS))
     (whole,) = (path for path in root.rglob("*") if path.is_file())
     for name, seconds in (("torn", 7_200), ("new", 0)):
@@ -427,7 +427,7 @@ async def test_what_was_never_whole_is_removed_when_nobody_can_be_writing_it(roo
 
 async def found_beside(root, text):
     """A file of this text lies beside a good one: the books, and what each file is then."""
-    Shelf(root, ADDRESS).put(Entry.of(owed("good"), ADDRESS))
+    OutboxDirectory(root, ADDRESS).put(Entry.of(owed("good"), ADDRESS))
     (path,) = root.rglob("*.json")
     path.with_name("beside.json").write_text(text(json.loads(path.read_text())))
     assert len(on_disk(root)) == 2
@@ -469,7 +469,7 @@ async def test_what_another_program_owes_elsewhere_need_not_be_understood(root):
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
 async def test_what_cannot_be_read_now_is_no_corrupt_charge(root, caplog, monkeypatch, number):
-    Shelf(root, ADDRESS).put(Entry.of(owed(), ADDRESS))
+    OutboxDirectory(root, ADDRESS).put(Entry.of(owed(), ADDRESS))
 
     def refuse(*_args, **_settings):
         raise OSError(number, os.strerror(number))
@@ -487,7 +487,7 @@ async def test_what_cannot_be_read_now_is_no_corrupt_charge(root, caplog, monkey
 
 async def test_a_directory_that_is_somebody_elses_hides_no_other(root, caplog, monkeypatch):
     """Such as `lost+found`, where the outbox is a disk of its own."""
-    Shelf(root, ADDRESS).put(Entry.of(owed(), ADDRESS))
+    OutboxDirectory(root, ADDRESS).put(Entry.of(owed(), ADDRESS))
     (root / "lost+found").mkdir()
     listed = Path.iterdir
 
@@ -514,7 +514,7 @@ async def test_an_outbox_that_cannot_be_looked_into_is_not_called_empty(root, ca
 
 
 async def test_many_are_sent_a_few_at_once(root):
-    shelf = Shelf(root, ADDRESS)
+    shelf = OutboxDirectory(root, ADDRESS)
     for number in range(200):
         shelf.put(Entry.of(owed(f"rsv_{number}"), ADDRESS))
     books = Books()
@@ -555,7 +555,7 @@ async def test_what_a_full_disk_did_not_take_is_written_when_there_is_room(tmp_p
 async def test_setting_aside_needs_no_room(root, monkeypatch):
     async with opened(Books(no(400, "INVALID_REQUEST")), root) as outbox:
         await outbox.write_ahead(owed())
-        monkeypatch.setattr(Shelf, "put", full)
+        monkeypatch.setattr(OutboxDirectory, "put", full)
         outbox.keep(owed())
         assert await outbox.drain(60) == 0
     assert names(root) == [".rejected"]
@@ -567,7 +567,7 @@ def full(shelf, entry):
 
 async def test_file_work_that_is_left_at_the_end_is_done_off_the_loop_and_in_order():
     """Thousands of removals would hold up the loop that everything else ends in."""
-    done, clerk = [], Clerk()
+    done, clerk = [], FileWriter()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(clerk.serve)
         await anyio.wait_all_tasks_blocked()
@@ -581,7 +581,7 @@ async def test_file_work_that_is_left_at_the_end_is_done_off_the_loop_and_in_ord
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
 async def test_what_is_no_file_is_set_aside_and_the_others_are_sent(root, kind):
     """A pipe would keep its reader for ever."""
-    Shelf(root, ADDRESS).put(Entry.of(owed(), ADDRESS))
+    OutboxDirectory(root, ADDRESS).put(Entry.of(owed(), ADDRESS))
     (whole,) = root.rglob("*.json")
     special = whole.with_name("beside.json")
     if kind == "pipe":
@@ -600,7 +600,7 @@ async def test_what_is_no_file_is_set_aside_and_the_others_are_sent(root, kind):
 
 @pytest.mark.parametrize("where", ["the charge's", "the tenant's"])
 async def test_what_stands_where_a_charge_is_written_gives_way(root, where):
-    shelf = Shelf(root, ADDRESS)
+    shelf = OutboxDirectory(root, ADDRESS)
     shelf.put(Entry.of(owed(), ADDRESS))
     (path,) = root.rglob("*.json")
     path.unlink()
@@ -615,7 +615,7 @@ async def test_what_stands_where_a_charge_is_written_gives_way(root, where):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 async def test_what_another_user_has_put_there_is_not_sent(root, caplog):
-    shelf = Shelf(root, ADDRESS)
+    shelf = OutboxDirectory(root, ADDRESS)
     for key in ("rsv_1", "forged"):
         shelf.put(Entry.of(owed(key), ADDRESS))
     (forged,) = root.rglob(Entry.of(owed("forged"), ADDRESS).file_name)
@@ -629,12 +629,14 @@ async def test_what_another_user_has_put_there_is_not_sent(root, caplog):
 
 async def test_what_was_not_looked_at_yet_is_not_called_sent(root, monkeypatch):
     """The search of a directory may take longer than anybody waits."""
-    shelf = Shelf(root, ADDRESS)
+    shelf = OutboxDirectory(root, ADDRESS)
     for number in range(3):
         shelf.put(Entry.of(owed(f"rsv_{number}"), ADDRESS))
     monkeypatch.setattr("comptroller.ledger.remote.outbox.outbox._AT_ONCE", 1)
-    slowly, go_on = Shelf.entry, threading.Event()
-    monkeypatch.setattr(Shelf, "entry", lambda *given: (go_on.wait(60), slowly(*given))[1])
+    slowly, go_on = OutboxDirectory.entry, threading.Event()
+    monkeypatch.setattr(
+        OutboxDirectory, "entry", lambda *given: (go_on.wait(60), slowly(*given))[1]
+    )
     monkeypatch.setattr("comptroller.ledger.remote.outbox.outbox._LOOKING", 0.0)
     books = Books()
     async with opened(books, root, patience=60) as outbox:
@@ -648,7 +650,7 @@ async def test_what_was_not_looked_at_yet_is_not_called_sent(root, monkeypatch):
 
 
 async def test_what_cannot_be_read_is_left_and_what_hides_everything_is_told(root, monkeypatch):
-    Shelf(root, ADDRESS).put(Entry.of(owed(), ADDRESS))
+    OutboxDirectory(root, ADDRESS).put(Entry.of(owed(), ADDRESS))
 
     def refuse(*_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -658,7 +660,7 @@ async def test_what_cannot_be_read_is_left_and_what_hides_everything_is_told(roo
         async with opened(Books(), root) as outbox:
             assert await outbox.drain(1) == 1
             assert outbox.unread
-    monkeypatch.setattr(Shelf, "names", refuse)
+    monkeypatch.setattr(OutboxDirectory, "names", refuse)
     async with opened(Books(), root) as outbox:
         with pytest.raises(ComptrollerError, match="what is owed is not known"):
             await outbox.drain(1)
@@ -666,7 +668,7 @@ async def test_what_cannot_be_read_is_left_and_what_hides_everything_is_told(roo
 
 async def test_what_a_full_disk_never_took_is_told_whole_when_it_is_lost(root, caplog, monkeypatch):
     async with opened(Books(*[no(503)] * 9), root) as outbox:
-        monkeypatch.setattr(Shelf, "put", full)
+        monkeypatch.setattr(OutboxDirectory, "put", full)
         outbox.keep(owed())
     assert "what rsv_1 cost is lost: {" in caplog.text
     assert "stay in the outbox" not in caplog.text

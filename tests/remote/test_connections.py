@@ -26,7 +26,7 @@ from runcycles import (
 
 from comptroller.errors import ComptrollerError, LedgerMisbehaved, LedgerUnreachable
 from comptroller.ledger.remote import connections
-from comptroller.ledger.remote.connections import KeyedClient, pool
+from comptroller.ledger.remote.connections import TenantClient, pool
 from comptroller.ledger.remote.ledger import open_cycles
 from comptroller.money import tokens
 from support.subprocesses import Python
@@ -121,13 +121,13 @@ def open_sockets():
 
 class TestTheClientInside:
     def test_is_what_its_replacement_was_written_for(self):
-        """`KeyedClient` sets two attributes in place of `AsyncCyclesClient.__init__`.
+        """`TenantClient` sets two attributes in place of `AsyncCyclesClient.__init__`.
 
         Where this fails, `runcycles` has changed inside: read its client, then `connections.py`.
         """
         config = CyclesConfig(base_url="http://host", api_key="key")
         theirs = AsyncCyclesClient(config)
-        ours = KeyedClient(config, httpx.AsyncClient())
+        ours = TenantClient(config, httpx.AsyncClient())
         assert set(vars(theirs)) == {"_config", "_http"} == set(vars(ours))
         assert type(theirs._http) is httpx.AsyncClient
         assert theirs._http.base_url == "http://host"
@@ -144,7 +144,7 @@ class TestTheClientInside:
             raise SeenError(request.url.path)
 
         http = httpx.AsyncClient(transport=httpx.MockTransport(see), base_url="http://host")
-        client = KeyedClient(CyclesConfig(base_url="http://host", api_key="key"), http)
+        client = TenantClient(CyclesConfig(base_url="http://host", api_key="key"), http)
         for call, path in (
             (client.create_reservation(reserve(1)), "/v1/reservations"),
             (client.commit_reservation("r", COMMIT), "/v1/reservations/r/commit"),

@@ -8,7 +8,7 @@ import pytest
 from runcycles import ReleaseRequest, Unit
 
 from comptroller.core.call_lifecycle import TRANSITIONS, Event, Outcome, State
-from comptroller.core.settlement import Abandoned, Finished, NeverBegan
+from comptroller.core.settlement import Abandoned, Finished, NotStarted
 from comptroller.errors import (
     BudgetExceeded,
     BudgetNotFound,
@@ -19,8 +19,8 @@ from comptroller.errors import (
 from comptroller.money import risk_points, tokens
 from comptroller.policy import Limits, ToolEstimateConfig
 from comptroller.runtime import actor as actor_module
-from comptroller.runtime.call import Grant
-from comptroller.runtime.limit_tracker import Gate
+from comptroller.runtime.call import CallGrant
+from comptroller.runtime.limit_tracker import LimitTracker
 from comptroller.testing import (
     RecordingLedger,
     ScriptedLedger,
@@ -202,7 +202,7 @@ async def test_every_message_of_a_call_has_its_own_key_and_the_executions_differ
 async def test_the_first_end_counts():
     async with funded() as ledger, bench(ledger) as it:
         asked = await it.granted()
-        for end in (DONE, Abandoned("late"), NeverBegan("later"), Finished()):
+        for end in (DONE, Abandoned("late"), NotStarted("later"), Finished()):
             asked.actor.tell(end)
         await it.idle()
         asked.actor.tell(Abandoned("much later"))
@@ -229,7 +229,7 @@ async def test_an_end_may_be_told_from_a_thread():
 
 async def test_what_never_began_is_released():
     async with funded() as ledger, bench(ledger) as it:
-        line = await it.whole(end=NeverBegan("a sibling failed"))
+        line = await it.whole(end=NotStarted("a sibling failed"))
         assert (line.outcome, line.reason) == (Outcome.RELEASED, "a sibling failed")
         assert (await tokens_spent(ledger), await reserved(ledger)) == (0, 0)
         assert line.charged is None
@@ -371,7 +371,7 @@ async def test_a_strategy_learns_what_was_really_used_and_no_estimates():
         await it.whole()
         await it.whole(end=Finished())
         await it.whole(end=Abandoned("cut"))
-        await it.whole(end=NeverBegan("not needed"))
+        await it.whole(end=NotStarted("not needed"))
         await it.whole(tool(), Finished(cost=risk_points(1)))
     assert lessons == [("triage", "openai:gpt", tokens(30))]
 
@@ -386,7 +386,7 @@ async def test_told_while_reserving_it_gives_back_what_it_is_granted():
         async with bench(ledger) as it:
             asked = it.open(llm())
             await ledger.reached()
-            asked.actor.tell(NeverBegan("given up before it was granted"))
+            asked.actor.tell(NotStarted("given up before it was granted"))
             ledger.resume()
             await it.idle()
             assert isinstance(await asked.answer(), RunCancelled)
@@ -413,7 +413,7 @@ async def test_abandoned_while_reserving_nothing_was_dispatched():
 async def test_told_before_a_refusal_it_is_just_refused():
     async with funded(50) as ledger, bench(ledger) as it:
         asked = it.open(llm())
-        asked.actor.tell(NeverBegan("gone"))
+        asked.actor.tell(NotStarted("gone"))
         assert isinstance(await asked.answer(), BudgetExceeded)
         assert asked.line.outcome is Outcome.DENIED
 
@@ -550,7 +550,7 @@ async def test_what_never_began_is_not_owed():
     outbox = Kept()
     async with funded() as memory, bench(StalledLedger(memory, ["release"]), outbox=outbox) as it:
         asked = await it.granted()
-        asked.actor.tell(NeverBegan("nobody wants it"))
+        asked.actor.tell(NotStarted("nobody wants it"))
         await it.close()
         assert asked.line.outcome is Outcome.LAPSING
         assert outbox.owed == []
@@ -692,7 +692,7 @@ async def test_a_release_without_an_answer_lapses():
     async with funded() as memory:
         ledger = ScriptedLedger(memory, {"release": [lost_request()]})
         async with bench(ledger) as it:
-            line = await it.whole(end=NeverBegan("not needed"))
+            line = await it.whole(end=NotStarted("not needed"))
         assert line.outcome is Outcome.LAPSING
         assert line.reason.startswith("not needed; ")
         assert len(ledger.asked("release")) == 1
@@ -737,7 +737,7 @@ async def test_a_defect_in_handing_over_a_grant_is_told_to_who_waits_and_nothing
 
     async with no_task_left(), funded() as memory, bench(memory) as it:
         with monkeypatch.context() as patched:
-            patched.setattr(Gate, "granted", slip)
+            patched.setattr(LimitTracker, "granted", slip)
             asked = it.open(llm())
             answer = await asked.answer()
         await it.over(asked)
@@ -761,7 +761,7 @@ async def test_a_defect_in_handing_over_a_refusal_to_a_guest_leaves_the_home_in_
         assert it.run.ended is answer
 
 
-@pytest.mark.parametrize(("verb", "end"), [("commit", DONE), ("release", NeverBegan("not needed"))])
+@pytest.mark.parametrize(("verb", "end"), [("commit", DONE), ("release", NotStarted("not needed"))])
 async def test_a_defect_while_settling_leaves_an_unsettled_line(verb, end):
     async with funded() as memory, bench(Slip(memory, verb)) as it:
         other = await it.granted(tool())
@@ -851,7 +851,7 @@ async def test_a_denial_due_to_a_settlement_under_way_is_asked_once_more():
             await anyio.sleep(0.5)
             assert second.answers == []
             ledger.resume()
-            assert isinstance(await second.answer(), Grant)
+            assert isinstance(await second.answer(), CallGrant)
             group.cancel_scope.cancel()
         verbs = [request.key.rpartition("/")[2] for request in ledger.asked("reserve")]
         assert verbs == ["reserve", "reserve", "reserve-again"]
@@ -940,7 +940,7 @@ async def test_settlements_of_another_run_on_the_same_ledger_count():
             second = other.open(llm())
             await ledger.reached()
             ledger.resume()
-            assert isinstance(await second.answer(), Grant)
+            assert isinstance(await second.answer(), CallGrant)
 
 
 # -- let through without a reservation
@@ -1025,7 +1025,7 @@ async def test_a_dry_run_goes_on_where_the_ledger_does_not_answer():
 @pytest.mark.parametrize("verb", ["reserve", "commit", "release"])
 async def test_a_ledger_that_hangs_cannot_hold_the_scope(verb):
     """Cut off at the bound; the line says what is left, and no task is."""
-    end = NeverBegan("not needed") if verb == "release" else DONE
+    end = NotStarted("not needed") if verb == "release" else DONE
     async with funded() as memory:
         ledger = StalledLedger(memory, [verb])
         async with no_task_left(), bench(ledger, settle_timeout=2) as it:

@@ -9,7 +9,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from comptroller.errors import ComptrollerError
-from comptroller.runtime.portal import Change, Home, HomeClosed, outlast
+from comptroller.runtime.portal import Condition, LoopPortal, PortalClosed, wait_shielded
 from comptroller.testing import no_task_left
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -23,7 +23,7 @@ class Log(list):
 
     def __init__(self, home):
         super().__init__()
-        self.change = Change()
+        self.change = Condition()
         self._home = home
 
     def note(self, what):
@@ -37,7 +37,7 @@ class Log(list):
 
 
 async def test_what_is_sent_from_home_has_run_when_the_call_returns():
-    async with Home() as home:
+    async with LoopPortal() as home:
         log = Log(home)
         home.call(log.note, 1)
         assert log == [1]
@@ -45,7 +45,7 @@ async def test_what_is_sent_from_home_has_run_when_the_call_returns():
 
 async def test_what_is_sent_before_it_has_opened_runs_in_its_order_when_it_opens():
     """Messages, tasks, and what a thread has sent: nothing of it overtakes another."""
-    home = Home()
+    home = LoopPortal()
     log = Log(home)
 
     async def task(what):
@@ -64,7 +64,7 @@ async def test_what_is_sent_before_it_has_opened_runs_in_its_order_when_it_opens
 
 
 async def test_what_a_thread_sends_arrives_in_order():
-    async with Home() as home:
+    async with LoopPortal() as home:
         log = Log(home)
 
         def send():
@@ -78,7 +78,7 @@ async def test_what_a_thread_sends_arrives_in_order():
 
 async def test_a_guest_with_a_loop_of_its_own_sends():
     """A synchronous tool may run an asyncio loop in its worker thread."""
-    async with Home() as home:
+    async with LoopPortal() as home:
         log = Log(home)
 
         async def guest():
@@ -91,7 +91,7 @@ async def test_a_guest_with_a_loop_of_its_own_sends():
 
 async def test_a_task_is_started_for_a_guest():
     """In a thread, it would die with the guest's loop."""
-    async with Home() as home:
+    async with LoopPortal() as home:
         log = Log(home)
 
         async def task():
@@ -108,7 +108,7 @@ async def test_a_task_is_started_for_a_guest():
 @ON_ASYNCIO
 async def test_a_bare_callback_of_the_loop_may_send():
     """It runs in no task; what it sends may start one."""
-    async with Home() as home:
+    async with LoopPortal() as home:
         log = Log(home)
 
         async def task():
@@ -126,7 +126,7 @@ async def test_asyncio_code_that_trio_carries_is_a_guest():
     """The same thread, another flavour."""
     import trio_asyncio
 
-    async with Home() as home, trio_asyncio.open_loop():
+    async with LoopPortal() as home, trio_asyncio.open_loop():
         log = Log(home)
 
         async def guest():
@@ -141,9 +141,9 @@ async def test_asyncio_code_that_trio_carries_is_a_guest():
 
 
 async def test_a_guest_of_a_closed_home_is_told():
-    async with Home() as home:
+    async with LoopPortal() as home:
         pass
-    with pytest.raises(HomeClosed):
+    with pytest.raises(PortalClosed):
         await anyio.to_thread.run_sync(home.call, list)
 
 
@@ -155,11 +155,11 @@ async def test_a_guest_of_a_home_whose_loop_has_ended_is_told():
         loop = asyncio.new_event_loop()
         home = loop.run_until_complete(made())
         loop.close()
-        with pytest.raises(HomeClosed):
+        with pytest.raises(PortalClosed):
             home.call(list)
 
     async def made():
-        return Home()
+        return LoopPortal()
 
     await anyio.to_thread.run_sync(guest)
 
@@ -167,7 +167,7 @@ async def test_a_guest_of_a_home_whose_loop_has_ended_is_told():
 async def test_the_last_messages_are_handed_on():
     """Sent before the door closed, they run, though the home is being left."""
     seen = []
-    async with Home() as home:
+    async with LoopPortal() as home:
         thread = threading.Thread(target=lambda: [home.call(seen.append, n) for n in range(50)])
         thread.start()
         thread.join()
@@ -178,7 +178,7 @@ async def test_guests_are_served_while_an_outer_scope_is_cancelled():
     """The SDK still reports while it tears down."""
     seen = []
     with anyio.CancelScope() as outer:
-        async with Home() as home:
+        async with LoopPortal() as home:
             outer.cancel()
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(1)
@@ -200,7 +200,7 @@ async def test_leaving_cancels_what_is_inside_and_waits_for_it():
 
     async with no_task_left():
         before = anyio.current_time()
-        async with Home() as home:
+        async with LoopPortal() as home:
             home.start(stubborn, name="stubborn")
             await anyio.sleep(1)
         assert ended == [pytest.approx(before + 4)]
@@ -208,7 +208,7 @@ async def test_leaving_cancels_what_is_inside_and_waits_for_it():
 
 async def test_the_bodys_exception_is_no_group():
     async def program():
-        async with Home() as home:
+        async with LoopPortal() as home:
             home.start(anyio.sleep_forever, name="sleeper")
             raise ZeroDivisionError
 
@@ -217,7 +217,7 @@ async def test_the_bodys_exception_is_no_group():
 
 
 async def test_a_fork_is_refused(monkeypatch):
-    async with Home() as home:
+    async with LoopPortal() as home:
         monkeypatch.setattr(os, "getpid", lambda: home._process + 1)
         for use in (lambda: home.call(list), lambda: home.start(checkpoint, name="x")):
             with pytest.raises(
@@ -232,13 +232,13 @@ async def test_a_fork_is_refused(monkeypatch):
 
 async def outlasted(disturb, *, after=2.0, at_most=5.0):
     """(seconds it took, what it returned) of a wait that `disturb(scope)` tries to end."""
-    change, done = Change(), []
+    change, done = Condition(), []
     taken = []
 
     async def wait(scope):
         before = anyio.current_time()
         with scope:
-            taken.append(await outlast(change, lambda: bool(done), at_most))
+            taken.append(await wait_shielded(change, lambda: bool(done), at_most))
             taken.insert(0, anyio.current_time() - before)
 
     scope = anyio.CancelScope()
@@ -271,7 +271,7 @@ async def test_a_wait_outlasts_native_cancellations_and_returns_one(moments):
     taken = []
 
     async def wait():
-        taken.append(await outlast(Change(), lambda: False, 5))
+        taken.append(await wait_shielded(Condition(), lambda: False, 5))
         taken.append(loop.time() - before)
 
     loop = asyncio.get_running_loop()
@@ -286,10 +286,10 @@ async def test_a_wait_outlasts_native_cancellations_and_returns_one(moments):
 
 @ON_ASYNCIO
 async def test_a_wait_that_is_done_returns_what_came_meanwhile():
-    change, done, taken = Change(), [], []
+    change, done, taken = Condition(), [], []
 
     async def wait():
-        taken.append(await outlast(change, lambda: bool(done), 5))
+        taken.append(await wait_shielded(change, lambda: bool(done), 5))
 
     async with asyncio.TaskGroup() as group:
         task = group.create_task(wait())
@@ -302,7 +302,7 @@ async def test_a_wait_that_is_done_returns_what_came_meanwhile():
 
 
 async def test_a_change_wakes_everybody_whose_wish_is_fulfilled():
-    change, value, woken = Change(), [0], []
+    change, value, woken = Condition(), [0], []
 
     async def wait(wish):
         await change.until(lambda: value[0] >= wish)

@@ -15,7 +15,7 @@ from agents import Agent
 from runcycles import Action, ReservationCreateRequest, Subject
 
 from comptroller import Policy, governed_run, open_ledger, open_supervisor, tokens, usd
-from comptroller.runtime.process_registry import PRESENCE, dead, directory, mark_of
+from comptroller.runtime.process_registry import dead, directory, mark_of, this_process
 from comptroller.runtime.recovery import recover
 from comptroller.testing import CountingModel, Fault, ScriptedLedger, lost_request
 from support.cli import done
@@ -139,15 +139,15 @@ async def test_what_is_known_of_a_process_that_died_meanwhile_is_charged_too(tmp
 
 
 def test_an_execution_is_new_each_time_and_names_its_process():
-    first, second = (PRESENCE.enter("ledger.db", "acme") for _ in range(2))
+    first, second = (this_process.enter("ledger.db", "acme") for _ in range(2))
     try:
         assert first != second
         assert mark_of(first) == mark_of(second)
         assert mark_of(first) not in dead()
         assert (directory() / mark_of(first)).exists()
     finally:
-        PRESENCE.leave()
-        PRESENCE.leave()
+        this_process.leave()
+        this_process.leave()
     assert not (directory() / mark_of(first)).exists()
     assert mark_of("0123456789ab") is None
 
@@ -161,23 +161,23 @@ def test_what_is_long_dead_is_forgotten():
         path.touch()
     for path in old:
         os.utime(path, (0, 0))
-    PRESENCE.enter("ledger.db", "acme")
+    this_process.enter("ledger.db", "acme")
     try:
         assert set(directory().iterdir()) & {*old, *new} == set(new)
     finally:
-        PRESENCE.leave()
+        this_process.leave()
 
 
 def test_a_process_that_lived_long_is_not_long_dead():
     """Its file is as young as its last run, or the next process would forget it unrecovered."""
-    mark = mark_of(PRESENCE.enter("ledger.db", "acme"))
+    mark = mark_of(this_process.enter("ledger.db", "acme"))
     try:
         os.utime(directory() / mark, (0, 0))
-        PRESENCE.enter("ledger.db", "acme")
-        PRESENCE.leave()
+        this_process.enter("ledger.db", "acme")
+        this_process.leave()
         assert (directory() / mark).stat().st_mtime > time.time() - 60
     finally:
-        PRESENCE.leave()
+        this_process.leave()
 
 
 def test_a_file_that_another_process_has_just_removed_is_nothing_to_warn_of(caplog):
@@ -185,8 +185,8 @@ def test_a_file_that_another_process_has_just_removed_is_nothing_to_warn_of(capl
     gone = directory() / "0123456789ab.tmp"
     gone.symlink_to(directory() / "nowhere")
     try:
-        PRESENCE.enter("ledger.db", "acme")
-        PRESENCE.leave()
+        this_process.enter("ledger.db", "acme")
+        this_process.leave()
     finally:
         gone.unlink()
     assert caplog.text == ""
@@ -194,11 +194,11 @@ def test_a_file_that_another_process_has_just_removed_is_nothing_to_warn_of(capl
 
 def test_a_process_that_ends_in_peace_while_somebody_looks_is_not_dead(monkeypatch):
     """Its file is free for a moment, and gone when it is to be read."""
-    mark = mark_of(PRESENCE.enter("ledger.db", "acme"))
+    mark = mark_of(this_process.enter("ledger.db", "acme"))
 
     def ends(path):
         if path.name == mark:
-            PRESENCE.leave()
+            this_process.leave()
         return True
 
     monkeypatch.setattr("comptroller.runtime.process_registry._is_free", ends)
@@ -223,18 +223,18 @@ async def test_runs_that_end_in_peace_leave_no_file(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_a_fork_holds_no_presence_and_has_its_own():
     """It would hide the death of its parent for as long as it lives."""
-    mark = mark_of(PRESENCE.enter("ledger.db", "acme"))
+    mark = mark_of(this_process.enter("ledger.db", "acme"))
     ready, told = os.pipe()
     try:
         child = os.fork()
         if child == 0:
-            own = mark_of(PRESENCE.enter("ledger.db", "acme"))
+            own = mark_of(this_process.enter("ledger.db", "acme"))
             os.write(told, own.encode())
             signal.pause()
             os._exit(1)
         other = os.read(ready, 12).decode()
         assert mark not in dead()
-        PRESENCE.leave(owing=True)
+        this_process.leave(owing=True)
         assert mark in dead()
         assert other not in dead()
         os.kill(child, signal.SIGKILL)
@@ -251,8 +251,8 @@ def test_what_is_no_file_in_its_directory_keeps_nobody_waiting():
     (directory() / "0123456789ac").mkdir()
     (directory() / "0123456789ad").symlink_to("/dev/zero")
     assert dead() == {}
-    PRESENCE.enter("ledger.db", "acme")
-    PRESENCE.leave()
+    this_process.enter("ledger.db", "acme")
+    this_process.leave()
 
 
 def test_a_file_of_a_clock_that_was_ahead_ages_from_now_on():
@@ -260,6 +260,6 @@ def test_a_file_of_a_clock_that_was_ahead_ages_from_now_on():
     path = directory() / "0123456789ab"
     path.touch()
     os.utime(path, (2**32, 2**32))
-    PRESENCE.enter("ledger.db", "acme")
-    PRESENCE.leave()
+    this_process.enter("ledger.db", "acme")
+    this_process.leave()
     assert path.stat().st_mtime < time.time() + 60

@@ -15,8 +15,8 @@ from comptroller.core.pricing import TokenCount
 from comptroller.errors import RunCancelled
 from comptroller.policy import Limits
 from comptroller.runtime import registry as hub_module
-from comptroller.runtime.portal import Home
-from comptroller.runtime.registry import Hub
+from comptroller.runtime.portal import LoopPortal
+from comptroller.runtime.registry import RunRegistry
 from comptroller.testing import StalledLedger, no_task_left
 from support.run_harness import DONE, Bench, Named, bench, funded, llm, outcomes, policy, reserved
 
@@ -44,8 +44,8 @@ def begun(hub, run_id, **changes):
 
 async def test_an_id_in_use_is_refused():
     """In the whole process: it names the run in the ledger, too."""
-    async with funded() as ledger, Home() as home, bench(ledger, run_id="nightly") as it:
-        for hub in (it.hub, Hub(home, ledger)):
+    async with funded() as ledger, LoopPortal() as home, bench(ledger, run_id="nightly") as it:
+        for hub in (it.hub, RunRegistry(home, ledger)):
             with pytest.raises(ValueError, match="run_id='nightly': a run with this id is running"):
                 hub.register(Named("nightly"))
         await it.close()
@@ -86,10 +86,10 @@ async def test_runs_are_shown_and_the_latest_are_remembered(monkeypatch):
 
 async def test_the_end_of_a_run_looks_at_no_other():
     """It takes as many steps among a hundred runs as among a few, while their end is waited for."""
-    async with funded() as ledger, Home() as home:
+    async with funded() as ledger, LoopPortal() as home:
         steps = []
         for others in (3, 100):
-            hub = Hub(home, ledger)
+            hub = RunRegistry(home, ledger)
             runs = [begun(hub, f"one-of-{others}-{number}") for number in range(others)]
             it, handle = begun(hub, f"other-than-{others}")
             handle.status = "completed"
@@ -155,8 +155,8 @@ async def test_a_run_counts_once_however_often_it_is_said_to_have_ended():
 
 async def test_runs_are_ended_at_once_not_one_after_the_other():
     """A ledger that hangs costs the bound once, not once for each run."""
-    async with no_task_left(), funded(10**6) as memory, Home() as home:
-        hub = Hub(home, StalledLedger(memory, ["commit"]))
+    async with no_task_left(), funded(10**6) as memory, LoopPortal() as home:
+        hub = RunRegistry(home, StalledLedger(memory, ["commit"]))
         runs = [begun(hub, f"run-of-many-{n}", settle_timeout=2) for n in range(20)]
         for it, _ in runs:
             await it.granted()
@@ -169,16 +169,16 @@ async def test_runs_are_ended_at_once_not_one_after_the_other():
 
 
 async def test_no_run_begins_once_its_supervisor_is_being_left():
-    async with funded() as ledger, Home() as home:
-        hub = Hub(home, ledger)
+    async with funded() as ledger, LoopPortal() as home:
+        hub = RunRegistry(home, ledger)
         await hub.cancel_all("it was left")
         with pytest.raises(RunCancelled, match="it was left"):
             hub.register(Named("late"))
 
 
 async def test_a_run_whose_scope_is_held_elsewhere_is_closed_all_the_same():
-    async with funded() as ledger, Home() as home:
-        hub = Hub(home, ledger)
+    async with funded() as ledger, LoopPortal() as home:
+        hub = RunRegistry(home, ledger)
         it, _ = begun(hub, "held")
         asked = await it.granted()
         before = anyio.current_time()
@@ -189,8 +189,8 @@ async def test_a_run_whose_scope_is_held_elsewhere_is_closed_all_the_same():
 
 
 async def test_waiting_for_all_sees_runs_that_begin_meanwhile():
-    async with funded() as ledger, Home() as home:
-        hub = Hub(home, ledger)
+    async with funded() as ledger, LoopPortal() as home:
+        hub = RunRegistry(home, ledger)
         first, _ = begun(hub, "first-of-two")
         ended = []
 
@@ -212,8 +212,8 @@ async def test_waiting_for_all_sees_runs_that_begin_meanwhile():
 async def test_runs_with_the_same_prices_share_a_book():
     """And a program that makes them anew for each run fills no memory."""
     mine = {"local": "openai:gpt-4.1"}
-    async with funded() as ledger, Home() as home:
-        hub = Hub(home, ledger)
+    async with funded() as ledger, LoopPortal() as home:
+        hub = RunRegistry(home, ledger)
         books = [hub.book(mine) for _ in range(3)]
         assert books[0] is books[1] is books[2]
         assert hub.book(None) is hub.book(None)

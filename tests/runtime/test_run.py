@@ -9,7 +9,7 @@ from runcycles import Caps, Unit
 
 from comptroller.core.call_lifecycle import Outcome
 from comptroller.core.pricing import TokenCount
-from comptroller.core.settlement import Abandoned, Finished, NeverBegan
+from comptroller.core.settlement import Abandoned, Finished, NotStarted
 from comptroller.errors import (
     BudgetExceeded,
     ComptrollerError,
@@ -19,8 +19,8 @@ from comptroller.errors import (
 )
 from comptroller.money import risk_points, tokens
 from comptroller.policy import Limits
-from comptroller.runtime.call import Draft, Grant
-from comptroller.runtime.portal import Change
+from comptroller.runtime.call import CallGrant, CallRequest
+from comptroller.runtime.portal import Condition
 from comptroller.testing import (
     RecordingLedger,
     ScriptedLedger,
@@ -103,7 +103,7 @@ async def test_spend_in_flight_counts_and_gives_way_to_what_it_cost():
             second = await it.granted()
             first.actor.tell(DONE)
             third = await it.granted()  # 30 + 100 + 100
-            second.actor.tell(NeverBegan("not needed"))
+            second.actor.tell(NotStarted("not needed"))
             await it.granted()  # 30 + 100 + 100
             assert isinstance(await it.refused(), LimitReached)
             third.actor.tell(DONE)
@@ -325,7 +325,7 @@ async def test_no_name_and_no_reason_keeps_a_call_from_its_ledger(text):
             await it.whole(llm(agent=text)),
             await it.whole(tool(text)),
             await it.whole(end=Abandoned(text)),
-            await it.whole(end=NeverBegan(text)),
+            await it.whole(end=NotStarted(text)),
         ]
         assert [line.outcome for line in lines] == [
             Outcome.COMMITTED,
@@ -378,7 +378,7 @@ async def test_an_event_is_recorded_in_the_unit_of_the_llm_calls():
         ledger = RecordingLedger(memory)
         async with bench(ledger) as it:
             await it.whole()
-            draft = Draft(kind="event", name="refunds", agent="triage", episode="1")
+            draft = CallRequest(kind="event", name="refunds", agent="triage", episode="1")
             it.run.note("agent.handoff", draft, None, to="refunds")
             await it.idle()
             line = it.run.receipt.calls[-1]
@@ -411,7 +411,7 @@ async def test_an_event_that_hangs_is_cut_off_and_unsettled():
 async def test_events_stand_in_the_receipt_in_their_order():
     async with funded() as ledger, bench(ledger) as it:
         for name in "abcdefgh":
-            draft = Draft(kind="event", name=name, agent="triage", episode="1")
+            draft = CallRequest(kind="event", name=name, agent="triage", episode="1")
             it.run.note("tool.hosted", draft, tokens(1))
         await it.idle()
         assert "".join(line.name for line in it.run.receipt.calls) == "abcdefgh"
@@ -455,7 +455,7 @@ async def test_a_dry_run_records_no_events():
 
 
 def hosted():
-    return Draft(kind="event", name="web_search", agent="triage", episode="1")
+    return CallRequest(kind="event", name="web_search", agent="triage", episode="1")
 
 
 # -- leaving
@@ -564,7 +564,7 @@ async def test_a_call_opened_by_a_guest_of_a_home_that_has_gone_is_refused():
 async def test_a_guests_calls_are_answered_whatever_becomes_of_the_run():
     """Opened from threads while the run is closed: each has one answer, none is lost."""
     async with funded(10**6) as ledger, bench(ledger) as it:
-        answered, change = [], Change()
+        answered, change = [], Condition()
 
         def answer(given):
             answered.append(given)
@@ -581,7 +581,7 @@ async def test_a_guests_calls_are_answered_whatever_becomes_of_the_run():
             group.start_soon(it.close)
         with anyio.fail_after(10):
             await change.until(lambda: len(answered) == 100)
-        assert all(isinstance(given, Grant | RunCancelled) for given in answered)
+        assert all(isinstance(given, CallGrant | RunCancelled) for given in answered)
 
 
 async def test_a_fork_cannot_settle_its_parents_calls(monkeypatch):

@@ -22,7 +22,7 @@ from comptroller import (
 from comptroller.core.call_lifecycle import Outcome
 from comptroller.ledger.embedded.memory import open_memory
 from comptroller.money import risk_points, tokens, usd
-from comptroller.openai_agents.context import ACTIVE
+from comptroller.openai_agents.context import current_run
 from comptroller.testing import (
     BlockedModel,
     CountingModel,
@@ -212,16 +212,16 @@ async def test_the_context_is_given_back():
 
     async def failing(ledger):
         async with governed_run(None, "acme", ledger=ledger) as inner:
-            assert ACTIVE.get() is inner._run
+            assert current_run.get() is inner._run
             raise KeyError
 
     async with funded() as ledger:
-        assert ACTIVE.get() is None
+        assert current_run.get() is None
         async with governed_run(None, "acme", ledger=ledger) as outer:
             with pytest.raises(KeyError):
                 await failing(ledger)
-            assert ACTIVE.get() is outer._run
-        assert ACTIVE.get() is None
+            assert current_run.get() is outer._run
+        assert current_run.get() is None
 
 
 async def test_the_context_is_given_back_in_whatever_order_scopes_are_left():
@@ -237,10 +237,10 @@ async def test_the_context_is_given_back_in_whatever_order_scopes_are_left():
             runs = [await anext(one) for one in generators]
             for one, governs in ((0, 3), (2, 3), (3, 1)):
                 await generators[one].aclose()
-                assert ACTIVE.get() is runs[governs]._run
+                assert current_run.get() is runs[governs]._run
             await generators[1].aclose()
-            assert ACTIVE.get() is outer._run
-        assert ACTIVE.get() is None
+            assert current_run.get() is outer._run
+        assert current_run.get() is None
 
 
 async def test_a_task_that_still_carries_a_closed_run_is_refused():

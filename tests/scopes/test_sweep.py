@@ -27,7 +27,7 @@ from comptroller.testing import (
 )
 from comptroller.testing.assertions import innermost
 from comptroller.testing.virtual_time.counted import counted_loop
-from comptroller.testing.virtual_time.steps import Turns
+from comptroller.testing.virtual_time.steps import StepCounter
 from soak import audited_ledgers
 from soak.trials import UNSURE
 from support.random_agents import (
@@ -326,7 +326,7 @@ def _stopped_at(turn: int) -> None:
     def stop() -> None:
         raise LoopStops
 
-    async def program(turns: Turns) -> None:
+    async def program(turns: StepCounter) -> None:
         await ledger.set_budget("tenant:acme", tokens(100_000))
         await ledger.set_budget("tenant:acme", risk_points(1_000))
         turns.at([turn], stop)
@@ -334,7 +334,7 @@ def _stopped_at(turn: int) -> None:
             held.append(run)
             await act(run, False, Dispatched(truth))
 
-    turns = Turns()
+    turns = StepCounter()
     with asyncio.Runner(loop_factory=counted_loop(turns)) as runner:
         with pytest.raises(LoopStops):
             runner.run(program(turns))

@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.api_keys import GivenKeys, MemoryKeys, digest, made
+from comptroller.ledger.api_keys import MemoryKeys, StaticApiKeys, create_api_key, digest
 from comptroller.ledger.factory import open_keys
 from comptroller.ledger.sqlite import SqliteKeys, open_sqlite
 
@@ -23,7 +23,7 @@ async def keys(request, tmp_path):
 
 
 async def test_a_key_opens_its_tenant_until_it_is_revoked(keys):
-    text, key = made("Acme", 1, "a note")
+    text, key = create_api_key("Acme", 1, "a note")
     keys.add(key)
     found = keys.opened(text.encode())
     assert found == key
@@ -49,7 +49,7 @@ async def test_a_key_opens_its_tenant_until_it_is_revoked(keys):
     ],
 )
 async def test_what_is_nearly_a_key_opens_nothing(keys, wrong):
-    text, key = made("acme", 1)
+    text, key = create_api_key("acme", 1)
     keys.add(key)
     assert keys.opened(wrong(text).encode("latin-1")) is None
 
@@ -57,7 +57,7 @@ async def test_what_is_nearly_a_key_opens_nothing(keys, wrong):
 async def test_two_keys_of_one_tenant_are_apart(keys):
     texts = []
     for at in (1, 2):
-        text, key = made("acme", at)
+        text, key = create_api_key("acme", at)
         keys.add(key)
         texts.append(text)
     first, second = (keys.opened(text.encode()) for text in texts)
@@ -77,7 +77,7 @@ async def test_what_another_process_did_is_seen_within_a_second(tmp_path):
         now = [0.0]
         here, there = SqliteKeys(ledger.path, now=lambda: now[0]), SqliteKeys(ledger.path)
         try:
-            text, key = made("acme", 1)
+            text, key = create_api_key("acme", 1)
             assert here.opened(text.encode()) is None  # that there is none is not believed for long
             there.add(key)
             assert here.opened(text.encode()) == key
@@ -102,14 +102,14 @@ async def test_a_file_that_cannot_be_used_says_why(tmp_path):
 
 
 def test_given_keys_are_kept_as_digests():
-    keys = GivenKeys({"any text": "acme"})
+    keys = StaticApiKeys({"any text": "acme"})
     assert keys.opened(b"any text").tenant == "acme"
     assert keys.opened(b"any") is None
     assert "any text" not in repr(vars(keys))
 
 
 def test_a_key_says_nothing_of_its_digest():
-    text, key = made("acme", 1)
+    text, key = create_api_key("acme", 1)
     assert text not in repr(key)
     assert digest(text.encode()) == key.digest
     assert repr(key.digest) not in repr(key)

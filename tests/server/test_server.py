@@ -19,7 +19,7 @@ from comptroller.errors import BudgetExceeded, LedgerRefused, LedgerUnreachable
 from comptroller.ledger.embedded.memory import open_memory
 from comptroller.ledger.protocol.codec import DETAILS
 from comptroller.money import usd
-from comptroller.server import MOST_BYTES, serve_ledger
+from comptroller.server import MAX_BODY_BYTES, serve_ledger
 
 pytestmark = pytest.mark.anyio
 
@@ -195,8 +195,8 @@ class TestRequests:
         piece = {"type": "http.request", "body": b" " * 2**16, "more_body": True}
         said, read = await exchanged(memory, [piece] * 64)
         assert said[0]["status"] == 400
-        assert str(MOST_BYTES) in json.loads(said[1]["body"])["message"]
-        assert read * 2**16 < 2 * MOST_BYTES
+        assert str(MAX_BODY_BYTES) in json.loads(said[1]["body"])["message"]
+        assert read * 2**16 < 2 * MAX_BODY_BYTES
 
     async def test_a_caller_that_hangs_up_is_not_answered(self, memory):
         piece = {"type": "http.request", "body": b"{", "more_body": True}

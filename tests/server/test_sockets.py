@@ -11,7 +11,7 @@ import pytest
 from comptroller import usd
 from comptroller.ledger.embedded.memory import open_memory
 from comptroller.server import asgi, serve_ledger, uvicorn_server
-from comptroller.server.uvicorn_server import MOST_HEAD, MOST_WAITING, Joined
+from comptroller.server.uvicorn_server import MAX_HEAD_BYTES, MAX_PIPELINED, CoalescingTransport
 from support.http_requests import ADMIN, KEYS, reserving
 from support.live_server import listening
 
@@ -65,19 +65,22 @@ async def test_what_is_no_http_is_told_so_in_the_protocols_form(request_):
 @pytest.mark.parametrize(
     "pieces",
     [
-        [HEAD + b"X-Long: ", *[b"x" * 4_096] * (MOST_HEAD // 4_096 + 2)],
-        [b"GET /", *[b"x" * 4_096] * (MOST_HEAD // 4_096 + 2)],
-        [HEAD, *[b"X-Many: " + b"x" * 4_000 + b"\r\n"] * (MOST_HEAD // 4_000 + 2)],
-        [CHUNKED + b"0\r\n", *[b"X-Many: " + b"x" * 4_000 + b"\r\n"] * (MOST_HEAD // 4_000 + 2)],
-        [CHUNKED + b"1\r\n{\r\n0\r\nX-Long: ", *[b"x" * 4_096] * (MOST_HEAD // 4_096 + 2)],
-        [CHUNKED + b"1;", *[b"x" * 4_096] * (MOST_HEAD // 4_096 + 2)],
+        [HEAD + b"X-Long: ", *[b"x" * 4_096] * (MAX_HEAD_BYTES // 4_096 + 2)],
+        [b"GET /", *[b"x" * 4_096] * (MAX_HEAD_BYTES // 4_096 + 2)],
+        [HEAD, *[b"X-Many: " + b"x" * 4_000 + b"\r\n"] * (MAX_HEAD_BYTES // 4_000 + 2)],
+        [
+            CHUNKED + b"0\r\n",
+            *[b"X-Many: " + b"x" * 4_000 + b"\r\n"] * (MAX_HEAD_BYTES // 4_000 + 2),
+        ],
+        [CHUNKED + b"1\r\n{\r\n0\r\nX-Long: ", *[b"x" * 4_096] * (MAX_HEAD_BYTES // 4_096 + 2)],
+        [CHUNKED + b"1;", *[b"x" * 4_096] * (MAX_HEAD_BYTES // 4_096 + 2)],
     ],
 )
 async def test_a_head_without_end_is_refused(pieces):
     async with open_memory() as ledger, listening(serve_ledger(ledger, KEYS)) as url:
         status, _, body = await said_to(url, *pieces)
         assert (status, body["error"]) == (400, "INVALID_REQUEST")
-        assert str(MOST_HEAD) in body["message"]
+        assert str(MAX_HEAD_BYTES) in body["message"]
         assert (await said_to(url, HEAD, b"\r\n"))[0] == 200
 
 
@@ -165,7 +168,7 @@ async def test_who_does_not_read_its_answers_loses_the_connection(monkeypatch):
 async def test_what_is_closed_is_gone_whoever_reads(read):
     """A closed transport sends what it holds first: not for ever."""
     line = Recorded()
-    joined = Joined(line)
+    joined = CoalescingTransport(line)
     joined.close()
     if read:
         joined.was_read()
@@ -252,7 +255,7 @@ async def test_an_upgrade_is_ignored(upgrade, framing, piece):
 async def test_one_connection_carries_many_requests_however_long_their_bodies():
     """What was counted of one head does not count for the next, nor does a body."""
     async with open_memory() as ledger, listening(serve_ledger(ledger, KEYS)) as url:
-        body = b" " * MOST_HEAD
+        body = b" " * MAX_HEAD_BYTES
         whole = (
             b"POST /v1/decide HTTP/1.1\r\nHost: x\r\nX-Cycles-API-Key: key-of-acme\r\n"
             b"Content-Length: %d\r\n\r\n" % len(body)
@@ -268,7 +271,7 @@ async def test_one_connection_carries_many_requests_however_long_their_bodies():
 
 
 @on_asyncio
-@pytest.mark.parametrize(("count", "all_of_them"), [(64, True), (20 * MOST_WAITING, False)])
+@pytest.mark.parametrize(("count", "all_of_them"), [(64, True), (20 * MAX_PIPELINED, False)])
 async def test_requests_that_nobody_waits_for_do_not_fill_the_memory(count, all_of_them):
     async with open_memory() as ledger, listening(serve_ledger(ledger, KEYS)) as url:
         host, port = url.removeprefix("http://").split(":")
@@ -302,7 +305,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for_for_ever():
     async with open_memory() as ledger:
         began = anyio.current_time()
         await serve_ledger(ledger, KEYS)({**scope, "headers": headers}, receive, send)
-    assert anyio.current_time() - began == pytest.approx(asgi.PATIENCE, abs=1)
+    assert anyio.current_time() - began == pytest.approx(asgi.BODY_TIMEOUT, abs=1)
     assert said[0]["status"] == 400
     assert "did not end" in json.loads(said[1]["body"])["message"]
 
@@ -333,7 +336,7 @@ class Recorded:
 @on_asyncio
 async def test_what_is_written_in_one_turn_is_sent_together():
     line = Recorded()
-    joined = Joined(line)
+    joined = CoalescingTransport(line)
     joined.write(b"head ")
     joined.write(b"body")
     assert line.done == []
@@ -348,7 +351,7 @@ async def test_what_is_written_in_one_turn_is_sent_together():
 @on_asyncio
 async def test_what_was_written_is_sent_before_the_connection_is_closed():
     line = Recorded()
-    joined = Joined(line)
+    joined = CoalescingTransport(line)
     joined.write(b"the last words")
     joined.close()
     await anyio.lowlevel.checkpoint()
@@ -359,7 +362,7 @@ async def test_what_was_written_is_sent_before_the_connection_is_closed():
 @on_asyncio
 async def test_nothing_is_sent_where_nobody_is_left():
     line = Recorded()
-    joined = Joined(line)
+    joined = CoalescingTransport(line)
     joined.write(b"too late")
     line.closed = True
     await anyio.lowlevel.checkpoint()

@@ -13,10 +13,10 @@ from runcycles import Amount, Subject, Unit
 
 from comptroller import Limits, Policy, Price, PriceBook, TokenCount, risk_points
 from comptroller.core.estimates import LlmRequest
-from comptroller.core.settlement import Abandoned, Finished, NeverBegan
+from comptroller.core.settlement import Abandoned, Finished, NotStarted
 from comptroller.errors import ComptrollerError
-from comptroller.runtime.call import Answer, Draft, Grant
-from comptroller.runtime.registry import Hub
+from comptroller.runtime.call import Answer, CallGrant, CallRequest
+from comptroller.runtime.registry import RunRegistry
 from comptroller.runtime.run import Run
 
 MODEL, AGENT = "openai:gpt", "triage"
@@ -83,17 +83,17 @@ class Growing:
                 group.start_soon(self._nested, episode)
 
     async def _tool(self, episode: str) -> None:
-        draft = Draft(kind="tool", name="work", agent=AGENT, episode=episode)
+        draft = CallRequest(kind="tool", name="work", agent=AGENT, episode=episode)
         await quiet(self._call, draft)
 
     async def _nested(self, episode: str) -> None:
         await quiet(self.agent, episode)
 
-    def _llm(self, episode: str) -> Draft:
+    def _llm(self, episode: str) -> CallRequest:
         request = LlmRequest(MODEL, AGENT, input_characters=40)
-        return Draft(kind="llm", name=MODEL, agent=AGENT, episode=episode, request=request)
+        return CallRequest(kind="llm", name=MODEL, agent=AGENT, episode=episode, request=request)
 
-    async def _call(self, draft: Draft) -> None:
+    async def _call(self, draft: CallRequest) -> None:
         answers: list[Answer] = []
         answered = anyio.Event()
 
@@ -104,11 +104,11 @@ class Growing:
         seconds = self.dice.choice((0.0, 0.2, 1.0, 3.0, 15.0))
         end, cost = self._end(draft)
         actor = self.run.open(draft, answer)
-        told: Any = NeverBegan("given up before its grant")
+        told: Any = NotStarted("given up before its grant")
         consumed = 0
         try:
             await answered.wait()
-            if not isinstance(answers[0], Grant):
+            if not isinstance(answers[0], CallGrant):
                 raise answers[0]
             self.dispatched += 1
             told = Abandoned("in flight")
@@ -119,14 +119,14 @@ class Growing:
             actor.tell(told)
             self.truth[actor.call.id] = consumed
 
-    def _end(self, draft: Draft) -> tuple[Any, int]:
+    def _end(self, draft: CallRequest) -> tuple[Any, int]:
         """How a provider answers, and what that consumed."""
         dice, chance = self.dice, self.dice.random()
         estimate = POINTS if draft.kind == "tool" else ESTIMATE.amount
         if chance < 1 / 20:
             return Abandoned("it failed"), 0 if self.given_back else estimate
         if chance < 2 / 20:
-            return NeverBegan("refused with 429"), 0
+            return NotStarted("refused with 429"), 0
         if draft.kind == "tool":
             cost = dice.choice((POINTS, 0, 3, 9))
             return Finished(cost=risk_points(cost)), cost
@@ -156,7 +156,7 @@ class _Handle:
         """The hub closes it."""
 
 
-async def grown(hub: Hub, run_id: str, tenant: str, dice: Random) -> Growing:
+async def grown(hub: RunRegistry, run_id: str, tenant: str, dice: Random) -> Growing:
     """One run from its beginning to its end; a third of them is given up on the way."""
     rules, after = policy(dice), dice.choice((0.0, 0.3, 1.0, 4.0, 20.0))
     how = dice.choice(("handle", "leave", "limit", None, None, None, None, None))

@@ -13,8 +13,8 @@ import attrs
 from runcycles import Unit
 
 from comptroller import Outcome, Receipt, open_supervisor, risk_points, tokens
-from comptroller.runtime.portal import Home
-from comptroller.runtime.registry import Hub
+from comptroller.runtime.portal import LoopPortal
+from comptroller.runtime.registry import RunRegistry
 from comptroller.testing import Faults, no_task_left, open_reservations, virtual_backend
 from soak.agent_trees import Played, played
 from soak.audited_ledgers import LEDGERS, Books
@@ -106,8 +106,8 @@ class Plot:
                 update={"unit": Unit.USD_MICROCENTS, "amount": cents}))  # fmt: skip
 
     async def _grown(self, books: Books) -> list[Growing]:
-        async with Home() as home:
-            hub = Hub(home, books.ledger)
+        async with LoopPortal() as home:
+            hub = RunRegistry(home, books.ledger)
             runs = await self._all(lambda *named: grown(hub, *named))
             assert not hub._settling.under_way()
         return runs

@@ -15,7 +15,7 @@ import pytest
 from anyio import to_thread
 
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.api_keys import made
+from comptroller.ledger.api_keys import create_api_key
 from comptroller.ledger.factory import open_keys, open_webhooks
 from comptroller.ledger.sqlite import backup, open_sqlite, schema
 from comptroller.ledger.sqlite.backup import back_up
@@ -91,7 +91,7 @@ async def test_it_is_as_of_one_moment_whoever_writes_meanwhile(path, copy, monke
 
 
 async def test_it_holds_keys_and_where_alerts_are_sent(path, copy):
-    text, key = made("acme", 1, "")
+    text, key = create_api_key("acme", 1, "")
     async with open_sqlite(path) as ledger:
         with open_keys(ledger) as keys, open_webhooks(ledger) as webhooks:
             keys.add(key)

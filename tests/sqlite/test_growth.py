@@ -7,9 +7,9 @@ from contextlib import closing
 import anyio
 import pytest
 
-from comptroller.ledger.engine.event_log import ACTS, Sought
+from comptroller.ledger.engine.event_log import ACTS, LogQuery
 from comptroller.ledger.sqlite import open_sqlite, store
-from comptroller.ledger.sqlite.snapshot import reading
+from comptroller.ledger.sqlite.snapshot import open_snapshot
 from support.requests import (
     amount,
     asking,
@@ -83,9 +83,9 @@ async def test_no_request_reads_a_table_through(path, clock):
 async def test_what_operators_did_is_found_without_reading_the_requests_through(path, clock):
     async with open_sqlite(path, now=clock) as ledger:
         await ledger.set_budget("tenant:acme", amount(1))
-        with reading(path) as records:
+        with open_snapshot(path) as records:
             asked = statements(records._sql)
-            records.entries(Sought(kinds=ACTS, limit=50, newest=True))
+            records.entries(LogQuery(kinds=ACTS, limit=50, newest=True))
             list(records.changes())
     steps = []
     with closing(sqlite3.connect(path)) as explaining:

@@ -10,11 +10,11 @@ import anyio
 import pytest
 
 from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerRefused
-from comptroller.ledger.engine.event_log import Origin, asked_by
+from comptroller.ledger.engine.event_log import RequestOrigin, request_origin
 from comptroller.ledger.factory import open_ledger
 from comptroller.ledger.sqlite import open_sqlite, retention, schema
 from comptroller.ledger.sqlite.file_guard import OpenedFiles, connect
-from comptroller.ledger.sqlite.maintenance import Upkeep
+from comptroller.ledger.sqlite.maintenance import Maintenance
 from comptroller.ledger.sqlite.retention import Retention
 from support.requests import (
     OVERDRAFT,
@@ -57,7 +57,7 @@ def path(tmp_path):
 @pytest.fixture
 async def ledger(path, clock, monkeypatch):
     """Its own thread removes nothing: on a busy machine its first pass would come at any time."""
-    monkeypatch.setattr(Upkeep, "_work", lambda _: 3600.0)
+    monkeypatch.setattr(Maintenance, "_work", lambda _: 3600.0)
     async with open_sqlite(path, now=clock) as ledger:
         await ledger.set_budget("tenant:acme", amount(10_000))
         await ledger.set_budget("tenant:acme/agent:a", amount(10_000))
@@ -212,7 +212,7 @@ async def test_nothing_goes_from_a_file_that_a_newer_version_has_taken_over(path
         for number in range(3):
             await settled(ledger, f"k{number}")
     clock.advance(31 * DAY_MS)
-    upkeep = Upkeep(path, Retention(timedelta(days=30)), clock)
+    upkeep = Maintenance(path, Retention(timedelta(days=30)), clock)
     upkeep._files, upkeep._sql = OpenedFiles(path), connect(path, 0)
     with closing(sqlite3.connect(path)) as newer:
         newer.execute(f"PRAGMA user_version = {schema.newest() + 1}")
@@ -250,10 +250,10 @@ async def test_it_is_a_timedelta_and_no_server_takes_it(path):
 async def test_a_report_outlives_its_reservations_and_the_log_keeps_what_is_nobodys_request(
     ledger, path, clock
 ):
-    before = asked_by.set(Origin("key 7", "req_1", "a" * 32))
+    before = request_origin.set(RequestOrigin("key 7", "req_1", "a" * 32))
     await settled(ledger, "old")
     await ledger.fund("tenant:acme", amount(1))
-    asked_by.reset(before)
+    request_origin.reset(before)
     report = await ledger.usage(by="agent,model,day")
     kinds = [entry.kind for entry in await ledger.events()]
     assert kinds == ["set", "set", "reserve", "extend", "commit", "fund"]

@@ -19,7 +19,7 @@ import pytest
 
 from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerUnreachable
 from comptroller.ledger.sqlite import open_sqlite
-from comptroller.ledger.sqlite.file_lock import Turns, begun, waited
+from comptroller.ledger.sqlite.file_lock import FileLock, retry_until, try_begin
 from support.requests import amount, asking, balance_of, committing, event, extending, releasing
 from support.subprocesses import Python
 
@@ -124,7 +124,7 @@ async def test_a_fault_of_the_file_undoes_the_batch_and_every_caller_is_told(tmp
 
 @contextmanager
 def another_process_has_the_turn(path):
-    turns = Turns(path)
+    turns = FileLock(path)
     try:
         assert turns.take_now()
         yield turns
@@ -134,27 +134,27 @@ def another_process_has_the_turn(path):
 
 async def test_who_waits_for_a_transaction_to_end_comes_before_the_one_who_ended_it(tmp_path):
     path = tmp_path / "ledger.db"
-    with closing(Turns(path)) as first, closing(Turns(path)) as second:
+    with closing(FileLock(path)) as first, closing(FileLock(path)) as second:
         with closing(sqlite3.connect(path)) as ours, closing(sqlite3.connect(path)) as theirs:
             ours.execute("PRAGMA journal_mode = WAL")
             theirs.execute("PRAGMA busy_timeout = 0")
             assert first.begin(ours, time.monotonic())
             assert second.take_now()
-            assert not begun(theirs)
+            assert not try_begin(theirs)
             ours.execute("COMMIT")
             assert not first.take_now()
-            assert begun(theirs)
+            assert try_begin(theirs)
             second.pass_on()
             assert first.take_now()
             ours.execute("PRAGMA busy_timeout = 0")
-            assert not begun(ours)
+            assert not try_begin(ours)
 
 
 def test_who_waits_tries_again_soon_and_then_less_often(monkeypatch):
     """Most transactions are shorter than the time in which a thread is woken."""
     pauses = []
     monkeypatch.setattr(time, "sleep", pauses.append)
-    assert waited(lambda: len(pauses) == 6, time.monotonic() + 60)
+    assert retry_until(lambda: len(pauses) == 6, time.monotonic() + 60)
     assert pauses == pytest.approx([0.00005, 0.0001, 0.0002, 0.0004, 0.0005, 0.0005])
 
 
@@ -504,7 +504,7 @@ def test_a_turn_ends_with_its_process_whatever_forks_it_leaves(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", ORPHANED, str(path)]
     with Python(command, stdin=subprocess.PIPE) as killed:  # its fork reads on
         assert killed.wait(60) < 0
-        turns = Turns(path)
+        turns = FileLock(path)
         try:
             assert turns.take(time.monotonic() + 5)
         finally:

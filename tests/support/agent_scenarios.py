@@ -18,7 +18,7 @@ from agents.testing import function_call
 from comptroller import Policy, governed_run, open_supervisor
 from comptroller.money import risk_points, tokens
 from comptroller.testing import BlockedModel, CountingModel, StreamingModel
-from comptroller.testing.cross_loop import Latch
+from comptroller.testing.cross_loop import CrossLoopEvent
 
 ESTIMATE = tokens(100)
 
@@ -77,7 +77,7 @@ def with_tools(clean_up: float = 0.0) -> Play:
 
 
 def _tools(count: int, clean_up: float) -> Play:
-    started, go = [Latch() for _ in range(count)], Latch()
+    started, go = [CrossLoopEvent() for _ in range(count)], CrossLoopEvent()
     log: list[str] = []
     waiting = iter(started)
 
@@ -103,7 +103,7 @@ def _tools(count: int, clean_up: float) -> Play:
 
 def with_thread() -> Play:
     """A synchronous tool: its thread runs on to its end, whoever is cancelled."""
-    started, go = Latch(), threading.Event()
+    started, go = CrossLoopEvent(), threading.Event()
     log: list[str] = []
 
     @function_tool(failure_error_function=None)

@@ -20,9 +20,9 @@ from comptroller.money import risk_points, tokens
 from comptroller.policy import Limits, Policy, ToolEstimateMap
 from comptroller.receipts import CallReceipt
 from comptroller.runtime.actor import Actor
-from comptroller.runtime.call import Answer, Draft, Grant
-from comptroller.runtime.portal import Change, Home
-from comptroller.runtime.registry import Hub
+from comptroller.runtime.call import Answer, CallGrant, CallRequest
+from comptroller.runtime.portal import Condition, LoopPortal
+from comptroller.runtime.registry import RunRegistry
 from comptroller.runtime.run import Run
 from comptroller.testing import spent
 
@@ -37,15 +37,15 @@ def policy(**changes: Any) -> Policy:
     return Policy(**({"llm_estimate": ESTIMATE, "tools": TOOLS} | changes))
 
 
-def llm(*, episode: str = "1", agent: str = "triage", **more: Any) -> Draft:
+def llm(*, episode: str = "1", agent: str = "triage", **more: Any) -> CallRequest:
     request = LlmRequest("openai:gpt", agent, input_characters=40)
-    return Draft(
+    return CallRequest(
         kind="llm", name="openai:gpt", agent=agent, episode=episode, request=request, **more
     )
 
 
-def tool(name: str = "search", **more: Any) -> Draft:
-    return Draft(kind="tool", name=name, agent="triage", episode="1", **more)
+def tool(name: str = "search", **more: Any) -> CallRequest:
+    return CallRequest(kind="tool", name=name, agent="triage", episode="1", **more)
 
 
 @asynccontextmanager
@@ -63,7 +63,7 @@ class Asked:
 
     actor: Actor
     answers: list[Answer]
-    change: Change
+    change: Condition
 
     async def answer(self) -> Answer:
         await self.change.until(lambda: bool(self.answers))
@@ -78,14 +78,14 @@ class Asked:
 class Bench:
     """A hub with one run on it."""
 
-    def __init__(self, hub: Hub, run: Run) -> None:
+    def __init__(self, hub: RunRegistry, run: Run) -> None:
         self.hub, self.run = hub, run
         self.calls: list[Asked] = []
 
-    def open(self, draft: Draft) -> Asked:
+    def open(self, draft: CallRequest) -> Asked:
         """Open a call and do not wait."""
         answers: list[Answer] = []
-        change = Change()
+        change = Condition()
 
         def answer(given: Answer) -> None:
             answers.append(given)
@@ -95,19 +95,19 @@ class Bench:
         self.calls.append(asked)
         return asked
 
-    async def granted(self, draft: Draft | None = None) -> Asked:
+    async def granted(self, draft: CallRequest | None = None) -> Asked:
         """Open a call which is granted."""
         asked = self.open(draft or llm())
-        assert isinstance(await asked.answer(), Grant)
+        assert isinstance(await asked.answer(), CallGrant)
         return asked
 
-    async def refused(self, draft: Draft | None = None) -> BaseException:
+    async def refused(self, draft: CallRequest | None = None) -> BaseException:
         """Open a call which is refused."""
         answer = await self.open(draft or llm()).answer()
         assert isinstance(answer, BaseException), answer
         return answer
 
-    async def whole(self, draft: Draft | None = None, end: Any = DONE) -> CallReceipt:
+    async def whole(self, draft: CallRequest | None = None, end: Any = DONE) -> CallReceipt:
         """One call from its beginning to its end."""
         asked = await self.granted(draft)
         asked.actor.tell(end)
@@ -153,8 +153,8 @@ async def bench(
     **changes: Any,
 ) -> AsyncIterator[Bench]:
     """A run on `ledger`, closed at the end, whose actors were all answered exactly once."""
-    async with Home() as home:
-        hub = Hub(home, ledger, outbox=outbox)
+    async with LoopPortal() as home:
+        hub = RunRegistry(home, ledger, outbox=outbox)
         run_id = run_id or f"run-{next(_ids)}"
         hub.register(Named(run_id))
         run = hub.new_run(run_id, Subject(tenant="acme"), policy(**changes), limits or Limits())

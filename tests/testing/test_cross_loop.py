@@ -9,13 +9,13 @@ import pytest
 from agents import Agent, Runner
 
 from comptroller.testing import BlockedModel
-from comptroller.testing.cross_loop import Counter, Latch
+from comptroller.testing.cross_loop import CrossLoopCounter, CrossLoopEvent
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 async def test_a_latch_lets_through_who_waits_and_who_comes_later():
-    latch, through = Latch(), []
+    latch, through = CrossLoopEvent(), []
 
     async def wait():
         await latch.wait()
@@ -32,7 +32,7 @@ async def test_a_latch_lets_through_who_waits_and_who_comes_later():
 
 
 async def test_a_latch_is_opened_from_another_thread():
-    latch = Latch()
+    latch = CrossLoopEvent()
     async with anyio.create_task_group() as group:
         group.start_soon(anyio.to_thread.run_sync, latch.open)
         await latch.wait()
@@ -40,7 +40,7 @@ async def test_a_latch_is_opened_from_another_thread():
 
 async def test_giving_up_leaves_nothing_behind():
     """Opening afterwards does not call into a loop that may have gone."""
-    latch = Latch()
+    latch = CrossLoopEvent()
     with anyio.move_on_after(1):
         await latch.wait()
     assert latch._waiters == []
@@ -49,7 +49,7 @@ async def test_giving_up_leaves_nothing_behind():
 
 async def test_a_counter_is_waited_for():
     """At once if the number was reached already; all who wait for one number wake together."""
-    counter = Counter()
+    counter = CrossLoopCounter()
     counter.add()
     await counter.reached(1)
     async with anyio.create_task_group() as group:
@@ -80,7 +80,7 @@ async def test_a_model_is_watched_from_trio_where_asyncio_is_carried_by_it():
 
 
 def test_a_latch_serves_two_loops_at_once():
-    latch, through, waiting = Latch(), [], threading.Barrier(3)
+    latch, through, waiting = CrossLoopEvent(), [], threading.Barrier(3)
 
     async def wait(name):
         waiter = asyncio.ensure_future(latch.wait())

@@ -12,9 +12,9 @@ from agents import Agent, Model
 from runcycles import Amount, Caps, CommitOveragePolicy, Unit
 
 from comptroller import BudgetTerms, open_ledger
-from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.engine.event_log import LogEntry
 from comptroller.ledger.engine.usage_report import Usage
-from comptroller.ledger.engine.verify import Difference
+from comptroller.ledger.engine.verify import BalanceMismatch
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
 from comptroller.money import formatted, risk_points, show, tokens, usd
 from comptroller.policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap
@@ -89,11 +89,11 @@ async def budgets_have_terms(ledger: EmbeddedLedger) -> None:
     await ledger.set_budget("tenant:acme", usd(1), per="week")  # type: ignore[arg-type]
     await ledger.set_budget("tenant:acme", usd(1), caps_below=0.2)  # type: ignore[arg-type]
     assert_type(await ledger.usage(by="tenant,agent"), list[Usage])
-    assert_type(await ledger.events(kinds=["alert"]), list[Entry])
-    assert_type((await ledger.verify()).differences, tuple[Difference, ...])
+    assert_type(await ledger.events(kinds=["alert"]), list[LogEntry])
+    assert_type((await ledger.verify()).differences, tuple[BalanceMismatch, ...])
 
 
-def heard(entry: Entry) -> None:
+def heard(entry: LogEntry) -> None:
     assert_type(entry.amount, int)
 
 

@@ -25,7 +25,7 @@ from comptroller import (
     open_supervisor,
     usd,
 )
-from comptroller.runtime.registry import Handle
+from comptroller.runtime.registry import RunHandle
 
 
 async def one_run(agent: Agent[Any]) -> None:
@@ -52,7 +52,7 @@ async def many_runs(agent: Agent[Any]) -> None:
             assert_type(handle, StartedRun)
             assert_type(await handle.outcome(), Completed | Denied | Failed | Cancelled)
             assert_type(await handle, RunResult)
-            assert_type(supervisor.runs, Mapping[str, Handle])
+            assert_type(supervisor.runs, Mapping[str, RunHandle])
             assert_type(supervisor.statistics(), Statistics)
             async with supervisor.run(agent, "acme") as run:
                 assert_type(run, GovernedRun)

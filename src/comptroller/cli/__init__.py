@@ -167,9 +167,9 @@ def reservations(
     as_json: Json = False,
 ) -> None:
     """The reservations, newest first."""
-    from comptroller.cli.budgets import at, list_reservations
+    from comptroller.cli.budgets import list_reservations, with_ledger
 
-    at(ledger, api_key_env, list_reservations, tenant, status, limit, as_json, wide)
+    with_ledger(ledger, api_key_env, list_reservations, tenant, status, limit, as_json, wide)
 
 
 @app.command(rich_help_panel=OPERATE)

@@ -11,12 +11,12 @@ import attrs
 from runcycles import Unit
 
 from comptroller.cli import output
-from comptroller.cli.budgets import own
+from comptroller.cli.budgets import require_embedded
 from comptroller.cli.exit_codes import DONE, FAILED, SIGNALLED
 from comptroller.cli.parsing import moment
 from comptroller.cli.tables import Table
-from comptroller.ledger.engine.event_log import ACTS, OPERATORS, REQUESTS, Entry, Kind
-from comptroller.ledger.engine.verify import Difference
+from comptroller.ledger.engine.event_log import ACTS, OPERATORS, REQUESTS, Kind, LogEntry
+from comptroller.ledger.engine.verify import BalanceMismatch
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
 from comptroller.money import dollars, formatted
 
@@ -68,7 +68,7 @@ async def events(ledger: Ledger, order: Order) -> int:
 
     The exit code.
     """
-    audited = own(ledger)
+    audited = require_embedded(ledger)
     since = moment("--since", order.since, datetime.now(UTC)) if order.since else None
     entries = await audited.events(
         kinds=order.kinds, tenant=order.tenant, since=since, limit=order.limit, newest=True
@@ -104,7 +104,7 @@ async def follow(ledger: EmbeddedLedger, order: Order, last: int) -> None:
 
 async def verify(ledger: Ledger, as_json: bool) -> int:
     """Say whether every balance is what its history comes to. The exit code."""
-    found = await own(ledger).verify()
+    found = await require_embedded(ledger).verify()
     if as_json:
         output.write_json(
             {
@@ -125,7 +125,7 @@ async def verify(ledger: Ledger, as_json: bool) -> int:
     return FAILED if found.differences else DONE
 
 
-def _difference(one: Difference) -> dict[str, Any]:
+def _difference(one: BalanceMismatch) -> dict[str, Any]:
     plain = {**attrs.asdict(one), "unit": one.unit.value}
     for name in ("found", "expected") if one.unit is Unit.USD_MICROCENTS else ():
         if isinstance(plain[name], int):
@@ -143,7 +143,7 @@ def _verdict(name: str, differences: int) -> str:
     return f"{name}: {differences} balances differ from their history"
 
 
-def _differences(differences: Sequence[Difference]) -> Any:
+def _differences(differences: Sequence[BalanceMismatch]) -> Any:
     numbers = ("ledger says", "history says")
     table = Table("scope", "period (UTC)", "balance", *numbers, amounts=numbers)
     for one in differences:
@@ -162,14 +162,14 @@ def _number(unit: Unit, found: Any) -> str:
     return formatted(unit, found) if isinstance(found, int) else repr(found)
 
 
-def _show(entry: Entry, order: Order) -> None:
+def _show(entry: LogEntry, order: Order) -> None:
     if order.as_json:
         output.write_text(output.as_line(_plain(entry)))
     else:
         output.write(_line(entry))
 
 
-def _plain(entry: Entry) -> dict[str, Any]:
+def _plain(entry: LogEntry) -> dict[str, Any]:
     money = entry.unit is Unit.USD_MICROCENTS
     said = {
         "number": entry.number,
@@ -189,7 +189,7 @@ def _plain(entry: Entry) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _table(entries: Iterable[Entry]) -> Table:
+def _table(entries: Iterable[LogEntry]) -> Table:
     texts = ("amount", "about", "more", "who")
     made = Table("at (UTC)", "kind", "scope", *texts, prose=texts)
     for entry in entries:
@@ -197,13 +197,13 @@ def _table(entries: Iterable[Entry]) -> Table:
     return made
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: LogEntry) -> str:
     """An entry as it comes: what follows is not known, so neither is how wide it will be."""
     at, kind, *words = _cells(entry)
     return "  ".join(word for word in (at, f"{kind:<8}", *words) if word)
 
 
-def _cells(entry: Entry) -> list[str]:
+def _cells(entry: LogEntry) -> list[str]:
     shown = entry.details.items() if entry.kind != "alert" else ()
     ids = attrs.asdict(entry.origin)
     who = [ids.pop("who"), *(f"{name}={value}" for name, value in ids.items() if value)]
@@ -218,7 +218,7 @@ def _cells(entry: Entry) -> list[str]:
     ]
 
 
-def _what(entry: Entry) -> str:
+def _what(entry: LogEntry) -> str:
     """The entry's amount; of an alert, how much of how much."""
     if entry.unit is None:
         return ""

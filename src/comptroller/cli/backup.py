@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from comptroller._validation import at_home
+from comptroller._validation import expand_path
 from comptroller.cli import output, parsing
 from comptroller.cli.exit_codes import DONE, FAILED, complain
 from comptroller.ledger.sqlite.backup import Backup
@@ -19,7 +19,7 @@ def back_up(address: str | None, file: Path, force: bool, as_json: bool) -> int:
     Raises:
         ValueError: the ledger is none of ours that is in a file.
     """
-    ledger, copy = _file(address), at_home(file, "names no file")
+    ledger, copy = _file(address), expand_path(file, "names no file")
     made = copied(ledger, copy, replace=force)
     differences = len(made.verified.differences) if made.verified else 0
     if as_json:
@@ -62,4 +62,4 @@ def _file(address: str | None) -> Path:
         )
     if url == "memory:":
         raise ValueError("memory: is gone with its process: only a ledger in a file is copied")
-    return at_home(url.removeprefix("sqlite:"), "names no ledger")
+    return expand_path(url.removeprefix("sqlite:"), "names no ledger")

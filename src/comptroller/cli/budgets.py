@@ -28,7 +28,7 @@ _PAGE = 200  # the most of one page (protocol, listReservations)
 _NEVER = "never"
 
 
-def at(
+def with_ledger(
     address: str | None,
     key_variable: str | None,
     work: Callable[..., Awaitable[T]],
@@ -52,7 +52,7 @@ def at_file(
     *args: Any,
     create: bool = False,
 ) -> T:
-    """As `at`, for a `command` that only its file can answer: a server has no such request.
+    """As `with_ledger`, for a `command` that only its file can answer: a server has no such request.
 
     Raises:
         LedgerRefused: it is a server; where to run the command is said.
@@ -62,7 +62,7 @@ def at_file(
             f"comptroller {command} reads the ledger's file: run it on the machine that serves"
             f" {url}, with --ledger FILE"
         )
-    return at(address, None, work, *args, create=create)
+    return with_ledger(address, None, work, *args, create=create)
 
 
 def as_operator(
@@ -72,14 +72,14 @@ def as_operator(
     *args: Any,
     create: bool = False,
 ) -> T:
-    """As `at`, for who sets budgets: at a server with its operator's key, of the environment.
+    """As `with_ledger`, for who sets budgets: at a server with its operator's key, of the environment.
 
     Raises:
         LedgerRefused: it is a server, and there is no such key.
     """
     url = _server(address)
     if url is None:
-        return at(address, key_variable, work, *args, create=create)
+        return with_ledger(address, key_variable, work, *args, create=create)
     key = os.environ.get(ADMIN_KEY)
     if not key:
         raise LedgerRefused(
@@ -220,7 +220,7 @@ def budgets(
     """List budgets: of a server as its operator where that key is there, else as its tenant."""
     asked = (tenant, as_json, wide)
     if _server(address) is None or not os.environ.get(ADMIN_KEY):
-        at(address, key_variable, list_budgets, *asked)
+        with_ledger(address, key_variable, list_budgets, *asked)
     else:
         as_operator(address, key_variable, list_budgets, *asked)
 
@@ -277,7 +277,7 @@ def _status(written: str | None) -> str | None:
     return written.upper() if written else None
 
 
-def own(ledger: Ledger) -> EmbeddedLedger:
+def require_embedded(ledger: Ledger) -> EmbeddedLedger:
     """The ledger, whose operator we are. Raises LedgerRefused where we are not."""
     if ledger.remote:
         raise LedgerRefused(f"{ledger.name} is a remote ledger: its operator sets its budgets")

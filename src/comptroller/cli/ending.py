@@ -13,7 +13,7 @@ from comptroller.runtime.outcomes import Completed, outcome_of
 
 
 @attrs.define
-class Ending:
+class RunResult:
     """How a run went. `result`: the SDK's; `signal`: the one that cancelled it."""
 
     receipt: Receipt | None = None
@@ -22,7 +22,7 @@ class Ending:
     signal: int | None = None
 
 
-def show(ending: Ending, *, as_json: bool, streamed: bool, wide: bool) -> int:
+def show(ending: RunResult, *, as_json: bool, streamed: bool, wide: bool) -> int:
     """Print it: the exit code. `streamed`: the answer has been printed."""
     code, problem = _verdict(ending)
     if as_json:
@@ -45,7 +45,7 @@ def _tells(receipt: Receipt) -> bool:
     return any(call.outcome is not Outcome.FAILED for call in receipt.calls)
 
 
-def _verdict(ending: Ending) -> tuple[int, str | None]:
+def _verdict(ending: RunResult) -> tuple[int, str | None]:
     """The exit code, and what is to be said of it."""
     error = ending.error
     if error is None:
@@ -63,7 +63,7 @@ def _verdict(ending: Ending) -> tuple[int, str | None]:
     return exit_codes.FAILED, f"the run failed: {type(error).__name__}: {error}"
 
 
-def _plain(ending: Ending, problem: str | None) -> dict[str, Any]:
+def _plain(ending: RunResult, problem: str | None) -> dict[str, Any]:
     """For machines."""
     error = ending.error
     outcome = Completed(None) if error is None else outcome_of(error)

@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 
 from comptroller.cli import output
-from comptroller.cli.budgets import own
+from comptroller.cli.budgets import require_embedded
 from comptroller.cli.exit_codes import shown_before
 from comptroller.cli.tables import Table
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.api_keys import Key, made
+from comptroller.ledger.api_keys import ApiKey, create_api_key
 from comptroller.ledger.embedded.base import wall_clock
 from comptroller.ledger.factory import open_keys
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
@@ -15,7 +15,7 @@ from comptroller.ledger.interface import EmbeddedLedger, Ledger
 
 async def create(ledger: Ledger, tenant: str, note: str, as_json: bool) -> None:
     """Make a key and show it, this once. The key alone is on stdout, for scripts."""
-    text, key = made(tenant, wall_clock(), note)
+    text, key = create_api_key(tenant, wall_clock(), note)
     with open_keys(_durable(ledger)) as keys:
         with shown_before("no key was made"):
             if as_json:
@@ -67,13 +67,13 @@ async def revoke(ledger: Ledger, key_id: str, as_json: bool) -> None:
 
 
 def _durable(ledger: Ledger) -> EmbeddedLedger:
-    embedded = own(ledger)
+    embedded = require_embedded(ledger)
     if ledger.name == "memory:":
         raise ValueError("memory: is gone when this command ends: name a file with --ledger")
     return embedded
 
 
-def _plain(key: Key) -> dict[str, object]:
+def _plain(key: ApiKey) -> dict[str, object]:
     return {
         "key_id": key.key_id,
         "tenant": key.tenant,

@@ -18,7 +18,7 @@ from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger
 from comptroller.ledger.remote.outbox import Entry, browse, default_directory, set_aside, text_of
 from comptroller.money import show
-from comptroller.runtime.recovery import OnAbandoned, Recovered, looks_at
+from comptroller.runtime.recovery import OnAbandoned, RecoveredReservation, looks_at
 from comptroller.runtime.recovery import recover as settled
 
 _SHORT = 12  # characters of a file's digest that name it well
@@ -111,7 +111,7 @@ def recover(address: str | None, key_variable: str | None, on_abandoned: str, as
         raise ValueError(f"--on-abandoned {on_abandoned!r}: write charge or release")
     settings, how = parsing.ledger(address, key_variable), cast("OnAbandoned", on_abandoned)
 
-    async def work() -> tuple[list[Recovered], str]:
+    async def work() -> tuple[list[RecoveredReservation], str]:
         async with settings.open() as ledger:
             asked = looks_at(ledger)
             found = await settled(ledger, lambda _: how)
@@ -151,7 +151,7 @@ def _quiet(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _recovered(each: Recovered) -> dict[str, Any]:
+def _recovered(each: RecoveredReservation) -> dict[str, Any]:
     reserved = output.with_dollars(each.reserved.model_dump(mode="json"))
     return {**attrs.asdict(each, recurse=False), "reserved": reserved}
 

@@ -18,7 +18,7 @@ import attrs
 from agents import Agent
 from runcycles import Amount, Unit
 
-from comptroller._validation import at_home
+from comptroller._validation import expand_path
 from comptroller.core.periods import zone_of
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.factory import DefaultLedger, default_settings
@@ -108,7 +108,7 @@ def ledger(address: str | None, key_variable: str | None, *, create: bool = Fals
             settings, api_key=_key(key_variable or _KEY, checked_address(settings.url))
         )
     elif "://" not in settings.url and settings.url != "memory:" and not create:
-        path = at_home(settings.url.removeprefix("sqlite:"), "names no ledger")
+        path = expand_path(settings.url.removeprefix("sqlite:"), "names no ledger")
         if not path.exists() and path.parent.is_dir():
             option = f" --ledger {address}" if address else ""
             raise ComptrollerError(

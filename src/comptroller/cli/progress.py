@@ -16,13 +16,13 @@ from comptroller.cli.tables import Table
 from comptroller.core.call_lifecycle import Outcome
 from comptroller.money import show
 from comptroller.receipts import CallReceipt
-from comptroller.runtime.registry import Handle
+from comptroller.runtime.registry import RunHandle
 
 _PAUSE = 0.1  # seconds between two looks
 _STEADY = 10  # columns at least, so that a growing figure moves nothing
 
 
-async def watch(runs: Mapping[str, Handle], *, stderr: bool = False) -> None:
+async def watch(runs: Mapping[str, RunHandle], *, stderr: bool = False) -> None:
     """Show `runs`, by what they are called, those added meanwhile too, until cancelled.
 
     Where it cannot be written it ends: a run that is paid for does not hang on being watched.
@@ -39,7 +39,7 @@ async def watch(runs: Mapping[str, Handle], *, stderr: bool = False) -> None:
 class View(Protocol):
     """Shows runs as they stand, again and again."""
 
-    def look(self, runs: Mapping[str, Handle]) -> None:
+    def look(self, runs: Mapping[str, RunHandle]) -> None:
         """Show what is new."""
 
 
@@ -59,7 +59,7 @@ class Lines:
         self._out = out
         self._shown: set[tuple[str, str]] = set()
 
-    def look(self, runs: Mapping[str, Handle]) -> None:
+    def look(self, runs: Mapping[str, RunHandle]) -> None:
         """Print the calls that have ended since."""
         for name, run in runs.items():
             for call in run.receipt.calls:
@@ -83,7 +83,7 @@ class LiveTable:
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def look(self, runs: Mapping[str, Handle]) -> None:
+    def look(self, runs: Mapping[str, RunHandle]) -> None:
         """Draw them anew."""
         amounts = ("calls", "reserved", "charged")
         made = Table("run", "status", *amounts, "now", amounts=amounts, prose=("now",))
@@ -92,7 +92,7 @@ class LiveTable:
         self._live.update(made, refresh=True)
 
 
-def _row(run: Handle) -> list[str | Text]:
+def _row(run: RunHandle) -> list[str | Text]:
     receipt = run.receipt
     under_way = [call for call in receipt.calls if call.open]
     held: Counter[Unit] = Counter()

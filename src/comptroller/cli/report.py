@@ -10,7 +10,7 @@ import attrs
 from runcycles import Unit
 
 from comptroller.cli import output
-from comptroller.cli.budgets import own
+from comptroller.cli.budgets import require_embedded
 from comptroller.cli.parsing import moment
 from comptroller.cli.tables import NOTHING, Table
 from comptroller.ledger.engine.usage_report import COUNTED, Usage, dimensions
@@ -57,7 +57,7 @@ async def report(ledger: Ledger, order: Order) -> None:
         moment(option, text, now, order.zone) if text else None
         for option, text in (("--since", order.since), ("--until", order.until))
     )
-    lines = await own(ledger).usage(
+    lines = await require_embedded(ledger).usage(
         by=order.by, since=since, until=until, tenant=order.tenant, zone=order.zone
     )
     if order.shown == "json":

@@ -20,12 +20,12 @@ from openai.types.responses import ResponseTextDeltaEvent
 
 from comptroller import GovernedRun, Limits, Policy, governed_run
 from comptroller.cli import output, parsing
-from comptroller.cli.budgets import own
-from comptroller.cli.ending import Ending, show
+from comptroller.cli.budgets import require_embedded
+from comptroller.cli.ending import RunResult, show
 from comptroller.cli.progress import watch
 from comptroller.core.scopes import parse_scope
 from comptroller.ledger.interface import Ledger
-from comptroller.runtime.registry import Handle
+from comptroller.runtime.registry import RunHandle
 
 _LINGERS = 1.0
 """Seconds that a tool's thread may keep an interrupted command from its exit."""
@@ -79,7 +79,7 @@ async def _to_its_end(agent: Agent[Any], order: Order) -> int:
     return code
 
 
-async def _under_its_budget(agent: Agent[Any], order: Order) -> Ending:
+async def _under_its_budget(agent: Agent[Any], order: Order) -> RunResult:
     policy = Policy(llm_estimate=parsing.optional_amount("--llm-estimate", order.llm_estimate))
     limits = Limits(
         llm_calls=order.max_llm_calls,
@@ -108,7 +108,7 @@ async def _give_budget(ledger: Ledger, order: Order) -> None:
     wanted = parsing.optional_amount("--budget", order.budget)
     if wanted is None:
         return
-    operator, path = own(ledger), parse_scope(f"tenant:{order.tenant}")
+    operator, path = require_embedded(ledger), parse_scope(f"tenant:{order.tenant}")
     for known in await operator.budgets():
         if known.scope_path == path and known.remaining.unit == wanted.unit:
             if known.allocated != wanted:
@@ -121,9 +121,9 @@ async def _give_budget(ledger: Ledger, order: Order) -> None:
     await operator.set_budget(path, wanted)
 
 
-async def _carried(scope: governed_run, order: Order) -> Ending:
+async def _carried(scope: governed_run, order: Order) -> RunResult:
     """The whole run; what it raised is part of the answer."""
-    ending, runs = Ending(), dict[str, Handle]()
+    ending, runs = RunResult(), dict[str, RunHandle]()
     async with anyio.create_task_group() as helpers:
         if not (order.stream or order.as_json):
             helpers.start_soon(functools.partial(watch, runs, stderr=True))
@@ -140,7 +140,10 @@ async def _carried(scope: governed_run, order: Order) -> Ending:
 
 
 async def _cancel_on_signal(
-    run: GovernedRun, ending: Ending, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    run: GovernedRun,
+    ending: RunResult,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """The first signal cancels the run; a second one ends the process."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

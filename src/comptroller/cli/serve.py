@@ -24,8 +24,8 @@ from comptroller.cli.budgets import ADMIN_KEY
 from comptroller.cli.parsing import span
 from comptroller.cli.server_logging import logging_as
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.api_keys import KeyTable, made
-from comptroller.ledger.embedded.base import LONGEST_LEASE, wall_clock
+from comptroller.ledger.api_keys import ApiKeyStore, create_api_key
+from comptroller.ledger.embedded.base import MAX_LEASE, wall_clock
 from comptroller.ledger.factory import open_keys, open_ledger
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.ledger.remote.outbox import counted
@@ -33,7 +33,7 @@ from comptroller.ledger.sqlite import SqliteLedger
 from comptroller.server import Application, serve_ledger
 from comptroller.server.listen import Tls, listening, open_to_others, tls, url
 
-_ADMIN_KEY_LEAST = 16
+_MIN_ADMIN_KEY_LENGTH = 16
 _EXTRA = "install what serving needs with: pip install 'comptroller[serve]'"
 
 _logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ async def _stop_on_signals(
             server.should_exit = True
 
 
-def _tell(ledger: EmbeddedLedger, keys: KeyTable, address: str) -> None:
+def _tell(ledger: EmbeddedLedger, keys: ApiKeyStore, address: str) -> None:
     """That it is ready, and what is missing."""
     output.write_text(f"comptroller serves {ledger.name} at {address}")
     if not any(key.revoked_ms is None for key in keys.all()):
@@ -166,10 +166,10 @@ def _tell(ledger: EmbeddedLedger, keys: KeyTable, address: str) -> None:
         output.write_text(f"nobody has an API key yet: {how}")
 
 
-def _make_keys(keys: KeyTable, tenants: list[str]) -> None:
+def _make_keys(keys: ApiKeyStore, tenants: list[str]) -> None:
     """Keys that are gone with the process, shown as it begins."""
     for tenant in tenants:
-        text, key = made(tenant, wall_clock(), "made at the start")
+        text, key = create_api_key(tenant, wall_clock(), "made at the start")
         output.write_text(f"the API key of tenant {key.tenant}, shown this once: {text}")
         keys.add(key)
 
@@ -205,10 +205,10 @@ def _admin_key(variable: str | None) -> str | None:
     key = os.environ.get(variable or ADMIN_KEY)
     if key is None and variable is not None:
         raise ValueError(f"--admin-key-env: {variable} is not set: export {variable}=...")
-    if key is not None and len(key) < _ADMIN_KEY_LEAST:
+    if key is not None and len(key) < _MIN_ADMIN_KEY_LENGTH:
         raise ValueError(
             f"the admin key in {variable or ADMIN_KEY} is too short: give it at least"
-            f" {_ADMIN_KEY_LEAST} characters, such as those of: openssl rand -hex 32"
+            f" {_MIN_ADMIN_KEY_LENGTH} characters, such as those of: openssl rand -hex 32"
         )
     return key
 
@@ -220,7 +220,7 @@ def _retention(order: Order, address: str) -> timedelta | None:
     if address == "memory:":
         raise ValueError("--retention is for a file: what is in memory: ends with the server")
     kept = span("--retention", order.retention)
-    if kept < LONGEST_LEASE:
+    if kept < MAX_LEASE:
         raise ValueError(
             f"--retention {order.retention}: requests about a call may come for a day and a minute,"
             " so keep it longer: such as 2d"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from comptroller.cli import output
-from comptroller.cli.budgets import own
+from comptroller.cli.budgets import require_embedded
 from comptroller.cli.exit_codes import shown_before
 from comptroller.cli.tables import Table
 from comptroller.ledger.embedded.base import wall_clock
@@ -21,7 +21,7 @@ async def add(ledger: Ledger, url: str, secret_variable: str | None, as_json: bo
     """Add a webhook; a secret that was generated for it is shown this once."""
     given = _secret(secret_variable) if secret_variable else None
     webhook = Webhook(url, given or f"whsec_{secrets.token_urlsafe(_SECRET_BYTES)}", wall_clock())
-    with open_webhooks(own(ledger)) as webhooks:
+    with open_webhooks(require_embedded(ledger)) as webhooks:
         with shown_before("no webhook was added"):
             if as_json:
                 secret = {} if given else {"secret": webhook.secret}
@@ -40,7 +40,7 @@ async def add(ledger: Ledger, url: str, secret_variable: str | None, as_json: bo
 
 async def show(ledger: Ledger, as_json: bool, wide: bool) -> None:
     """Every webhook, and how it takes what it is told."""
-    owner = own(ledger)
+    owner = require_embedded(ledger)
     with open_webhooks(owner) as webhooks:
         found = webhooks.all()
     since = {webhook.url: await _failing_since(owner, webhook) for webhook in found}
@@ -60,7 +60,7 @@ async def show(ledger: Ledger, as_json: bool, wide: bool) -> None:
 
 async def remove(ledger: Ledger, url: str, as_json: bool) -> None:
     """End a webhook."""
-    with open_webhooks(own(ledger)) as webhooks:
+    with open_webhooks(require_embedded(ledger)) as webhooks:
         webhooks.remove(url)
     if as_json:
         output.write_json({"url": url})

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 from runcycles import Caps, CommitOveragePolicy, Unit
 
-from comptroller._frozen import value
+from comptroller._frozen import frozen_record
 from comptroller.core.limits import merged
 from comptroller.core.periods import Period
-from comptroller.money import MOST
+from comptroller.money import MAX_AMOUNT
 
 
-@value
+@frozen_record
 class Renewal:
     """A budget that begins anew: `per` which period of `zone`, when next, and with how much."""
 
@@ -28,7 +28,7 @@ class Renewal:
     zone: str = "UTC"
 
 
-@value
+@frozen_record
 class Alerts:
     """Shares of the budget in percent, rising: `at` which to tell, and those that were `told`."""
 
@@ -36,7 +36,7 @@ class Alerts:
     told: tuple[int, ...] = ()
 
 
-@value
+@frozen_record
 class Account:
     """The account of one (scope, unit); all amounts are whole numbers of the unit."""
 
@@ -113,7 +113,7 @@ class Account:
 Accounts = tuple[Account, ...]
 
 
-@value
+@frozen_record
 class Denial:
     """Why not: the protocol's code, where it struck, and what was asked for and left there."""
 
@@ -128,15 +128,15 @@ class Denial:
     """When the account begins anew, where it does."""
 
 
-@value
-class Grant:
+@frozen_record
+class Authorization:
     """An estimate may be locked: the accounts with it locked, and the caps that bind it."""
 
     accounts: Accounts
     caps: Caps | None
 
 
-@value
+@frozen_record
 class Charge:
     """Spend was charged: the accounts afterwards, and how much of the actual was covered."""
 
@@ -162,7 +162,7 @@ def budgeted(
     return Denial("BUDGET_NOT_FOUND", scopes[-1], unit, requested)
 
 
-def admit(accounts: Accounts, estimate: int) -> Grant | Denial:
+def admit(accounts: Accounts, estimate: int) -> Authorization | Denial:
     """Lock `estimate` in every account, or the reason why not.
 
     A rule is tried on all scopes before the next one: closed, frozen, over limit, in debt (only
@@ -175,7 +175,7 @@ def admit(accounts: Accounts, estimate: int) -> Grant | Denial:
             return denial
         locked.append(account.moved(reserved=estimate))
     capped = [caps for account in accounts if account.caps and (caps := account.binding)]
-    return Grant(tuple(locked), merged(capped) if capped else None)
+    return Authorization(tuple(locked), merged(capped) if capped else None)
 
 
 def _why_not(accounts: Accounts, estimate: int) -> Denial | None:
@@ -256,7 +256,7 @@ def _charge_over(accounts: Accounts, amount: int, policy: CommitOveragePolicy) -
         covered = min(charged, account.available)
         owed = charged - covered
         if owed and (
-            account.debt + owed > account.overdraft_limit or account.used + charged > MOST
+            account.debt + owed > account.overdraft_limit or account.used + charged > MAX_AMOUNT
         ):
             return _denied("OVERDRAFT_LIMIT_EXCEEDED", account, amount)
         over_limit = is_short and not owes

@@ -1,9 +1,9 @@
 """When a charge that the ledger did not accept is sent again."""
 
-FIRST, MOST = 0.5, 60.0
+FIRST, MAX_BACKOFF = 0.5, 60.0
 """Seconds: the pause before the second attempt, and the longest one."""
 
-LONGEST_FLOOR = 3600.0
+MAX_FLOOR = 3600.0
 """Seconds that a server's `Retry-After` is honoured for: a mangled one must not park spend."""
 
 UNTIL_MENDED = 60.0
@@ -17,12 +17,12 @@ def pause(attempt: int, chance: float) -> float:
     do not come back together.
     """
     doubled = FIRST * 2.0 ** min(attempt - 1, 16)
-    return min(doubled, MOST) * (0.5 + chance / 2)
+    return min(doubled, MAX_BACKOFF) * (0.5 + chance / 2)
 
 
 def honoured(wait_ms: int) -> int:
     """As much of a server's `Retry-After` as is waited for, in milliseconds."""
-    return min(max(wait_ms, 0), int(LONGEST_FLOOR * 1000))
+    return min(max(wait_ms, 0), int(MAX_FLOOR * 1000))
 
 
 def floor(not_before_ms: int | None, now_ms: int) -> float:

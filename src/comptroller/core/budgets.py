@@ -15,8 +15,8 @@ import attrs
 from runcycles import Amount, Caps
 
 from comptroller.core.accounts import Account, Alerts, Denial, Renewal
-from comptroller.core.periods import PERIODS, Period, began, ends, zone_of
-from comptroller.money import MOST, amount
+from comptroller.core.periods import PERIODS, Period, period_end, period_start, zone_of
+from comptroller.money import MAX_AMOUNT, amount
 
 Share = str | int
 """A part of a whole: `"80%"`, or 80."""
@@ -170,7 +170,7 @@ def _terms(account: Account) -> Terms:
     return terms
 
 
-def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 0) -> Account:
+def apply_terms(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 0) -> Account:
     """The account of a budget that was set; what it has spent, reserved and owes stays.
 
     One that was closed is open again.
@@ -183,7 +183,7 @@ def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 
     known = known or Account(scope, unit, allocated)
     per, zone = terms.per, terms.zone
     if per and known.since_ms > now_ms + _DAY_MS:
-        known = _anew(known, began(per, zone, now_ms))
+        known = _anew(known, period_start(per, zone, now_ms))
     told = known.alerts.told if known.alerts else ()
     present_ms = max(now_ms, known.since_ms)
     return reconciled(
@@ -193,7 +193,9 @@ def budget(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 
             overdraft_limit=terms.overdraft_limit,
             caps=terms.caps,
             caps_below=terms.caps_below,
-            renewal=Renewal(per, ends(per, zone, present_ms), allocated, zone) if per else None,
+            renewal=Renewal(per, period_end(per, zone, present_ms), allocated, zone)
+            if per
+            else None,
             alerts=Alerts(terms.alerts, told) if terms.alerts or told else None,
             closed=False,
         )
@@ -210,7 +212,7 @@ def fund(account: Account, amount: int, operation: Funding) -> Account | Denial:
     debit = operation is Funding.DEBIT
     repaid = 0 if debit else min(amount, account.debt)
     added = -amount if debit else amount - repaid
-    beyond_most = account.allocated + added > MOST
+    beyond_most = account.allocated + added > MAX_AMOUNT
     if beyond_most or (debit and amount > account.remaining):
         return Denial(
             "INVALID_REQUEST" if beyond_most else "BUDGET_EXCEEDED",
@@ -225,12 +227,12 @@ def fund(account: Account, amount: int, operation: Funding) -> Account | Denial:
             account,
             debt=account.debt - repaid,
             allocated=account.allocated + added,
-            alerts=_armed(account, added),
+            alerts=_reset_alerts(account, added),
         )
     )
 
 
-def _armed(account: Account, added: int) -> Alerts | None:
+def _reset_alerts(account: Account, added: int) -> Alerts | None:
     """Money added to a budget that never renews begins a period of its own for its alerts."""
     if account.alerts is None or account.renewal is not None or added <= 0:
         return account.alerts
@@ -252,9 +254,9 @@ def renewed(account: Account, now_ms: int) -> Account:
     if renewal is None or now_ms < renewal.at_ms:
         return account
     return attrs.evolve(
-        _anew(account, began(renewal.per, renewal.zone, now_ms)),
+        _anew(account, period_start(renewal.per, renewal.zone, now_ms)),
         allocated=renewal.allocated,
-        renewal=attrs.evolve(renewal, at_ms=ends(renewal.per, renewal.zone, now_ms)),
+        renewal=attrs.evolve(renewal, at_ms=period_end(renewal.per, renewal.zone, now_ms)),
     )
 
 
@@ -271,7 +273,7 @@ def _anew(account: Account, since_ms: int) -> Account:
     )
 
 
-def told(account: Account) -> tuple[Account, tuple[int, ...]]:
+def due_alerts(account: Account) -> tuple[Account, tuple[int, ...]]:
     """The alerts that are due now, in percent, and the account, which will not tell them again."""
     alerts, charged = account.alerts, account.spent + account.debt
     if alerts is None or not charged:

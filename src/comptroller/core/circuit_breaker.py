@@ -29,7 +29,7 @@ FIRST_DENIAL_BACKOFF, MAX_DENIAL_BACKOFF = 0.25, 10.0
 
 
 @attrs.frozen
-class Denied:
+class DenialBackoff:
     """A scope that refused.
 
     Attributes:
@@ -46,10 +46,10 @@ class Denied:
     times: int = 1
     until: float = -math.inf
 
-    def again(self, code: str | None, amount: int, sent: float, now: float) -> "Denied":
+    def again(self, code: str | None, amount: int, sent: float, now: float) -> "DenialBackoff":
         """It has refused once more what was sent at `sent`."""
         if now > max(self.since, self.until) + MAX_DENIAL_BACKOFF:
-            return Denied(code, amount, since=now)
+            return DenialBackoff(code, amount, since=now)
         least = min(self.least, amount) if code == self.code else amount
         if sent < self.since:
             return attrs.evolve(self, code=code, least=least)
@@ -57,7 +57,7 @@ class Denied:
         pause = min(
             FIRST_DENIAL_BACKOFF * 2.0 ** min(times - TOLERATED_DENIALS, 16), MAX_DENIAL_BACKOFF
         )
-        return Denied(code, least, now, times, now + pause)
+        return DenialBackoff(code, least, now, times, now + pause)
 
     def holds(self, amount: int, now: float) -> bool:
         """Whether a request for `amount` is answered here."""
@@ -80,12 +80,12 @@ Where = tuple[str, Unit]
 TOLERATED = 3
 """Requests in a row without an answer before the circuit opens."""
 
-FIRST, MOST = 1.0, 30.0
+FIRST, MAX_COOLDOWN = 1.0, 30.0
 """Seconds that it stays open: at first, and at most. It doubles in between."""
 
 
 @attrs.frozen
-class Circuit:
+class CircuitBreaker:
     """What is known about a ledger's answers.
 
     Attributes:
@@ -108,20 +108,20 @@ class Circuit:
         """Seconds for which nothing is to be sent; 0: send."""
         return max(0.0, self.until - now) if self.open else 0.0
 
-    def sent(self, now: float) -> "Circuit":
+    def sent(self, now: float) -> "CircuitBreaker":
         """A request goes out. While the circuit is open it is the only one for a while."""
         return attrs.evolve(self, until=now + self._pause()) if self.open else self
 
-    def unanswered(self, sent: float, now: float) -> "Circuit":
+    def unanswered(self, sent: float, now: float) -> "CircuitBreaker":
         """No answer came to what was sent at `sent`."""
         if sent < self.since:
             return self
-        failed = Circuit(self.failures + 1, now)
+        failed = CircuitBreaker(self.failures + 1, now)
         return attrs.evolve(failed, until=now + failed._pause()) if failed.open else failed
 
     def _pause(self) -> float:
-        return min(FIRST * 2.0 ** min(self.failures - TOLERATED, 16), MOST)
+        return min(FIRST * 2.0 ** min(self.failures - TOLERATED, 16), MAX_COOLDOWN)
 
 
-CLOSED = Circuit()
+CLOSED = CircuitBreaker()
 """Nothing speaks against asking."""

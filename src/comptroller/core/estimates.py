@@ -16,9 +16,9 @@ import attrs
 from attrs import field, validators
 from runcycles import Amount, Unit
 
-from comptroller._validation import at_least, must_be
+from comptroller._validation import at_least, check_type
 from comptroller.core.pricing import PLAIN, Billing, Prices, TokenCount, price_of
-from comptroller.money import MOST, amount, tokens, usd
+from comptroller.money import MAX_AMOUNT, amount, tokens, usd
 from comptroller.policy import Field, LlmEstimate, amount_or_strategy
 
 DEFAULT_ESTIMATE: Final = usd("0.005")
@@ -30,7 +30,7 @@ LONGEST_CALL: Final = timedelta(hours=1)
 """How far ahead an estimate looks for a dearer price. The OpenAI client gives an attempt ten
 minutes, and makes three.
 """
-_MOST_KEYS: Final = 1024
+_MAX_KEYS: Final = 1024
 
 
 @attrs.frozen
@@ -66,11 +66,11 @@ class LlmRequest:
 
 
 def _an_amount(_: object, attribute: Field, value: Any) -> None:
-    must_be(attribute.name, value, Amount, 'an amount such as usd("0.05")')
+    check_type(attribute.name, value, Amount, 'an amount such as usd("0.05")')
 
 
 def _share(_: object, attribute: Field, value: Any) -> None:
-    must_be(attribute.name, value, float | int, "a number such as 0.95")
+    check_type(attribute.name, value, float | int, "a number such as 0.95")
     if not 0 < value <= 1:
         raise ValueError(f"{attribute.name}={value!r}: more than 0, and at most 1")
 
@@ -114,7 +114,7 @@ class WorstCase:
         """Tokens, or their price; None where the price is not known."""
         most = TokenCount(input=request.input_tokens, output=self.most_output(request))
         if self.unit is Unit.TOKENS:
-            return tokens(min(most.total, MOST))
+            return tokens(min(most.total, MAX_AMOUNT))
         billing = attrs.evolve(request.billing, lasting=LONGEST_CALL)
         return price_of(prices, request.model, most, billing)
 
@@ -159,7 +159,7 @@ class Learned:
             if past and past[-1].unit is not actual.unit:
                 past.clear()  # the policy's unit changed: amounts of two units do not compare
             past.append(actual)
-            if len(self._past) > _MOST_KEYS:
+            if len(self._past) > _MAX_KEYS:
                 del self._past[next(iter(self._past))]  # agents named anew for every run
 
     def learned(self, request: LlmRequest) -> Amount | None:
@@ -177,7 +177,7 @@ class Learned:
 
 
 @attrs.frozen
-class Estimated:
+class Estimate:
     """What a call reserves, and which rule said so.
 
     `source` is `fixed`, `worst-case`, `learned`, `default`, or `custom` for a strategy of the
@@ -191,7 +191,7 @@ class Estimated:
 
 def resolve_estimate(
     given: Amount | LlmEstimate | None, request: LlmRequest, prices: Prices
-) -> Estimated:
+) -> Estimate:
     """What `Policy.llm_estimate` means for one call.
 
     None is `WorstCase()`. Whatever strategy it is, $0.005 (`default`) is reserved where it cannot
@@ -203,20 +203,20 @@ def resolve_estimate(
     strategy = WorstCase() if given is None else _strategy(given)
     if isinstance(strategy, Learned):
         if (past := strategy.learned(request)) is not None:
-            return Estimated(past, "learned")
+            return Estimate(past, "learned")
         return resolve_estimate(strategy.fallback, request, prices)
     estimate: Any = strategy.estimate(request, prices)
     if estimate is None:
-        return Estimated(DEFAULT_ESTIMATE, "default")
+        return Estimate(DEFAULT_ESTIMATE, "default")
     if not isinstance(estimate, Amount):
         hint = 'return an Amount such as usd("0.05"), or None'
         raise TypeError(f"llm_estimate: {strategy!r} returned {estimate!r}: {hint}")
     output = strategy.most_output(request) if isinstance(strategy, WorstCase) else None
-    return Estimated(estimate, getattr(strategy, "source", "custom"), output)
+    return Estimate(estimate, getattr(strategy, "source", "custom"), output)
 
 
 @attrs.frozen
-class Actual:
+class ActualCost:
     """What a call cost, and where that is known from.
 
     `source`: the reported usage, the cost that the provider itself has reported, or the estimate.
@@ -254,7 +254,7 @@ def actual(
     estimate: Amount,
     billing: Billing = PLAIN,
     said: Answered = NOTHING_SAID,
-) -> Actual:
+) -> ActualCost:
     """What an LLM call cost, in the unit of its reservation.
 
     Args:
@@ -268,15 +268,15 @@ def actual(
         said: what the answer itself says of its price.
     """
     if said.cost is not None and said.cost.unit is unit:
-        return Actual(said.cost, "reported")
+        return ActualCost(said.cost, "reported")
     known = None
     if used is not None and unit is Unit.TOKENS:
-        known = tokens(min(used.total, MOST))
+        known = tokens(min(used.total, MAX_AMOUNT))
     elif used is not None and unit is Unit.USD_MICROCENTS:
         billing = attrs.evolve(billing, context={**billing.context, **said.context})
         known = price_of(prices, model, used, billing)
         if known is None and said.model is not None:
             known = price_of(prices, said.model, used, billing)
     if known is None or known.unit is not unit:
-        return Actual(estimate, "estimate")
-    return Actual(known, "usage")
+        return ActualCost(estimate, "estimate")
+    return ActualCost(known, "usage")

@@ -1,6 +1,6 @@
 """When to extend a reservation's lease: the protocol's HEARTBEAT GUIDANCE (extendReservation).
 
-A `Lease` is told what happened, in monotonic seconds, and answers with the next step: `Beat`
+A `Lease` is told what happened, in monotonic seconds, and answers with the next step: `ExtendAfter`
 (sleep, then extend by `ttl_ms`) or `Stop`. Two paths, chosen by each answer for itself:
 
 - PRIMARY ALGORITHM, normative: the answer carries `remaining_ttl_ms`, and alone decides.
@@ -22,9 +22,9 @@ import attrs
 from comptroller.core.heartbeat_fallback import MeasuredGrants
 from comptroller.core.heartbeat_types import (
     SHORTEST_BEAT_MS,
-    Answer,
-    Beat,
+    ExtendAfter,
     Failure,
+    LeaseResponse,
     Permanent,
     Step,
     Stop,
@@ -36,8 +36,8 @@ from comptroller.core.heartbeat_types import (
 )
 
 __all__ = [
-    "Answer",
-    "Beat",
+    "LeaseResponse",
+    "ExtendAfter",
     "Failure",
     "Lease",
     "Permanent",
@@ -51,8 +51,8 @@ __all__ = [
 _FLOOR_MS: Final = 1_000
 """The least attempt_budget, and the least safety_margin."""
 
-_LONGEST_RETRY_MS: Final = 30_000
-_MOST_MS: Final = 2**63 - 1
+_MAX_RETRY_MS: Final = 30_000
+_MAX_MS: Final = 2**63 - 1
 
 
 @attrs.frozen
@@ -132,7 +132,7 @@ class Lease:
         return 2 * self.attempt_budget_ms + self.safety_margin_ms
 
     def answered(
-        self, answer: Answer, sent: float | None, received: float | None
+        self, answer: LeaseResponse, sent: float | None, received: float | None
     ) -> tuple["Lease", Step]:
         """After a schema-valid success of the create (the first one) or of an extend.
 
@@ -182,7 +182,7 @@ class Lease:
 
     def _schedule(self, remaining_ms: int, rtt_ms: float) -> tuple["Lease", Step]:
         """PRIMARY ALGORITHM: the next extension from this answer alone."""
-        lead_floor = max(0, min(remaining_ms, _MOST_MS) - rtt_ms)
+        lead_floor = max(0, min(remaining_ms, _MAX_MS) - rtt_ms)
         delay = max(0, lead_floor - self.retry_reserve_ms)
         # The zero-delay guard: one immediate fresh extension, for the ledgers that add to a
         # lease, and if that brings no delay either, stop. A delay of a millisecond would be
@@ -195,7 +195,7 @@ class Lease:
                 f" {self.retry_reserve_ms} ms that a safe retry needs:"
                 " use a longer ttl_ms or a shorter request timeout"
             )
-        return lease, Beat(delay / 1000)
+        return lease, ExtendAfter(delay / 1000)
 
     def _retry(self, failure: Transient | Throttled, now: float) -> tuple["Lease", Step]:
         """PRIMARY ALGORITHM, transient failures: the same key, while a whole attempt fits."""
@@ -208,11 +208,11 @@ class Lease:
         if window < 0 or window >= self.retry_window_ms:
             return lease, Stop(f"{why(failure)}, and no other attempt fits into the lease")
         if isinstance(failure, Transient):
-            return lease, Beat(min(_LONGEST_RETRY_MS, lead // 4, window) / 1000, same_key=True)
+            return lease, ExtendAfter(min(_MAX_RETRY_MS, lead // 4, window) / 1000, same_key=True)
         wait = failure.retry_after_ms
         if wait is None or not 0 <= wait <= window:
             return lease, Stop(f"{why(failure)}, which the lease cannot wait for")
-        return lease, Beat(wait / 1000, same_key=True)
+        return lease, ExtendAfter(wait / 1000, same_key=True)
 
     def _measure(self, expires_at_ms: int | None, received: float) -> tuple["Lease", Step]:
         """FALLBACK: the next extension from what the last one was seen to grant."""

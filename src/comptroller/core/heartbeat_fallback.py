@@ -15,7 +15,7 @@ import attrs
 
 from comptroller.core.heartbeat_types import (
     SHORTEST_BEAT_MS,
-    Beat,
+    ExtendAfter,
     Step,
     Stop,
     Throttled,
@@ -24,7 +24,7 @@ from comptroller.core.heartbeat_types import (
     why,
 )
 
-_LONGEST_HELD_MS: Final = 30_000
+_MAX_HELD_MS: Final = 30_000
 
 
 @attrs.frozen
@@ -48,15 +48,17 @@ class MeasuredGrants:
     @classmethod
     def first(
         cls, ttl_ms: int, expires_at_ms: int | None, received: float
-    ) -> tuple["MeasuredGrants", Beat]:
+    ) -> tuple["MeasuredGrants", ExtendAfter]:
         """After the first answer, which grants nothing that could be measured.
 
         The first extension comes early, since nothing bounds the first lease; and not at once,
         since a ledger that holds a maximum lead would add nothing, and short calls need none.
         """
-        return cls(ttl_ms, expires_at_ms, received, received), Beat(SHORTEST_BEAT_MS / 1000)
+        return cls(ttl_ms, expires_at_ms, received, received), ExtendAfter(SHORTEST_BEAT_MS / 1000)
 
-    def extended(self, expires_at_ms: int | None, received: float) -> tuple["MeasuredGrants", Beat]:
+    def extended(
+        self, expires_at_ms: int | None, received: float
+    ) -> tuple["MeasuredGrants", ExtendAfter]:
         """After a successful extension, seen at `received`."""
         known = expires_at_ms is not None and self.expires_at_ms is not None
         grant = (expires_at_ms or 0) - (self.expires_at_ms or 0) if known else 0
@@ -71,27 +73,27 @@ class MeasuredGrants:
     def failed(self, failure: Transient | Throttled) -> Step:
         """After a failed extension: the lead is not known, so it is tried again, unhurried."""
         if isinstance(failure, Transient):
-            return Beat(max(SHORTEST_BEAT_MS, self._held_ms // 4) / 1000, same_key=True)
+            return ExtendAfter(max(SHORTEST_BEAT_MS, self._held_ms // 4) / 1000, same_key=True)
         wait = failure.retry_after_ms
         if wait is None or not 0 <= wait <= self.ttl_ms:
             return Stop(f"{why(failure)}, which the lease cannot wait for")
-        return Beat(max(SHORTEST_BEAT_MS, wait) / 1000, same_key=True)
+        return ExtendAfter(max(SHORTEST_BEAT_MS, wait) / 1000, same_key=True)
 
     @property
     def _held_ms(self) -> int:
         """The cadence that holds a lease of unknown size: min(requested ttl_ms / 2, 30 s)."""
-        return max(SHORTEST_BEAT_MS, min(self.ttl_ms // 2, _LONGEST_HELD_MS))
+        return max(SHORTEST_BEAT_MS, min(self.ttl_ms // 2, _MAX_HELD_MS))
 
-    def _cadence(self, grant: int, elapsed: float) -> Beat:
+    def _cadence(self, grant: int, elapsed: float) -> ExtendAfter:
         """Cadence heuristic: what a grant says, beside the time since the one before it."""
         normal = 10 * grant >= 9 * self.ttl_ms
         echo = grant <= 0 or 3 * elapsed <= 4 * grant <= 5 * elapsed  # elapsed, a quarter off
         if echo and not normal:  # maximum-lead clamping: the grant is the time since the last
             notice = "the ledger seems to hold a maximum lead: its extensions may run out"
-            return Beat(self._held_ms / 1000, notice=notice)
+            return ExtendAfter(self._held_ms / 1000, notice=notice)
         beat = max(SHORTEST_BEAT_MS, min(grant, self.ttl_ms) // 2)
         lead_min = max(0, self.grants_ms - elapsed_ms(self.began, self.received))
         # A beat is skipped while lead_min >= 1.5 grants: sleep to the first that is not.
         spare = int(max(0, 2 * lead_min - 3 * grant))
         beats = 1 + spare // (2 * beat)
-        return Beat(beats * beat / 1000)
+        return ExtendAfter(beats * beat / 1000)

@@ -9,7 +9,7 @@ SHORTEST_BEAT_MS: Final = 500
 """Half the shortest lease of the protocol (ttl_ms is at least 1 000): beating faster is a loop."""
 
 
-class Answer(Protocol):
+class LeaseResponse(Protocol):
     """What is read of a schema-valid success of a create or an extend."""
 
     @property
@@ -67,7 +67,7 @@ def failure_of(status: int, error_code: str | None, retry_after_ms: int | None) 
 
 
 @attrs.frozen
-class Beat:
+class ExtendAfter:
     """Extend by `ttl_ms`, `delay_seconds` after the answer, or the failure, that led to this.
 
     Attributes:
@@ -88,7 +88,7 @@ class Stop:
     reason: str
 
 
-Step = Beat | Stop
+Step = ExtendAfter | Stop
 
 
 def elapsed_ms(start: float, end: float) -> float:

@@ -8,9 +8,9 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from comptroller._validation import must_be
+from comptroller._validation import check_type
 
-MOST = 128
+MAX_IDENTIFIER_LENGTH = 128
 """The longest value of a subject field (protocol, Subject)."""
 
 _FITS = re.compile(r"[a-zA-Z0-9_.-]+\Z")
@@ -18,18 +18,18 @@ _OTHERS = re.compile(r"[^a-zA-Z0-9_.-]+")
 _HASHED = 8  # hex digits of the hash that keeps shortened names apart
 
 
-def fits(text: str, most: int = MOST) -> bool:
+def is_identifier(text: str, most: int = MAX_IDENTIFIER_LENGTH) -> bool:
     """Whether `text` may stand in a subject as it is."""
     return len(text) <= most and _FITS.match(text) is not None
 
 
-def fitted(text: str, most: int = MOST) -> str:
+def normalize_identifier(text: str, most: int = MAX_IDENTIFIER_LENGTH) -> str:
     """`text` as a subject value of at most `most` (16 or more) characters.
 
     Other characters become `-`, runs of them one; where too much or nothing is left, a short hash
     of the original is part of it. What fits already comes back as it is.
     """
-    if fits(text, most):
+    if is_identifier(text, most):
         return text
     kept = _OTHERS.sub("-", text)
     if kept.strip("-") and len(kept) <= most:
@@ -38,18 +38,18 @@ def fitted(text: str, most: int = MOST) -> str:
     return f"{kept[: most - _HASHED - 1].strip('-')}-{digest}".lstrip("-")
 
 
-def carried(text: str, most: int = 256) -> str:
+def truncate_utf8(text: str, most: int = 256) -> str:
     """What a message can carry of a name or reason, whatever it holds: `most` characters, all of
     which UTF-8 has. Half of a surrogate pair, which it has not, is written out.
     """
     return text.encode(errors="backslashreplace").decode()[:most]
 
 
-def lowered(name: str, given: str | None) -> str | None:
+def normalize_filter(name: str, given: str | None) -> str | None:
     """The value of the filter `name`, as scopes have it. Raise `TypeError` where it is no text."""
     if not given:
         return None
-    must_be(name, given, str, "a string")
+    check_type(name, given, str, "a string")
     return given.lower()
 
 
@@ -60,22 +60,22 @@ def checked(what: str, text: str) -> str:
         TypeError: not a string.
         ValueError: empty, longer than 128, or with characters that the protocol does not carry.
     """
-    must_be(what, text, str, "a string")
-    if fits(text):
+    check_type(what, text, str, "a string")
+    if is_identifier(text):
         return text
     if not text:
         raise ValueError(f"{what}='': it cannot be empty")
     raise ValueError(
-        f"{what}={text!r}: use at most {MOST} letters, digits, `_`, `.` and `-`,"
-        f" for example {fitted(text)!r}"
+        f"{what}={text!r}: use at most {MAX_IDENTIFIER_LENGTH} letters, digits, `_`, `.` and `-`,"
+        f" for example {normalize_identifier(text)!r}"
     )
 
 
-RUN_ID_MOST = 128
+MAX_RUN_ID_LENGTH = 128
 """The longest run id: the idempotency keys made of it stay within the protocol's 256."""
 
 _PRINTABLE = re.compile(r"[\x21-\x7e]+\Z")
-_DIMENSIONS_MOST = 16
+_MAX_DIMENSIONS = 16
 _DIMENSION_LENGTH = 256
 
 
@@ -86,10 +86,10 @@ def checked_run_id(text: str) -> str:
         TypeError: not a string.
         ValueError: empty, longer than 128, or with anything but printable ASCII.
     """
-    must_be("run_id", text, str, "a string")
-    if len(text) > RUN_ID_MOST or _PRINTABLE.match(text) is None:
+    check_type("run_id", text, str, "a string")
+    if len(text) > MAX_RUN_ID_LENGTH or _PRINTABLE.match(text) is None:
         raise ValueError(
-            f"run_id={text!r}: use 1 to {RUN_ID_MOST} printable ASCII characters, no spaces"
+            f"run_id={text!r}: use 1 to {MAX_RUN_ID_LENGTH} printable ASCII characters, no spaces"
         )
     return text
 
@@ -101,9 +101,9 @@ def checked_dimensions(given: Mapping[str, str]) -> dict[str, str]:
         TypeError: no mapping, or a key or value that is not a string.
         ValueError: more than 16, or a value longer than 256.
     """
-    must_be("dimensions", given, Mapping, 'a mapping such as {"customer": "42"}')
-    if len(given) > _DIMENSIONS_MOST:
-        raise ValueError(f"dimensions: {len(given)} given, at most {_DIMENSIONS_MOST} fit")
+    check_type("dimensions", given, Mapping, 'a mapping such as {"customer": "42"}')
+    if len(given) > _MAX_DIMENSIONS:
+        raise ValueError(f"dimensions: {len(given)} given, at most {_MAX_DIMENSIONS} fit")
     for key, value in given.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"dimensions[{key!r}]={value!r}: give strings")

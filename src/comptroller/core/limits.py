@@ -18,7 +18,7 @@ from comptroller.policy import Limits
 
 
 @attrs.define
-class Tally:
+class UsageTotals:
     """What a run has used so far. `spend` is by unit: charged, plus reserved in flight."""
 
     calls: Counter[str] = attrs.Factory(Counter)  # by kind, and by "tool:name"
@@ -27,7 +27,7 @@ class Tally:
 
 
 @attrs.frozen
-class Breach:
+class LimitBreach:
     """Why a call may not begin.
 
     Attributes:
@@ -47,19 +47,19 @@ def breach(
     kind: str,
     name: str,
     estimate: Amount,
-    tally: Tally,
+    tally: UsageTotals,
     limits: Limits,
     caps: Caps | None,
     steps_left: int | None,
-) -> Breach | None:
+) -> LimitBreach | None:
     """Why a call of `kind` ("llm" or "tool") may not begin, or None.
 
     `caps` are those of the latest LLM grant, `steps_left` the calls it still allows.
     """
     if steps_left is not None and steps_left <= 0:
-        return Breach("the ledger's cap on further steps (max_steps_remaining)", by_caps=True)
+        return LimitBreach("the ledger's cap on further steps (max_steps_remaining)", by_caps=True)
     if kind == "tool" and caps is not None and not tool_allowed(caps, name):
-        return Breach(f"the ledger's caps forbid the tool {name}", by_caps=True)
+        return LimitBreach(f"the ledger's caps forbid the tool {name}", by_caps=True)
     return (
         _count_reached(kind, name, tally, limits)
         or _tokens_reached(kind, tally, limits)
@@ -77,7 +77,7 @@ def tool_allowed(caps: Caps, name: str) -> bool:
     return name not in (caps.tool_denylist or ())
 
 
-def _count_reached(kind: str, name: str, tally: Tally, limits: Limits) -> Breach | None:
+def _count_reached(kind: str, name: str, tally: UsageTotals, limits: Limits) -> LimitBreach | None:
     if kind == "llm":
         most, key, shown = limits.llm_calls, "llm", "llm_calls"
     elif isinstance(limits.tool_calls, Mapping):
@@ -86,27 +86,27 @@ def _count_reached(kind: str, name: str, tally: Tally, limits: Limits) -> Breach
         most, key, shown = limits.tool_calls, "tool", "tool_calls"
     if most is None or tally.calls[key] < most:
         return None
-    return Breach(f"the run's limit of {shown}={most} is reached")
+    return LimitBreach(f"the run's limit of {shown}={most} is reached")
 
 
-def _tokens_reached(kind: str, tally: Tally, limits: Limits) -> Breach | None:
+def _tokens_reached(kind: str, tally: UsageTotals, limits: Limits) -> LimitBreach | None:
     if kind != "llm" or limits.tokens is None or tally.tokens < limits.tokens:
         return None
-    return Breach(
+    return LimitBreach(
         f"the run's limit of {limits.tokens:,} tokens is reached ({tally.tokens:,} used)",
         unit=Unit.TOKENS,
         remaining=0,
     )
 
 
-def _spend_reached(estimate: Amount, tally: Tally, limits: Limits) -> Breach | None:
+def _spend_reached(estimate: Amount, tally: UsageTotals, limits: Limits) -> LimitBreach | None:
     most = limits.spend
     if most is None or most.unit != estimate.unit or estimate.amount == 0:
         return None
     left = most.amount - tally.spend[most.unit]
     if estimate.amount <= left:
         return None
-    return Breach(
+    return LimitBreach(
         f"the run's limit of {show(most)}: {show(estimate)} requested, "
         f"{formatted(most.unit, max(left, 0))} left",
         unit=most.unit,

@@ -36,12 +36,12 @@ def zone_of(name: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def began(per: Period, zone: str, now_ms: int) -> int:
+def period_start(per: Period, zone: str, now_ms: int) -> int:
     """When the period that holds `now_ms` began."""
     return _starts(_first(per, _day(zone, now_ms)), zone)
 
 
-def ends(per: Period, zone: str, now_ms: int) -> int:
+def period_end(per: Period, zone: str, now_ms: int) -> int:
     """When the period that holds `now_ms` is over: the first moment of the next one."""
     if now_ms >= _CALENDAR_MS:
         return now_ms + 1

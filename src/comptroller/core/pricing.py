@@ -23,7 +23,7 @@ from runcycles import Amount, Unit
 
 from comptroller.core import price_catalog
 from comptroller.core.price_catalog import Listing
-from comptroller.money import MICROCENTS_PER_USD, MOST, amount
+from comptroller.money import MAX_AMOUNT, MICROCENTS_PER_USD, amount
 
 _EXACT = Context(prec=80, rounding=ROUND_CEILING)  # not the thread's, which a program may have set
 _DEAREST = 10**12  # keeps `Price("1e999999", ...)` from building a huge integer
@@ -122,7 +122,7 @@ def _units(tokens: TokenCount) -> dict[str, int]:
 
 def _microcents(dollars: Decimal) -> int:
     """Round up; at most what the protocol can carry."""
-    return min(MOST, int((dollars * MICROCENTS_PER_USD).to_integral_value(ROUND_CEILING)))
+    return min(MAX_AMOUNT, int((dollars * MICROCENTS_PER_USD).to_integral_value(ROUND_CEILING)))
 
 
 class Prices(Protocol):

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from runcycles import Subject
 
-from comptroller.core.identifiers import fits, fitted
+from comptroller.core.identifiers import is_identifier, normalize_identifier
 
 LEVELS = ("tenant", "workspace", "app", "workflow", "agent", "toolset")
 
@@ -21,7 +21,7 @@ def scopes_of(subject: Subject) -> tuple[str, ...]:
     Raises:
         ValueError: no level is given, or a value is none the protocol carries.
     """
-    return derived(
+    return scopes_from_values(
         (
             subject.tenant,
             subject.workspace,
@@ -34,13 +34,13 @@ def scopes_of(subject: Subject) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
-def derived(values: Values) -> tuple[str, ...]:
+def scopes_from_values(values: Values) -> tuple[str, ...]:
     """`scopes_of` for the six values of a subject, outermost first."""
     segments = []
     for level, value in zip(LEVELS, values, strict=True):
         if value is None:
             continue
-        if not fits(value):
+        if not is_identifier(value):
             raise ValueError(f"subject.{level} must match ^[a-zA-Z0-9_.-]{{1,128}}$: {value!r}")
         segments.append(f"{level}:{value.lower()}")
     if not segments:
@@ -48,13 +48,13 @@ def derived(values: Values) -> tuple[str, ...]:
     return tuple("/".join(segments[:depth]) for depth in range(1, len(segments) + 1))
 
 
-def within(path: str) -> tuple[str, ...]:
+def ancestor_scopes(path: str) -> tuple[str, ...]:
     """The scopes that lead to `path`, outermost first, `path` itself last."""
     segments = path.split("/")
     return tuple("/".join(segments[:depth]) for depth in range(1, len(segments) + 1))
 
 
-def innermost(scope: str) -> str:
+def leaf_scope(scope: str) -> str:
     """The last segment of a scope: `agent:triage`."""
     return scope.rpartition("/")[2]
 
@@ -76,7 +76,7 @@ def parse_scope(text: str) -> str:
         if LEVELS.index(level) <= depth:
             raise _malformed(text, f"{level} stands in the wrong place")
         depth = LEVELS.index(level)
-        segments.append(f"{level}:{fitted(value.strip()).lower()}")
+        segments.append(f"{level}:{normalize_identifier(value.strip()).lower()}")
     if not segments[0].startswith("tenant:"):
         raise _malformed(text, "it begins with a tenant")
     return "/".join(segments)

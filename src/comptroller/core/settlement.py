@@ -3,7 +3,7 @@
 Law 3: work that ran is never released. Known usage is committed; unknown usage of dispatched work
 is charged as policy says; only what never began is released.
 
-Two tables: `settlement` (from a call's end to a decision) and `after` (from the ledger's answer
+Two tables: `settlement` (from a call's end to a decision) and `next_action` (from the ledger's answer
 to the next step).
 """
 
@@ -37,7 +37,7 @@ class Finished:
 
 
 @attrs.frozen
-class NeverBegan:
+class NotStarted:
     """It was granted and not dispatched, or refused before any work: nothing was spent."""
 
     reason: str
@@ -50,7 +50,7 @@ class Abandoned:
     reason: str
 
 
-End = Finished | NeverBegan | Abandoned
+CallEnd = Finished | NotStarted | Abandoned
 
 _CLIENT_ERRORS = range(400, 500)
 _AFTER_WORK = frozenset({408, 409, 425, 499})
@@ -88,7 +88,7 @@ class Release:
 
 
 @attrs.frozen
-class Spent:
+class PartialUsage:
     """What is known about a call while it runs, for the case that it is given up.
 
     Attributes:
@@ -105,9 +105,9 @@ class Spent:
 
 
 def settlement(
-    end: End,
+    end: CallEnd,
     estimate: Amount,
-    spent: Spent,
+    spent: PartialUsage,
     prices: Prices,
     on_abandoned: Literal["charge", "release"],
 ) -> Commit | Release:
@@ -121,7 +121,7 @@ def settlement(
             return Commit(cost.amount, cost.source)
         case Finished(problem=problem):
             return Commit(estimate, "estimate", remark=problem)
-        case NeverBegan(reason):
+        case NotStarted(reason):
             return Release(reason)
         case Abandoned(reason) if on_abandoned == "release":
             return Release(reason, abandoned=True)
@@ -130,7 +130,7 @@ def settlement(
             return Commit(known or estimate, "streamed" if known else "estimate", reason)
 
 
-def _streamed(estimate: Amount, spent: Spent, prices: Prices) -> Amount | None:
+def _streamed(estimate: Amount, spent: PartialUsage, prices: Prices) -> Amount | None:
     """The price of a cut stream: its estimated input and the output so far, if they are known.
 
     Never more than was reserved: the count is rough, and the call's end is unknown.
@@ -147,7 +147,7 @@ def _streamed(estimate: Amount, spent: Spent, prices: Prices) -> Amount | None:
 # -- from the ledger's answer to the next step
 
 
-class Next(Enum):
+class SettlementAction(Enum):
     """What follows on an answer to a commit or an event."""
 
     SETTLED = "settled by an earlier attempt"
@@ -177,17 +177,17 @@ _THROTTLED = 429
 _UNAUTHORIZED = frozenset({401, 403})
 
 
-def after(status: int, error_code: str | None) -> Next:
+def next_action(status: int, error_code: str | None) -> SettlementAction:
     """The next step after an answer that was no valid success.
 
     `status` is -1 where no answer came; a 2xx here had a body that does not validate.
     """
     if status == _GONE or error_code == "RESERVATION_EXPIRED":
-        return Next.RECORD
+        return SettlementAction.RECORD
     if error_code == "RESERVATION_FINALIZED":
-        return Next.SETTLED
+        return SettlementAction.SETTLED
     if status == _THROTTLED or status not in _CLIENT_ERRORS:
-        return Next.RETRY
+        return SettlementAction.RETRY
     if status in _UNAUTHORIZED or error_code not in _NEVER:
-        return Next.KEEP
-    return Next.STOP
+        return SettlementAction.KEEP
+    return SettlementAction.STOP

@@ -16,15 +16,15 @@ from uuid import uuid4
 import anyio
 from runcycles import Subject
 
-from comptroller._eventloop import Kept, under_trio
+from comptroller._eventloop import TaskScope, under_trio
 from comptroller.core.identifiers import checked_run_id
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger, Outbox
-from comptroller.openai_agents.context import step_in, step_out
+from comptroller.openai_agents.context import pop_run, push_run
 from comptroller.policy import Limits, Policy
 from comptroller.receipts import Receipt
-from comptroller.runtime.portal import Home, raise_unless_known
-from comptroller.runtime.registry import Hub, Status
+from comptroller.runtime.portal import LoopPortal, reraise_cancellation
+from comptroller.runtime.registry import RunRegistry, Status
 from comptroller.runtime.run import Run
 
 log = logging.getLogger("comptroller")
@@ -47,7 +47,7 @@ class Carrier(Protocol):
         """Everything of `run` is over."""
 
 
-class CarriedRun(AbstractAsyncContextManager[Run]):
+class BackgroundRun(AbstractAsyncContextManager[Run]):
     """A run that has begun. `async with` makes it govern the body, and closes it afterwards.
 
     Args:
@@ -78,18 +78,18 @@ class CarriedRun(AbstractAsyncContextManager[Run]):
             raise ComptrollerError("these hooks govern asyncio programs: use governed_run on trio")
         run_id = uuid4().hex if run_id is None else checked_run_id(run_id)
         self.loop = asyncio.get_running_loop()
-        self._home, self._lender, self._carrier = Home(), lender, carrier
-        self._hub = Hub(self._home, lender.lend(), outbox=outbox, as_seen=as_seen)
+        self._home, self._lender, self._carrier = LoopPortal(), lender, carrier
+        self._hub = RunRegistry(self._home, lender.lend(), outbox=outbox, as_seen=as_seen)
         self._why: str | None = None
         self._refusal: ComptrollerError | None = None
         try:
             self.run = self._hub.new_run(run_id, subject, policy, Limits())
-            self._hub.register(_Handle(self.run))
+            self._hub.register(_BackgroundHandle(self.run))
         except BaseException:
             lender.take_back(self.loop)
             raise
         self.run.carrier = carrier
-        self._kept = Kept(self._life())
+        self._kept = TaskScope(self._life())
         self._kept.begin(self.lose)
         self._hub.begin(self.run)
 
@@ -151,7 +151,7 @@ class CarriedRun(AbstractAsyncContextManager[Run]):
         return await self._kept.close()
 
     async def __aenter__(self) -> Run:
-        step_in(self.run)
+        push_run(self.run)
         return self.run
 
     async def __aexit__(
@@ -160,12 +160,12 @@ class CarriedRun(AbstractAsyncContextManager[Run]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        step_out(self.run)
+        pop_run(self.run)
         self.end("its run has ended" if kind is None else f"its run raised {kind.__name__}")
-        raise_unless_known(await self.ended(), error)
+        reraise_cancellation(await self.ended(), error)
 
 
-class _Handle:
+class _BackgroundHandle:
     """What its hub holds of it."""
 
     status: Status = "running"

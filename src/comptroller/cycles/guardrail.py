@@ -12,7 +12,7 @@ from agents import Agent, GuardrailFunctionOutput, InputGuardrail, RunContextWra
 from runcycles import Action, AsyncCyclesClient, CyclesConfig, DecisionRequest, Unit
 
 from comptroller.cycles.config import subject_of
-from comptroller.cycles.ledger_pool import Lender
+from comptroller.cycles.ledger_pool import LedgerPool
 from comptroller.errors import CallDenied, ComptrollerError, LedgerUnreachable
 from comptroller.money import amount
 
@@ -46,7 +46,7 @@ def cycles_budget_guardrail(
     Raises:
         TypeError, ValueError: a setting that makes no sense, or no server is named.
     """
-    lender = Lender(client, config)
+    lender = LedgerPool(client, config)
     subject = subject_of(lender.config, tenant=tenant, workspace=workspace, app=app)
     expected = amount(unit, estimate, shown=f"estimate={estimate!r}")
 

@@ -17,15 +17,15 @@ from agents import Agent, Runner, RunResult, RunResultStreaming, TContext
 from runcycles import Amount, AsyncCyclesClient, CommitOveragePolicy, CyclesConfig, Unit
 from runcycles.retry import AsyncCommitRetryEngine
 
-from comptroller.cycles.background_run import CarriedRun
+from comptroller.cycles.background_run import BackgroundRun
 from comptroller.cycles.config import subject_of
 from comptroller.cycles.errors import as_seen
-from comptroller.cycles.ledger_pool import Lender
-from comptroller.cycles.retry_engine import EngineOutbox, keeps
+from comptroller.cycles.ledger_pool import LedgerPool
+from comptroller.cycles.retry_engine import RetryEngineOutbox, keeps
 from comptroller.money import amount
-from comptroller.openai_agents.context import ACTIVE
-from comptroller.openai_agents.hook_runs import Carriage, end_all, governing_run
-from comptroller.openai_agents.hooks_only import SelfGoverningHooks
+from comptroller.openai_agents.context import current_run
+from comptroller.openai_agents.hook_runs import HookRun, end_all, governing_run
+from comptroller.openai_agents.hooks_only import CallbackGoverningHooks
 from comptroller.openai_agents.runner import carried_stream, install
 from comptroller.policy import Policy, ToolEstimate, ToolEstimateMap
 from comptroller.runtime.run import Run
@@ -34,7 +34,7 @@ from comptroller.runtime.run import Run
 class CyclesRunResultStreaming:
     """`agents.RunResultStreaming`, whose events end when everything of the run is settled."""
 
-    def __init__(self, result: RunResultStreaming, carriage: Carriage | None) -> None:
+    def __init__(self, result: RunResultStreaming, carriage: HookRun | None) -> None:
         self._result = result
         self._carried = [] if carriage is None else [carriage]
 
@@ -63,7 +63,7 @@ class CyclesRunResultStreaming:
         return self.stream_events()
 
 
-class CyclesRunHooks(SelfGoverningHooks[TContext], Generic[TContext]):
+class CyclesRunHooks(CallbackGoverningHooks[TContext], Generic[TContext]):
     """Reserves budget before every LLM call and tool call, and settles it afterwards.
 
     `await hooks.run(agent, input)`, or `Runner.run(agent, input, hooks=hooks)`. One object serves
@@ -119,7 +119,7 @@ class CyclesRunHooks(SelfGoverningHooks[TContext], Generic[TContext]):
     ) -> None:
         if isinstance(commit_max_attempts, bool) or commit_max_attempts < 1:
             raise ValueError(f"commit_max_attempts={commit_max_attempts!r}: the least is 1")
-        self._lender = Lender(client, config)
+        self._lender = LedgerPool(client, config)
         self._subject = subject_of(
             self._lender.config,
             tenant=tenant,
@@ -141,7 +141,7 @@ class CyclesRunHooks(SelfGoverningHooks[TContext], Generic[TContext]):
             dry_run=dry_run,
         )
         self._outbox = _outbox(self._lender, retry_engine, commit_max_attempts)
-        self._carried: dict[str, CarriedRun] = {}
+        self._carried: dict[str, BackgroundRun] = {}
         super().__init__()
         install()
 
@@ -189,13 +189,13 @@ class CyclesRunHooks(SelfGoverningHooks[TContext], Generic[TContext]):
         carriage = self.carry(run_id)
         return CyclesRunResultStreaming(carried_stream(carriage, start), carriage)
 
-    def carry(self, run_id: str | None = None) -> CarriedRun:
+    def carry(self, run_id: str | None = None) -> BackgroundRun:
         """As `GoverningHooks.carry`."""
         install()  # another runner may have been put in its place
         self._forget_dead_loops()
         if self._outbox is not None:
             self._outbox.begin()
-        carried = CarriedRun(
+        carried = BackgroundRun(
             self._subject,
             self._policy,
             self._lender,
@@ -249,14 +249,14 @@ class CyclesRunHooks(SelfGoverningHooks[TContext], Generic[TContext]):
             await self._give_up(carried, reason)
 
     def _only_run(self) -> str | None:
-        run = ACTIVE.get()
+        run = current_run.get()
         if run is not None and run.id in self._carried:
             return run.id
         if len(self._carried) > 1:
             raise RuntimeError(f"run_id: {len(self._carried)} runs are pending: name one of them")
         return next(iter(self._carried), None)
 
-    async def _give_up(self, carried: CarriedRun, reason: str) -> None:
+    async def _give_up(self, carried: BackgroundRun, reason: str) -> None:
         if self.is_unowned(carried):  # nobody else says that this run has ended
             await end_all([carried], reason)
         else:
@@ -279,8 +279,8 @@ def _tools(
 
 
 def _outbox(
-    lender: Lender, engine: AsyncCommitRetryEngine | None, attempts: int
-) -> EngineOutbox | None:
+    lender: LedgerPool, engine: AsyncCommitRetryEngine | None, attempts: int
+) -> RetryEngineOutbox | None:
     """The engine that was given, else one of the config; None where neither keeps anything."""
     client, config = lender.client, lender.config
     if engine is None and config is not None and config.retry_enabled:
@@ -289,4 +289,4 @@ def _outbox(
         return None
     if client is None and config is not None:
         client = AsyncCyclesClient(config)
-    return EngineOutbox(engine, client, attempts)
+    return RetryEngineOutbox(engine, client, attempts)

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import attrs
 from runcycles import AsyncCyclesClient, CyclesConfig
 
-from comptroller.ledger.cycles_client import LedgerClient
+from comptroller.ledger.cycles_client import CyclesClientAdapter
 from comptroller.ledger.interface import Ledger
 from comptroller.ledger.remote.connections import ASYNCIO_IN_FLIGHT, NoAnswer
 from comptroller.ledger.remote.ledger import CyclesLedger, connected
@@ -22,7 +22,7 @@ _READ_TIMEOUT = 5.0  # seconds; CyclesConfig's default, for clients that show no
 
 
 @attrs.define
-class _Open:
+class _PooledLedger:
     """A ledger of one loop, how it is closed where it was opened for that, and how many use it."""
 
     ledger: Ledger
@@ -30,7 +30,7 @@ class _Open:
     users: int = 0
 
 
-class Lender:
+class LedgerPool:
     """Lends the ledger of a client, else of a config, else of the `CYCLES_*` environment.
 
     Attributes:
@@ -44,7 +44,9 @@ class Lender:
     def __init__(self, client: AsyncCyclesClient | None, config: CyclesConfig | None) -> None:
         self.client = client
         self.config = config or (_from_environment() if client is None else _shown_by(client))
-        self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, _Open] = WeakKeyDictionary()
+        self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, _PooledLedger] = (
+            WeakKeyDictionary()
+        )
 
     def lend(self) -> Ledger:
         """The ledger of the running loop. Whoever got it calls `take_back`."""
@@ -74,17 +76,17 @@ class Lender:
             if (close := self.take_back(loop)) is not None:
                 await close()
 
-    def _connect(self) -> _Open:
+    def _connect(self) -> _PooledLedger:
         client, config = self.client, self.config
-        if type(client) is LedgerClient and client.tenant is None:
-            return _Open(client.ledger)  # trusted with every tenant: nothing stands between
+        if type(client) is CyclesClientAdapter and client.tenant is None:
+            return _PooledLedger(client.ledger)  # trusted with every tenant: nothing stands between
         if client is not None:
             given = CyclesLedger(
                 _GivenClient(client, config),
                 request_timeout=config.read_timeout if config else _READ_TIMEOUT,
                 in_flight=ASYNCIO_IN_FLIGHT,
             )
-            return _Open(given)
+            return _PooledLedger(given)
         assert config is not None, "a lender has a client or a config"  # noqa: S101 - for mypy
         made = connected(
             config.base_url,
@@ -92,7 +94,7 @@ class Lender:
             request_timeout=config.read_timeout,
             connect_timeout=config.connect_timeout,
         )
-        return _Open(made, made.aclose)
+        return _PooledLedger(made, made.aclose)
 
 
 def _from_environment() -> CyclesConfig:
@@ -115,7 +117,7 @@ class _GivenClient:
 
     def __init__(self, client: AsyncCyclesClient, config: CyclesConfig | None) -> None:
         self.address = config.base_url if config else f"the given {type(client).__name__}"
-        self._client: Any = _Asked(client)
+        self._client: Any = _NoAnswerClient(client)
 
     async def client(self, tenant: str | None) -> AsyncCyclesClient:
         del tenant
@@ -126,7 +128,7 @@ class _GivenClient:
         """It was not opened here."""
 
 
-class _Asked:
+class _NoAnswerClient:
     """A client whose failures, of whatever kind, are answers that did not come."""
 
     def __init__(self, client: AsyncCyclesClient) -> None:

@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 from comptroller.ledger import daemon_threads
-from comptroller.ledger.interface import Owed
+from comptroller.ledger.interface import PendingCharge
 
 log = logging.getLogger("comptroller")
 
@@ -22,7 +22,7 @@ def keeps(engine: Any) -> bool:
     return getattr(engine, "_enabled", True) or getattr(engine, "_journal", None) is not None
 
 
-class EngineOutbox:
+class RetryEngineOutbox:
     """An `Outbox` over `runcycles.retry.AsyncCommitRetryEngine`.
 
     Args:
@@ -47,7 +47,7 @@ class EngineOutbox:
         self._replayed = True
         self._engine.set_client(self._client)
 
-    async def write_ahead(self, owed: Owed) -> None:
+    async def write_ahead(self, owed: PendingCharge) -> None:
         """As `Outbox.write_ahead`; the engine cannot do so for what never had a reservation.
 
         A commit that becomes an event stays a commit on disk: sent again, it is told the same.
@@ -60,7 +60,7 @@ class EngineOutbox:
         except Exception:
             log.exception("the journal did not take the charge of %s ahead", owed.key)
 
-    def keep(self, owed: Owed) -> None:
+    def keep(self, owed: PendingCharge) -> None:
         """As `Outbox.keep`."""
         if owed.commit is None:
             self._engine.schedule_event(owed.key, _fallback(owed))
@@ -81,7 +81,7 @@ class EngineOutbox:
         self.settled(key)
 
 
-def _fallback(owed: Owed) -> dict[str, Any]:
+def _fallback(owed: PendingCharge) -> dict[str, Any]:
     """What records the charge where its reservation is gone."""
     event = _body(owed.event)
     event.pop("overage_policy", None)  # the default rejects nothing: the spend has happened

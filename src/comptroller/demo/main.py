@@ -30,14 +30,14 @@ from comptroller.cli.ending import plain_receipt
 from comptroller.cli.exit_codes import DONE, FAILED
 from comptroller.cli.progress import watch
 from comptroller.cli.tables import Table
-from comptroller.demo.models import Tally
+from comptroller.demo.models import WorkLog
 from comptroller.demo.reconcile import Audit, audit
-from comptroller.demo.scenario import BUDGETS, LARGE, POLICY, SMALL, Part, Stage, parts
+from comptroller.demo.scenario import BUDGETS, LARGE, POLICY, SMALL, DemoRun, DemoSetup, parts
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.money import formatted
-from comptroller.runtime.registry import Handle
+from comptroller.runtime.registry import RunHandle
 
-_MOST_TURNS = 60  # beyond what the budgets allow: they are to end the runs
+_MAX_TURNS = 60  # beyond what the budgets allow: they are to end the runs
 _WIDEST = 100  # columns
 _SAMPLE = 1000  # tokens whose price is shown times a thousand
 
@@ -46,7 +46,7 @@ def show(model: str | None, *, as_json: bool = False, wide: bool = False) -> int
     """Play it; the exit code says whether the ledger agrees with the models and tools."""
     if model is not None:
         _must_be_possible(model)
-    stage = Stage(Tally(), model)
+    stage = DemoSetup(WorkLog(), model)
     return anyio.run(told, stage) if as_json else anyio.run(play, stage, wide)
 
 
@@ -64,7 +64,7 @@ def _must_be_possible(model: str) -> None:
 
 
 @attrs.frozen
-class Played:
+class RunSummary:
     """A run that is over. `said`: its answer, or why there is none."""
 
     receipt: Receipt
@@ -76,7 +76,7 @@ class Played:
 class Show:
     """All of it, over. `left_out`: tenants whose work no model has counted."""
 
-    played: list[Played]
+    played: list[RunSummary]
     budgets: list[Balance]
     audit: Audit
     took: float
@@ -89,7 +89,7 @@ class Show:
         return DONE if self.audit.holds and not failed else FAILED
 
 
-async def _shown(stage: Stage, path: Path, *, watched: bool) -> Show:
+async def _shown(stage: DemoSetup, path: Path, *, watched: bool) -> Show:
     """Everything, and what stands in the file afterwards."""
     began = time.perf_counter()
     async with open_ledger(path) as ledger:
@@ -104,7 +104,7 @@ async def _shown(stage: Stage, path: Path, *, watched: bool) -> Show:
         return Show(played, await ledger.budgets(), found, took, left_out)
 
 
-async def told(stage: Stage) -> int:
+async def told(stage: DemoSetup) -> int:
     """The whole demonstration, for machines."""
     with tempfile.TemporaryDirectory(prefix="comptroller-") as directory:
         over = await _shown(stage, Path(directory) / "ledger.db", watched=False)
@@ -124,7 +124,7 @@ async def told(stage: Stage) -> int:
     return over.code
 
 
-async def play(stage: Stage, wide: bool = False) -> int:
+async def play(stage: DemoSetup, wide: bool = False) -> int:
     """The whole demonstration."""
     with tempfile.TemporaryDirectory(prefix="comptroller-") as directory:
         path = Path(directory) / "ledger.db"
@@ -149,7 +149,7 @@ async def play(stage: Stage, wide: bool = False) -> int:
 # -- what it is
 
 
-def _prologue(stage: Stage, path: Path) -> list[str]:
+def _prologue(stage: DemoSetup, path: Path) -> list[str]:
     if stage.real:
         who = [f"Every agent uses the real {stage.real}: OpenAI bills your account for it."]
     else:
@@ -184,13 +184,13 @@ def _per_million(model: str, sample: TokenCount) -> str:
 
 
 async def _performed(
-    cast: Sequence[Part], ledger: EmbeddedLedger, stage: Stage, *, watched: bool = True
-) -> list[Played]:
+    cast: Sequence[DemoRun], ledger: EmbeddedLedger, stage: DemoSetup, *, watched: bool = True
+) -> list[RunSummary]:
     """All parts together, shown while they run."""
     for tenant, budgets in BUDGETS.items():
         for budget in budgets:
             await ledger.set_budget(f"tenant:{tenant}", budget)
-    runs: dict[str, Handle] = {}
+    runs: dict[str, RunHandle] = {}
     async with anyio.create_task_group() as helpers:
         if watched:
             helpers.start_soon(watch, runs)
@@ -207,7 +207,9 @@ async def _performed(
     return [*[await _played(run) for run in started], *left]
 
 
-def _start(part: Part, supervisor: Supervisor, runs: dict[str, Handle], stage: Stage) -> StartedRun:
+def _start(
+    part: DemoRun, supervisor: Supervisor, runs: dict[str, RunHandle], stage: DemoSetup
+) -> StartedRun:
     started = supervisor.start(
         part.agent, part.given, tenant=part.tenant, run_id=part.id, **_options(part, stage)
     )
@@ -215,15 +217,15 @@ def _start(part: Part, supervisor: Supervisor, runs: dict[str, Handle], stage: S
     return started
 
 
-async def _played(run: StartedRun) -> Played:
+async def _played(run: StartedRun) -> RunSummary:
     outcome = await run.outcome()
     said = outcome.result.final_output if isinstance(outcome, Completed) else outcome.error
-    return Played(run.receipt, run.status, str(said))
+    return RunSummary(run.receipt, run.status, str(said))
 
 
 async def _read_a_while(
-    part: Part, supervisor: Supervisor, runs: dict[str, Handle], stage: Stage
-) -> Played:
+    part: DemoRun, supervisor: Supervisor, runs: dict[str, RunHandle], stage: DemoSetup
+) -> RunSummary:
     """Read a streamed answer, and go in the middle of it."""
     pieces, said = 0, "was read to its end"
     try:
@@ -237,14 +239,14 @@ async def _read_a_while(
         said = f"{cancelled}, {pieces} tokens into the answer"
     except Exception as error:  # noqa: BLE001 - as with the other runs, it is what became of it
         said = str(error)
-    return Played(run.receipt, run.status, said)
+    return RunSummary(run.receipt, run.status, said)
 
 
-def _options(part: Part, stage: Stage) -> dict[str, Any]:
+def _options(part: DemoRun, stage: DemoSetup) -> dict[str, Any]:
     return {
         "run_config": RunConfig(tracing_disabled=True),
         "hooks": stage.hooks(part.tenant),
-        "max_turns": _MOST_TURNS,
+        "max_turns": _MAX_TURNS,
     }
 
 

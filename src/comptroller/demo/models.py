@@ -37,7 +37,7 @@ class Work:
 
 
 @attrs.define
-class Tally:
+class WorkLog:
     """Every piece of work, entered by who did it."""
 
     work: list[Work] = attrs.field(factory=list)
@@ -54,7 +54,7 @@ class Tally:
 class Scripted(ScriptedModel):
     """`model`, as far as names and prices go; what it says is written in `turns`."""
 
-    def __init__(self, model: str, tenant: str, tally: Tally, turns: Sequence[Turn]) -> None:
+    def __init__(self, model: str, tenant: str, tally: WorkLog, turns: Sequence[Turn]) -> None:
         self.model, self._tenant, self._tally = model, tenant, tally
         super().__init__([ModelStep.respond(partial(self._answer, turn)) for turn in turns])
 

@@ -12,7 +12,7 @@ import attrs
 from runcycles import Balance, Unit
 
 from comptroller import PriceBook, Receipt
-from comptroller.demo.models import Tally, Work
+from comptroller.demo.models import Work, WorkLog
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.money import dollars
 from comptroller.testing import asyncio_tasks_left, open_reservations
@@ -71,7 +71,7 @@ class Audit:
 
 
 async def audit(
-    ledger: EmbeddedLedger, receipts: Iterable[Receipt], tally: Tally, leave_out: Collection[str]
+    ledger: EmbeddedLedger, receipts: Iterable[Receipt], tally: WorkLog, leave_out: Collection[str]
 ) -> Audit:
     """Compare. `leave_out`: tenants whose work nobody has counted."""
     counted, charged = _counted(tally.work), _charged(receipts)

@@ -19,7 +19,7 @@ from agents.testing import function_call
 from runcycles import Amount
 
 from comptroller import Policy, TokenCount, ToolEstimateConfig, ToolEstimateMap, risk_points, usd
-from comptroller.demo.models import Scripted, Tally, Turn
+from comptroller.demo.models import Scripted, Turn, WorkLog
 
 LARGE, SMALL = "gpt-4.1", "gpt-4.1-mini"
 
@@ -38,7 +38,7 @@ _SETTINGS = ModelSettings(max_tokens=800)  # the worst case that a call reserves
 
 
 @attrs.frozen
-class Part:
+class DemoRun:
     """One run. `closes_after`: the pieces of a streamed answer after which its reader leaves."""
 
     id: str
@@ -67,7 +67,7 @@ POLICY = Policy(
 class Counting(RunHooks[Any]):
     """A real model does not enter its work in the tally: the SDK tells what it reported."""
 
-    def __init__(self, tenant: str, tally: Tally) -> None:
+    def __init__(self, tenant: str, tally: WorkLog) -> None:
         self._tenant, self._tally = tenant, tally
 
     async def on_llm_end(self, context: Any, agent: Agent[Any], response: Any) -> None:
@@ -84,10 +84,10 @@ class Counting(RunHooks[Any]):
 
 
 @attrs.frozen
-class Stage:
+class DemoSetup:
     """What the agents are made for: the tally, and a real model's name or None."""
 
-    tally: Tally
+    tally: WorkLog
     real: str | None = None
 
     def model(self, name: str, tenant: str, *turns: Turn) -> Model | str:
@@ -99,15 +99,17 @@ class Stage:
         return Counting(tenant, self.tally) if self.real else None
 
 
-def parts(stage: Stage) -> list[Part]:
+def parts(stage: DemoSetup) -> list[DemoRun]:
     """Every run of the demonstration."""
     return [
-        Part("acme-1", "acme", _support(stage), "Where is order 1017? In French, please."),
-        Part("acme-2", "acme", _support(stage), "My order 1017 is late. In French, please."),
-        Part("globex-1", "globex", _triage(stage), "The kettle is broken. I want my money back."),
-        Part("globex-2", "globex", _triage(stage), "The toaster is broken. What now?"),
-        Part("initech", "initech", _crawler(stage), "Read the whole archive."),
-        Part("hooli", "hooli", _storyteller(stage), "Tell me a long story.", closes_after=150),
+        DemoRun("acme-1", "acme", _support(stage), "Where is order 1017? In French, please."),
+        DemoRun("acme-2", "acme", _support(stage), "My order 1017 is late. In French, please."),
+        DemoRun(
+            "globex-1", "globex", _triage(stage), "The kettle is broken. I want my money back."
+        ),
+        DemoRun("globex-2", "globex", _triage(stage), "The toaster is broken. What now?"),
+        DemoRun("initech", "initech", _crawler(stage), "Read the whole archive."),
+        DemoRun("hooli", "hooli", _storyteller(stage), "Tell me a long story.", closes_after=150),
     ]
 
 
@@ -115,7 +117,7 @@ def _calls(name: str, number: int = 1, **arguments: object) -> Sequence[TRespons
     return [function_call(name, arguments, call_id=f"{name}-{number}")]
 
 
-def _support(stage: Stage) -> Agent[Any]:
+def _support(stage: DemoSetup) -> Agent[Any]:
     french = "Votre commande est en route et arrive demain avant midi."
     translator = Agent[Any](
         name="Translator",
@@ -151,7 +153,7 @@ def _look_up_order() -> FunctionTool:
     return look_up_order
 
 
-def _triage(stage: Stage) -> Agent[Any]:
+def _triage(stage: DemoSetup) -> Agent[Any]:
     refunds = Agent[Any](
         name="Refunds",
         instructions=f"Issue the refund, then confirm it in a sentence. {_HANDBOOK}",
@@ -171,7 +173,7 @@ def _triage(stage: Stage) -> Agent[Any]:
     )
 
 
-def _issue_refund(tally: Tally) -> FunctionTool:
+def _issue_refund(tally: WorkLog) -> FunctionTool:
     @function_tool
     async def issue_refund(cents: int) -> str:
         """Pay a customer back."""
@@ -182,7 +184,7 @@ def _issue_refund(tally: Tally) -> FunctionTool:
     return issue_refund
 
 
-def _crawler(stage: Stage) -> Agent[Any]:
+def _crawler(stage: DemoSetup) -> Agent[Any]:
     return Agent(
         name="Crawler",
         instructions="Fetch page 1, then every next page, one by one. Stop at the last one only.",
@@ -194,7 +196,7 @@ def _crawler(stage: Stage) -> Agent[Any]:
     )
 
 
-def _fetch_page(tally: Tally) -> FunctionTool:
+def _fetch_page(tally: WorkLog) -> FunctionTool:
     @function_tool
     async def fetch_page(page: int) -> str:
         """One page of the archive."""
@@ -206,7 +208,7 @@ def _fetch_page(tally: Tally) -> FunctionTool:
     return fetch_page
 
 
-def _storyteller(stage: Stage) -> Agent[Any]:
+def _storyteller(stage: DemoSetup) -> Agent[Any]:
     return Agent(
         name="Storyteller",
         instructions="Tell stories at length.",

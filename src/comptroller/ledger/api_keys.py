@@ -18,14 +18,14 @@ from comptroller.core.identifiers import checked
 from comptroller.errors import ComptrollerError
 
 PREFIX = "ck_"
-NOTE_MOST = 200
+MAX_NOTE_LENGTH = 200
 _ID_BYTES, _SECRET_BYTES = 6, 32
 _NOBODYS = bytes(32)
 """What a key is compared with where there is none: an unknown id takes as long as a known one."""
 
 
 @attrs.frozen
-class Key:
+class ApiKey:
     """What is kept of an API key.
 
     Attributes:
@@ -45,37 +45,37 @@ class Key:
     note: str = ""
 
 
-class Keys(Protocol):
+class ApiKeyVerifier(Protocol):
     """What opens the ledger to whom."""
 
-    def opened(self, text: bytes) -> Key | None:
+    def opened(self, text: bytes) -> ApiKey | None:
         """The key that `text` is, if it is one and was not revoked."""
 
 
-class KeyTable(ABC):
+class ApiKeyStore(ABC):
     """Keys that can be made and revoked. Its methods may block, `opened` not for long."""
 
     @abstractmethod
-    def find(self, key_id: str) -> Key | None:
+    def find(self, key_id: str) -> ApiKey | None:
         """The key of that id."""
 
     @abstractmethod
-    def add(self, key: Key) -> None:
+    def add(self, key: ApiKey) -> None:
         """Keep a new key."""
 
     @abstractmethod
-    def all(self) -> list[Key]:
+    def all(self) -> list[ApiKey]:
         """Every key, oldest first."""
 
     @abstractmethod
-    def revoke(self, key_id: str, now_ms: int) -> Key:
+    def revoke(self, key_id: str, now_ms: int) -> ApiKey:
         """End a key, for good; one that has ended stays as it is.
 
         Raises:
             ComptrollerError: there is none of that id.
         """
 
-    def opened(self, text: bytes) -> Key | None:
+    def opened(self, text: bytes) -> ApiKey | None:
         """See `Keys.opened`. Compared in constant time."""
         key_id = text.decode("latin-1").removeprefix(PREFIX).partition("_")[0]
         known = self.find(key_id)
@@ -83,18 +83,18 @@ class KeyTable(ABC):
         return known if known and same and known.revoked_ms is None else None
 
 
-def made(tenant: str, now_ms: int, note: str = "") -> tuple[str, Key]:
+def create_api_key(tenant: str, now_ms: int, note: str = "") -> tuple[str, ApiKey]:
     """A new key of `tenant`, to be shown once, and what is kept of it.
 
     Raises:
         TypeError, ValueError: a tenant that no subject can name, or a note that is too long.
     """
-    if len(note) > NOTE_MOST:
-        raise ValueError(f"the note has {len(note)} characters: at most {NOTE_MOST} are kept")
+    if len(note) > MAX_NOTE_LENGTH:
+        raise ValueError(f"the note has {len(note)} characters: at most {MAX_NOTE_LENGTH} are kept")
     owner = checked("tenant", tenant).lower()
     key_id = secrets.token_hex(_ID_BYTES)
     text = f"{PREFIX}{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
-    return text, Key(key_id, owner, digest(text.encode()), now_ms, note=note)
+    return text, ApiKey(key_id, owner, digest(text.encode()), now_ms, note=note)
 
 
 def digest(text: bytes) -> bytes:
@@ -107,26 +107,26 @@ def unknown(key_id: str) -> ComptrollerError:
     return ComptrollerError(f"no API key {key_id}: see them with: comptroller key list")
 
 
-class MemoryKeys(KeyTable):
+class MemoryKeys(ApiKeyStore):
     """Keys that are gone with the process."""
 
     def __init__(self) -> None:
-        self._keys: dict[str, Key] = {}
+        self._keys: dict[str, ApiKey] = {}
 
-    def find(self, key_id: str) -> Key | None:
-        """See `KeyTable.find`."""
+    def find(self, key_id: str) -> ApiKey | None:
+        """See `ApiKeyStore.find`."""
         return self._keys.get(key_id)
 
-    def add(self, key: Key) -> None:
-        """See `KeyTable.add`."""
+    def add(self, key: ApiKey) -> None:
+        """See `ApiKeyStore.add`."""
         self._keys[key.key_id] = key
 
-    def all(self) -> list[Key]:
-        """See `KeyTable.all`."""
+    def all(self) -> list[ApiKey]:
+        """See `ApiKeyStore.all`."""
         return list(self._keys.values())
 
-    def revoke(self, key_id: str, now_ms: int) -> Key:
-        """See `KeyTable.revoke`."""
+    def revoke(self, key_id: str, now_ms: int) -> ApiKey:
+        """See `ApiKeyStore.revoke`."""
         if (key := self._keys.get(key_id)) is None:
             raise unknown(key_id)
         if key.revoked_ms is None:
@@ -134,7 +134,7 @@ class MemoryKeys(KeyTable):
         return key
 
 
-class GivenKeys:
+class StaticApiKeys:
     """Keys of any form that a program brings along: text -> tenant. Their digests are kept.
 
     Raises:
@@ -142,13 +142,13 @@ class GivenKeys:
     """
 
     def __init__(self, tenants: Mapping[str, str]) -> None:
-        self._keys: dict[bytes, Key] = {}
+        self._keys: dict[bytes, ApiKey] = {}
         for text, tenant in tenants.items():
             if not text:
                 raise ValueError(f"the API key of tenant {tenant!r} is empty: anybody has it")
             kept = digest(text.encode())
-            self._keys[kept] = Key(kept.hex()[:12], checked("tenant", tenant), kept)
+            self._keys[kept] = ApiKey(kept.hex()[:12], checked("tenant", tenant), kept)
 
-    def opened(self, text: bytes) -> Key | None:
+    def opened(self, text: bytes) -> ApiKey | None:
         """See `Keys.opened`. How long a look-up by digest takes says nothing about a key."""
         return self._keys.get(digest(text))

@@ -23,7 +23,7 @@ from runcycles import (
     ReservationExtendRequest,
 )
 
-from comptroller._validation import must_have
+from comptroller._validation import check_attribute
 from comptroller.core.scopes import LEVELS
 from comptroller.errors import BudgetExceeded, ComptrollerError, refusal
 from comptroller.ledger.interface import BalanceQuery, Ledger, ReservationQuery
@@ -36,7 +36,7 @@ Query = TypeVar("Query", ReservationQuery, BalanceQuery)
 _OK, _CREATED, _BAD_REQUEST, _FORBIDDEN, _CONFLICT, _OWN_FAULT = 200, 201, 400, 403, 409, 500
 
 
-def as_client(ledger: Ledger, *, tenant: str | None = None) -> "LedgerClient":
+def as_client(ledger: Ledger, *, tenant: str | None = None) -> "CyclesClientAdapter":
     """`ledger` with the methods of `runcycles.AsyncCyclesClient`.
 
     Args:
@@ -44,11 +44,11 @@ def as_client(ledger: Ledger, *, tenant: str | None = None) -> "LedgerClient":
         tenant: whose client it is: another tenant's budgets and reservations are refused, as with
             a key over HTTP. None: it is trusted with every tenant's.
     """
-    must_have("ledger", ledger, "name", "what `async with open_ledger(...)` gives")
-    return LedgerClient(ledger, tenant)
+    check_attribute("ledger", ledger, "name", "what `async with open_ledger(...)` gives")
+    return CyclesClientAdapter(ledger, tenant)
 
 
-class LedgerClient(AsyncCyclesClient):
+class CyclesClientAdapter(AsyncCyclesClient):
     """What `as_client` gives. `stream_reservation` is inherited: it asks these methods.
 
     Attributes:

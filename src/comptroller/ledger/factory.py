@@ -14,10 +14,10 @@ import attrs
 import platformdirs
 from runcycles import Amount, CyclesConfig
 
-from comptroller._validation import at_home
+from comptroller._validation import expand_path
 from comptroller.core.budgets import BudgetTerms
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.api_keys import KeyTable, MemoryKeys
+from comptroller.ledger.api_keys import ApiKeyStore, MemoryKeys
 from comptroller.ledger.embedded.alerts import OnAlert
 from comptroller.ledger.embedded.memory import open_memory
 from comptroller.ledger.interface import EmbeddedLedger
@@ -154,7 +154,7 @@ def _file(url: str | os.PathLike[str]) -> tuple[Path, str]:
         raise ValueError(f"{str(url)!r} names no ledger: write a path such as ledger.db")
     if isinstance(url, str) and _PLACE.fullmatch(url):
         raise ValueError(f"{url!r}: write http://{url} for a server, {_FILE}{url} for a file")
-    return at_home(name, "names no ledger"), name
+    return expand_path(name, "names no ledger"), name
 
 
 @attrs.frozen
@@ -194,7 +194,7 @@ class DefaultLedger:
 
 
 @contextmanager
-def open_keys(ledger: EmbeddedLedger) -> Iterator[KeyTable]:
+def open_keys(ledger: EmbeddedLedger) -> Iterator[ApiKeyStore]:
     """The API keys of an open ledger: in its file, or gone with its memory. Blocks."""
     if not isinstance(ledger, SqliteLedger):
         yield MemoryKeys()

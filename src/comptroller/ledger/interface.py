@@ -35,12 +35,12 @@ from runcycles import (
 from runcycles.models import BalanceResponse
 
 from comptroller.core.budgets import Funding, Terms
-from comptroller.core.settlement import Next
+from comptroller.core.settlement import SettlementAction
 from comptroller.errors import ComptrollerError, LedgerRefused
-from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.engine.event_log import LogEntry
 from comptroller.ledger.engine.statistics import Statistics
 from comptroller.ledger.engine.usage_report import Usage
-from comptroller.ledger.engine.verify import Verified
+from comptroller.ledger.engine.verify import VerificationReport
 
 
 def check_seconds(timeout: float) -> None:
@@ -49,7 +49,7 @@ def check_seconds(timeout: float) -> None:
         raise ValueError(f"timeout={timeout!r}: a number of seconds is wanted, at least 0")
 
 
-class Levels(TypedDict, total=False):
+class SubjectFilter(TypedDict, total=False):
     """The fields of a subject that a request may filter by, its tenant aside."""
 
     workspace: str | None
@@ -59,14 +59,14 @@ class Levels(TypedDict, total=False):
     toolset: str | None
 
 
-class BalanceQuery(Levels, total=False):
+class BalanceQuery(SubjectFilter, total=False):
     """Which balances: all that match, or pages of `limit` (1 to 200), each from its cursor on."""
 
     limit: int | None
     cursor: str | None
 
 
-class ReservationQuery(Levels, total=False):
+class ReservationQuery(SubjectFilter, total=False):
     """Which reservations, in which order (protocol, listReservations).
 
     The newest come first, unless `sort_by` or `sort_dir` says otherwise. Bounds of times are epoch
@@ -254,13 +254,13 @@ class EmbeddedLedger(Ledger, Protocol):
         tenant: str | None = None,
         since: datetime | None = None,
         newest: bool = False,
-    ) -> list[Entry]:
+    ) -> list[LogEntry]:
         """Entries of the event log, oldest first: what operators did, what budgets did.
 
         At most `limit` of those numbered above `after`; with `newest` the last ones of them.
         """
 
-    async def verify(self) -> Verified:
+    async def verify(self) -> VerificationReport:
         """Every balance, recomputed from the event log and the reservations: the differences."""
 
     async def statistics(self, *, by_tenant: bool = False) -> Statistics:
@@ -271,7 +271,7 @@ class EmbeddedLedger(Ledger, Protocol):
 
 
 @attrs.frozen(kw_only=True)
-class Owed:
+class PendingCharge:
     """A charge that was decided and that the ledger has not accepted.
 
     Attributes:
@@ -301,10 +301,10 @@ class Outbox(Protocol):
     def attempts(self) -> int:
         """How often a call's owner sends a charge before it hands it over; at least 1."""
 
-    async def write_ahead(self, owed: Owed) -> None:
+    async def write_ahead(self, owed: PendingCharge) -> None:
         """Before `owed` is sent, in this form, for the first time. It raises nothing."""
 
-    def keep(self, owed: Owed) -> None:
+    def keep(self, owed: PendingCharge) -> None:
         """Take over a charge. Whatever it raises, the charge was not taken."""
 
     def settled(self, key: str) -> None:
@@ -328,7 +328,9 @@ class Tells(Protocol):
         """As `Ledger.reservation`."""
 
 
-async def after_finalized(ledger: Tells, reservation_id: str, tenant: str | None) -> Next:
+async def after_finalized(
+    ledger: Tells, reservation_id: str, tenant: str | None
+) -> SettlementAction:
     """What follows on RESERVATION_FINALIZED: who has settled it, an earlier attempt or an operator?
 
     An operator may release the reservation of a call that runs. What ran is charged all the same
@@ -338,7 +340,7 @@ async def after_finalized(ledger: Tells, reservation_id: str, tenant: str | None
     try:
         found = await ledger.reservation(reservation_id, tenant=tenant)
     except LedgerRefused:
-        return Next.SETTLED
+        return SettlementAction.SETTLED
     except ComptrollerError:
-        return Next.RETRY
-    return Next.RECORD if found.is_released() else Next.SETTLED
+        return SettlementAction.RETRY
+    return SettlementAction.RECORD if found.is_released() else SettlementAction.SETTLED

@@ -17,7 +17,7 @@ import anyio
 import attrs
 import httpx
 
-from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.engine.event_log import LogEntry
 from comptroller.ledger.remote.connections import proxy_for
 
 SIGNATURE = "X-Comptroller-Signature"
@@ -65,12 +65,12 @@ class Webhook:
             )
 
 
-def delivery_id(entry: Entry) -> str:
+def delivery_id(entry: LogEntry) -> str:
     """What a receiver knows a delivery by, also when it comes twice."""
     return f"alert_{entry.number:x}_{entry.at_ms:x}"
 
 
-def body_of(entry: Entry, ledger: str) -> bytes:
+def body_of(entry: LogEntry, ledger: str) -> bytes:
     """An alert as it is posted."""
     told = {
         "id": delivery_id(entry),
@@ -87,7 +87,7 @@ def body_of(entry: Entry, ledger: str) -> bytes:
     return json.dumps(told, separators=(",", ":")).encode()
 
 
-def headers_of(entry: Entry, body: bytes, secret: str, now: int) -> Mapping[str, str]:
+def headers_of(entry: LogEntry, body: bytes, secret: str, now: int) -> Mapping[str, str]:
     """The headers that go with a body; `now` is in epoch seconds."""
     return {
         "Content-Type": "application/json",

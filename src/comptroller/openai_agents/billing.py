@@ -17,7 +17,7 @@ from comptroller.core.pricing import Billing
 from comptroller.core.settlement import Finished
 from comptroller.money import usd
 from comptroller.openai_agents import convert
-from comptroller.openai_agents.convert import told
+from comptroller.openai_agents.convert import field_of
 from comptroller.openai_agents.raw_responses import RawAnswer
 
 _TERMS = ("service_tier", "speed")  # what prices depend on: OpenAI's and Google's, Anthropic's
@@ -71,7 +71,7 @@ def _terms(*sources: Any) -> Mapping[str, str]:
     found = {}
     for source in sources:
         for name in _TERMS:
-            said = told(source, name)
+            said = field_of(source, name)
             if isinstance(said, str) and said not in ("", _LEFT_OPEN):
                 found[name] = said
     return found
@@ -89,7 +89,7 @@ def finished(
         output: what it consists of.
         apart: the provider's tools that the user's map has a price for: they are not counted here.
     """
-    usages = (told(response, "usage"), told(response, "raw_usage"), raw.usage)
+    usages = (field_of(response, "usage"), field_of(response, "raw_usage"), raw.usage)
     used = convert.token_count(*usages)
     if used is not None:
         extras = Counter(used.extras) | convert.hosted_units(output)
@@ -98,7 +98,7 @@ def finished(
         used = attrs.evolve(used, extras=dict(extras))
     stated = usages if raw.upstream is None else (raw.upstream,)
     costs = (cost for each in stated if (cost := reported_cost(each)) is not None)
-    model = raw.model or told(response, "model")
+    model = raw.model or field_of(response, "model")
     provider = asked_for.partition(":")[0]
     said = Answered(
         cost=next(costs, None),
@@ -114,14 +114,16 @@ def reported_cost(used: Any) -> Amount | None:
     OpenRouter reports `cost` in USD; with a key of one's own that is its fee, and the provider's
     bill stands beside it. Perplexity has a `cost` with a total; xAI counts `cost_in_usd_ticks`.
     """
-    cost = told(used, "cost")
-    total = told(cost, "total_cost")
+    cost = field_of(used, "cost")
+    total = field_of(cost, "total_cost")
     dollars = _decimal(cost if total is None else total)
     if dollars is None:
-        ticks = _decimal(told(used, "cost_in_usd_ticks"))
+        ticks = _decimal(field_of(used, "cost_in_usd_ticks"))
         dollars = None if ticks is None else ticks * _TICKS
-    elif told(used, "is_byok") is True:
-        dollars += _decimal(told(told(used, "cost_details"), "upstream_inference_cost")) or 0
+    elif field_of(used, "is_byok") is True:
+        dollars += (
+            _decimal(field_of(field_of(used, "cost_details"), "upstream_inference_cost")) or 0
+        )
     with suppress(TypeError, ValueError):  # below 0, or beyond all reason
         return None if dollars is None else usd(dollars)
     return None

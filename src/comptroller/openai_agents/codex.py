@@ -10,9 +10,9 @@ import attrs
 
 from comptroller.core.estimates import CHARACTERS_PER_TOKEN, LlmRequest
 from comptroller.core.pricing import Billing, TokenCount
-from comptroller.openai_agents.convert import token_count, told
+from comptroller.openai_agents.convert import field_of, token_count
 from comptroller.openai_agents.sdk_internals import codex_options, codex_result
-from comptroller.runtime.call import Draft
+from comptroller.runtime.call import CallRequest
 
 UNTOLD = "it came back without saying what its model used: that is not charged"
 
@@ -30,21 +30,21 @@ class Turn:
         told: whether it ran to its end, and that reached us.
     """
 
-    draft: Draft
+    draft: CallRequest
     used: TokenCount | None
-    told: bool
+    field_of: bool
 
 
-def turn_of(tool: Any, result: Any, asked: Draft) -> Turn | None:
+def turn_of(tool: Any, result: Any, asked: CallRequest) -> Turn | None:
     """What Codex did in the call `asked` of `tool`; None where that does not run Codex."""
     is_codex, answer = codex_result(tool, result)
     if not is_codex:
         return None
     thread, client = codex_options(tool)
-    model = told(thread, "model")
+    model = field_of(thread, "model")
     name = f"openai:{model}" if isinstance(model, str) and model else _DEFAULT
-    url = told(client, "base_url")
-    used = token_count(told(answer, "usage"))
+    url = field_of(client, "base_url")
+    used = token_count(field_of(answer, "usage"))
     request = LlmRequest(
         model=name,
         agent=asked.agent,

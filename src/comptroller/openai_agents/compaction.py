@@ -13,10 +13,10 @@ from agents.memory import OpenAIResponsesCompactionSession
 
 from comptroller.core.estimates import LlmRequest
 from comptroller.openai_agents import billing, convert
-from comptroller.openai_agents.context import admit
+from comptroller.openai_agents.context import request_grant
 from comptroller.openai_agents.raw_responses import RawAnswer
 from comptroller.openai_agents.request_failures import Attempt
-from comptroller.runtime.call import Draft
+from comptroller.runtime.call import CallRequest
 from comptroller.runtime.run import Run
 
 
@@ -30,7 +30,9 @@ def governed_session(run: Run, episode: str, agent: str, session: Any) -> Any:
     if is_governed(session):
         return session
     if isinstance(session, OpenAIResponsesCompactionSession):
-        client = _GovernedClient(lambda _: _Client(session.client, run, episode, agent))
+        client = _GovernedClient(
+            lambda _: _GovernedCompactionClient(session.client, run, episode, agent)
+        )
         return _view(session, client=client)
 
     wrapped = getattr(session, "__dict__", {}).get("underlying_session")
@@ -59,7 +61,7 @@ def _view(session: Any, **seen: property) -> Any:
     return view
 
 
-class _Client:
+class _GovernedCompactionClient:
     """An OpenAI client whose `responses.compact` is a governed call."""
 
     def __init__(self, real: Any, run: Run, episode: str, agent: str) -> None:
@@ -73,7 +75,7 @@ class _Client:
         name = f"openai:{request.get('model', 'compaction')}"
         given = request.get("input") or ""
         sent = given if isinstance(given, str) else list(given)
-        draft = Draft(
+        draft = CallRequest(
             kind="llm",
             name=name,
             agent=self._agent,
@@ -85,12 +87,12 @@ class _Client:
                 billing=billing.asked(self._real, ModelSettings()),
             ),
         )
-        actor, _ = await admit(self._run, draft)
+        actor, _ = await request_grant(self._run, draft)
         attempt = Attempt()
         try:
             answer = await self._real.responses.compact(**request)
         except BaseException as error:
             actor.tell(attempt.end_of(error, self._run.ended))
             raise
-        actor.tell(billing.finished(answer, RawAnswer(), name, convert.told(answer, "output")))
+        actor.tell(billing.finished(answer, RawAnswer(), name, convert.field_of(answer, "output")))
         return answer

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
-from comptroller.core.settlement import NeverBegan
-from comptroller.errors import again
+from comptroller.core.settlement import NotStarted
+from comptroller.errors import without_traceback
 from comptroller.openai_agents.generator_scopes import Place, place_of_scope
 from comptroller.runtime.actor import Actor
-from comptroller.runtime.call import Answer, Draft, Grant
+from comptroller.runtime.call import Answer, CallGrant, CallRequest
 from comptroller.runtime.run import Run
 
-ACTIVE: ContextVar[Run | None] = ContextVar("comptroller_run", default=None)
+current_run: ContextVar[Run | None] = ContextVar("comptroller_run", default=None)
 
 
 _CHOSEN: ContextVar[Run | None] = ContextVar("comptroller_chosen_run", default=None)
@@ -24,31 +24,31 @@ _CHOSEN: ContextVar[Run | None] = ContextVar("comptroller_chosen_run", default=N
 
 
 @contextmanager
-def governing(run: Run | None) -> Iterator[None]:
+def run_scope(run: Run | None) -> Iterator[None]:
     """`run`, or none, governs this context for a while. Set back by value: tokens belong to one
     task.
     """
-    before = ACTIVE.get(), _CHOSEN.get()
-    ACTIVE.set(run)
+    before = current_run.get(), _CHOSEN.get()
+    current_run.set(run)
     _CHOSEN.set(run)
     try:
         yield
     finally:
-        ACTIVE.set(before[0])
+        current_run.set(before[0])
         _CHOSEN.set(before[1])
 
 
-def step_in(run: Run) -> None:
+def push_run(run: Run) -> None:
     """`run` governs this context from now on."""
-    run.outer, run.place = ACTIVE.get(), place_of_scope()
-    ACTIVE.set(run)
+    run.outer, run.place = current_run.get(), place_of_scope()
+    current_run.set(run)
 
 
-def step_out(run: Run) -> None:
+def pop_run(run: Run) -> None:
     """This context is as if `run` had never been in it, in whatever order its scopes are left."""
-    inner = ACTIVE.get()
+    inner = current_run.get()
     if inner is run:
-        ACTIVE.set(run.outer)
+        current_run.set(run.outer)
     while inner is not None and inner.outer is not run:
         inner = inner.outer
     if inner is not None:
@@ -61,7 +61,7 @@ def is_elsewhere(run: Run) -> bool:
     return run is not _CHOSEN.get() and isinstance(run.place, Place) and run.place.is_elsewhere()
 
 
-async def admit(run: Run, draft: Draft) -> tuple[Actor, Grant]:
+async def request_grant(run: Run, draft: CallRequest) -> tuple[Actor, CallGrant]:
     """The actor of a granted call (law 6: a hook waits, at most, for the grant).
 
     Cancelled meanwhile, the actor is told that the call never began, and we leave at once.
@@ -87,13 +87,13 @@ async def admit(run: Run, draft: Draft) -> tuple[Actor, Grant]:
     try:
         granted = await answered
     except asyncio.CancelledError:
-        actor.tell(NeverBegan(str(run.ended or "given up before it was granted")))
+        actor.tell(NotStarted(str(run.ended or "given up before it was granted")))
         raise
     if isinstance(granted, BaseException):
         raise granted
     if run.ended is not None:  # while the grant was on its way to this task
-        actor.tell(NeverBegan(str(run.ended)))
-        raise again(run.ended)
+        actor.tell(NotStarted(str(run.ended)))
+        raise without_traceback(run.ended)
     return actor, granted
 
 

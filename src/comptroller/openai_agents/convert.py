@@ -19,7 +19,7 @@ from agents.items import TResponseInputItem
 from agents.tool import Tool
 
 from comptroller.core.estimates import CHARACTERS_PER_TOKEN
-from comptroller.core.identifiers import carried
+from comptroller.core.identifiers import truncate_utf8
 from comptroller.core.pricing import TokenCount
 
 _LOCAL_CALLS = frozenset(
@@ -32,7 +32,7 @@ _NAMED = 200  # characters of a model's name; a ledger's metadata has room for 2
 _MOST_WRAPPED = 8  # models in models: a mock has an attribute `model` however deep one looks
 
 
-def told(thing: Any, name: str) -> Any:
+def field_of(thing: Any, name: str) -> Any:
     """A field of what a model gave, be it an object, a dict, or nonsense; None: it has none."""
     return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
 
@@ -104,7 +104,7 @@ def token_count(*usages: Any) -> TokenCount | None:
 def _first(usages: tuple[Any, ...], paths: _Paths) -> int:
     for usage in usages:
         for path in paths:
-            if count := whole_number(reduce(told, path, usage)):
+            if count := whole_number(reduce(field_of, path, usage)):
                 return count
     return 0
 
@@ -133,7 +133,7 @@ def model_name(model: Model, asked_for: str | None) -> str:
     provider = module.rpartition(".")[2].removesuffix("_model")
     if module.startswith("agents.models.openai"):
         provider = "openai"
-    return carried(f"{provider}:{name or asked_for or type(named).__name__}", _NAMED)
+    return truncate_utf8(f"{provider}:{name or asked_for or type(named).__name__}", _NAMED)
 
 
 def _named(model: object) -> tuple[object, str | None]:
@@ -165,7 +165,7 @@ def input_characters(
 ) -> int:
     """Roughly what is sent: instructions, items with what is attached, the schemas of the tools."""
     items = [given] if isinstance(given, str) else given
-    texts = [system, *(told(tool, name) for tool in tools for name in _SENT_OF_A_TOOL)]
+    texts = [system, *(field_of(tool, name) for tool in tools for name in _SENT_OF_A_TOOL)]
     return sum(map(_characters, texts)) + sum(_characters(i, characters) for i in items)
 
 
@@ -179,8 +179,8 @@ def _characters(part: Any, count: Callable[[Any], int] = lambda part: len(str(pa
 
 def streamed_tokens(event: Any) -> int:
     """Output tokens in one stream event: its delta's characters, rounded up."""
-    delta = told(event, "delta")
-    if not isinstance(delta, str) or not str(told(event, "type")).endswith(".delta"):
+    delta = field_of(event, "delta")
+    if not isinstance(delta, str) or not str(field_of(event, "type")).endswith(".delta"):
         return 0
     return -(-len(delta) // CHARACTERS_PER_TOKEN)
 
@@ -192,8 +192,8 @@ def hosted_tools(output: Any) -> list[str]:
 
 def _hosted_calls(output: Any) -> Iterator[tuple[str, Any]]:
     items = output if isinstance(output, list | tuple) else ()
-    kinds = [(str(told(item, "type")), item) for item in items]
-    outputs = [told(item, "call_id") for kind, item in kinds if kind.endswith("_call_output")]
+    kinds = [(str(field_of(item, "type")), item) for item in items]
+    outputs = [field_of(item, "call_id") for kind, item in kinds if kind.endswith("_call_output")]
     for kind, item in kinds:
         if kind == "program":
             yield _PROGRAM, item
@@ -217,7 +217,7 @@ def hosted_units(output: Any) -> Counter[str]:
     return Counter(
         UNITS_OF_TOOLS[kind]
         for kind, item in _hosted_calls(output)
-        if kind in UNITS_OF_TOOLS and told(told(item, "action"), "type") not in _NO_SEARCH
+        if kind in UNITS_OF_TOOLS and field_of(field_of(item, "action"), "type") not in _NO_SEARCH
     )
 
 
@@ -227,13 +227,13 @@ def _ran_there(kind: str, call: Any, outputs: list[Any]) -> bool:
     Some kinds run here or there: a shell says where by its environment, a search among tools by who
     executes it, and what has its output beside it has run.
     """
-    if told(call, "execution") == "client":
+    if field_of(call, "execution") == "client":
         return False
     if kind not in _LOCAL_CALLS:
         return True
-    where = told(told(call, "environment"), "type")
+    where = field_of(field_of(call, "environment"), "type")
     return where not in (None, "local") or (
-        told(call, "call_id") is not None and told(call, "call_id") in outputs
+        field_of(call, "call_id") is not None and field_of(call, "call_id") in outputs
     )
 
 
@@ -250,7 +250,7 @@ than four million pixels has more tokens than this says.
 _AUDIO_CHARACTERS = 133
 """Base64 of 100 ms, which is one token (OpenAI, "Realtime costs"), at 8 kbit/s, mp3's least."""
 
-_MOST_FILE_TOKENS = 1_050_000
+_MAX_FILE_TOKENS = 1_050_000
 """The longest context of OpenAI's models: what is longer is refused, and costs nothing."""
 
 
@@ -286,7 +286,7 @@ def _attached(part: Mapping[Any, Any]) -> Iterator[tuple[str, int]]:
             yield sound, -(-len(sound) // _AUDIO_CHARACTERS)
         case {"type": "input_file", "file_data": str(file)}:
             size = len(file) * 3 // 4  # base64
-            yield file, min(-(-size // CHARACTERS_PER_TOKEN), _MOST_FILE_TOKENS)
+            yield file, min(-(-size // CHARACTERS_PER_TOKEN), _MAX_FILE_TOKENS)
 
 
 def _text(given: object) -> str:

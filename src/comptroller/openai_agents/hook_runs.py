@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import attrs
 from agents import RunConfig, RunHooks, TContext
 
-from comptroller.errors import ComptrollerError, again
-from comptroller.openai_agents.context import ACTIVE, is_elsewhere
-from comptroller.runtime.portal import raise_unless_known
+from comptroller.errors import ComptrollerError, without_traceback
+from comptroller.openai_agents.context import current_run, is_elsewhere
+from comptroller.runtime.portal import reraise_cancellation
 from comptroller.runtime.run import Run
 
 
-class Carriage(AbstractAsyncContextManager[Run], Protocol):
+class HookRun(AbstractAsyncContextManager[Run], Protocol):
     """A run that lives in no frame. It has begun; `async with` makes it govern the body."""
 
     run: Run
@@ -40,7 +40,7 @@ class GoverningHooks(RunHooks[TContext], ABC):
     """Hooks that govern the runs that they are given to."""
 
     @abstractmethod
-    def carry(self, run_id: str | None = None) -> Carriage:
+    def carry(self, run_id: str | None = None) -> HookRun:
         """Begin a run, in the running asyncio loop. Raises ValueError: its id is in use."""
 
     def join(self, run: Run | None) -> bool:
@@ -52,17 +52,17 @@ class GoverningHooks(RunHooks[TContext], ABC):
 
 
 async def end_all(
-    carriages: Sequence[Carriage], why: str, error: BaseException | None = None
+    carriages: Sequence[HookRun], why: str, error: BaseException | None = None
 ) -> None:
     """End them and wait. Raises a native cancellation that came meanwhile, unless `error` is."""
     for carriage in carriages:
         carriage.end(why)
     waits = [await carriage.ended() for carriage in carriages]
-    raise_unless_known(next(filter(None, waits), None), error)
+    reraise_cancellation(next(filter(None, waits), None), error)
 
 
 @attrs.define
-class Followed:
+class UngovernedInvocation:
     """An ungoverned `Runner.run`, and what hooks have begun inside it.
 
     Attributes:
@@ -71,7 +71,7 @@ class Followed:
     """
 
     config: RunConfig | dict[str, Any] | None
-    carriages: list[Carriage] = attrs.Factory(list)
+    carriages: list[HookRun] = attrs.Factory(list)
     over: bool = False
 
     def end(self) -> None:
@@ -82,13 +82,15 @@ class Followed:
         """Raise what refused a call of it: the SDK may have made a text of that for a model."""
         for carriage in self.carriages:
             if carriage.refusal is not None:
-                raise again(carriage.refusal)
+                raise without_traceback(carriage.refusal)
 
 
-_FOLLOWED: ContextVar[Followed | None] = ContextVar("comptroller_followed", default=None)
+_FOLLOWED: ContextVar[UngovernedInvocation | None] = ContextVar(
+    "comptroller_followed", default=None
+)
 
 
-def followed() -> Followed | None:
+def followed() -> UngovernedInvocation | None:
     """The ungoverned `Runner.run` around this context, while it goes on."""
     found = _FOLLOWED.get()
     return None if found is None or found.over else found
@@ -100,7 +102,7 @@ def governing_run() -> Run | None:
     A scope's run stays it when it is closed, and refuses; one of hooks is then gone. One whose
     scope stands in a generator does not govern what reads that.
     """
-    run = ACTIVE.get()
+    run = current_run.get()
     while run is not None and ((run.carrier is not None and run.closed) or is_elsewhere(run)):
         run = run.outer
     around = followed()
@@ -110,7 +112,7 @@ def governing_run() -> Run | None:
 
 
 @contextmanager
-def followed_by(around: Followed) -> Iterator[None]:
+def followed_by(around: UngovernedInvocation) -> Iterator[None]:
     """What callbacks of this context begin is noted in `around`."""
     before = _FOLLOWED.get()
     _FOLLOWED.set(around)
@@ -126,7 +128,7 @@ async def following(config: RunConfig | dict[str, Any] | None) -> AsyncIterator[
 
     Raises what refused a call of theirs, wherever in the tree that fell.
     """
-    around = Followed(config)
+    around = UngovernedInvocation(config)
     error: BaseException | None = None
     try:
         with followed_by(around):

@@ -23,21 +23,21 @@ from agents.items import ModelResponse, ToolApprovalItem
 from openai.types.responses import ResponseFunctionToolCall
 from runcycles import Unit
 
-from comptroller.core.settlement import Abandoned, Finished, NeverBegan
+from comptroller.core.settlement import Abandoned, Finished, NotStarted
 from comptroller.errors import BudgetExceeded, CallDenied
 from comptroller.money import checked, show
 from comptroller.openai_agents.codex import UNTOLD, turn_of
-from comptroller.openai_agents.context import admit
-from comptroller.openai_agents.model import Dispatcher
-from comptroller.openai_agents.request_failures import described
+from comptroller.openai_agents.context import request_grant
+from comptroller.openai_agents.model import GovernedModel
+from comptroller.openai_agents.request_failures import describe_error
 from comptroller.runtime.actor import Actor
-from comptroller.runtime.call import Draft
+from comptroller.runtime.call import CallRequest
 from comptroller.runtime.run import Run
 
 log = logging.getLogger("comptroller")
 
 
-HANDED_ON: ContextVar[bool] = ContextVar("comptroller_handed_on", default=False)
+delegated_by_us: ContextVar[bool] = ContextVar("comptroller_handed_on", default=False)
 """Whether a callback comes from hooks of ours, which govern the call that it is about."""
 
 
@@ -50,7 +50,7 @@ class _Running:
     actor: Actor
 
 
-class CallHooks(RunHooks[Any]):
+class ToolCallHooks(RunHooks[Any]):
     """Callbacks that become messages: tools and handoffs. All is handed on to the caller's own."""
 
     def __init__(self, run: Run, episode: str, own: Any) -> None:
@@ -60,11 +60,11 @@ class CallHooks(RunHooks[Any]):
 
     async def _hand_on(self, callback: str, *args: Any, **named: Any) -> None:
         """To the caller's own hooks, which learn that these calls are governed."""
-        mark = HANDED_ON.set(True)
+        mark = delegated_by_us.set(True)
         try:
             await getattr(self.own, callback)(*args, **named)
         finally:
-            HANDED_ON.reset(mark)
+            delegated_by_us.reset(mark)
 
     async def on_agent_start(self, context: Any, agent: Any) -> None:
         """Handed on."""
@@ -76,7 +76,7 @@ class CallHooks(RunHooks[Any]):
 
     async def on_handoff(self, context: Any, from_agent: Any, to_agent: Any) -> None:
         """Recorded as an event."""
-        draft = Draft(
+        draft = CallRequest(
             kind="event", name=to_agent.name, agent=from_agent.name, episode=self._episode
         )
         self._run.note(
@@ -88,13 +88,13 @@ class CallHooks(RunHooks[Any]):
         """The tool may begin when its reservation is granted."""
         actor = self._reserved_ahead(context, tool)
         if actor is None:
-            actor, _ = await admit(self._run, self._draft(tool.name, agent))
+            actor, _ = await request_grant(self._run, self._draft(tool.name, agent))
         try:
             await self._hand_on("on_tool_start", context, agent, tool)
             self._run.check()  # it may have ended since the grant
         except BaseException as error:
             why = self._run.ended or f"on_tool_start raised {type(error).__name__}"
-            actor.tell(NeverBegan(str(why)))
+            actor.tell(NotStarted(str(why)))
             raise
         key = id(context), id(tool)
         lost, self._running[key] = self._running.get(key), _Running(context, tool, actor)
@@ -128,8 +128,8 @@ class CallHooks(RunHooks[Any]):
         del context, tool
         return None
 
-    def _draft(self, tool: str, agent: Agent[Any], *, tells_model: bool = False) -> Draft:
-        return Draft(
+    def _draft(self, tool: str, agent: Agent[Any], *, tells_model: bool = False) -> CallRequest:
+        return CallRequest(
             kind="tool",
             name=tool,
             agent=agent.name,
@@ -138,10 +138,10 @@ class CallHooks(RunHooks[Any]):
         )
 
 
-class EpisodeHooks(CallHooks):
+class InvocationHooks(ToolCallHooks):
     """Given to the SDK in place of the caller's own, beside the dispatching model."""
 
-    def __init__(self, run: Run, episode: str, dispatcher: Dispatcher, own: Any) -> None:
+    def __init__(self, run: Run, episode: str, dispatcher: GovernedModel, own: Any) -> None:
         super().__init__(run, episode, own)
         self._dispatcher = dispatcher
         self._reserved: dict[object, Actor] = {}  # ahead of time, not begun
@@ -181,7 +181,7 @@ class EpisodeHooks(CallHooks):
     ) -> None:
         draft = self._draft(call.name, agent, tells_model=True)
         try:
-            self._reserved[call.call_id], _ = await admit(self._run, draft)
+            self._reserved[call.call_id], _ = await request_grant(self._run, draft)
         except CallDenied as denial:
             context.reject_tool(
                 ToolApprovalItem(agent=agent, raw_item=call),
@@ -190,7 +190,7 @@ class EpisodeHooks(CallHooks):
 
     def _give_back(self, why: str) -> None:
         for actor in self._reserved.values():
-            actor.tell(NeverBegan(why))
+            actor.tell(NotStarted(why))
         self._reserved.clear()
 
     def close(self, why: str, *, clean: bool) -> None:
@@ -228,7 +228,7 @@ def _end(running: _Running, result: Any) -> Finished:
         if cost.unit != reserved.unit and reserved.amount:
             raise ValueError(f"{show(cost)} is not in {Unit(reserved.unit).value}, as its estimate")
     except Exception as error:
-        tool, why = actor.call.draft.name, described(error)
+        tool, why = actor.call.draft.name, describe_error(error)
         log.exception("actual() of tool %s is wrong: %s: its estimate is charged", tool, why)
         return Finished(problem=f"actual() is wrong: {why}: its estimate is charged")
     return Finished(cost=cost)

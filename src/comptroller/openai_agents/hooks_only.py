@@ -15,17 +15,17 @@ from comptroller.core.estimates import LlmRequest
 from comptroller.core.settlement import Abandoned
 from comptroller.errors import ComptrollerError
 from comptroller.openai_agents import billing, convert
-from comptroller.openai_agents.context import admit
-from comptroller.openai_agents.hook_runs import Carriage, GoverningHooks, end_all, followed
-from comptroller.openai_agents.hooks import HANDED_ON, CallHooks
+from comptroller.openai_agents.context import request_grant
+from comptroller.openai_agents.hook_runs import GoverningHooks, HookRun, end_all, followed
+from comptroller.openai_agents.hooks import ToolCallHooks, delegated_by_us
 from comptroller.openai_agents.model import answered
 from comptroller.openai_agents.sdk_internals import get_model, normalized
 from comptroller.runtime.actor import Actor
-from comptroller.runtime.call import Draft
+from comptroller.runtime.call import CallRequest
 from comptroller.runtime.run import Run
 
 
-class BareHooks(CallHooks):
+class HooksOnlyInvocation(ToolCallHooks):
     """One SDK run as its callbacks show it.
 
     LLM calls are keyed by the context that both of their callbacks get: nested runs that share
@@ -54,10 +54,10 @@ class BareHooks(CallHooks):
             input_characters=convert.input_characters(system_prompt, input_items, []),
             billing=billing.asked(model, agent.model_settings),
         )
-        draft = Draft(
+        draft = CallRequest(
             kind="llm", name=name, agent=agent.name, episode=self._episode, request=request
         )
-        actor, _ = await admit(self._run, draft)
+        actor, _ = await request_grant(self._run, draft)
         self._asked[id(context)] = (context, actor)
 
     async def on_llm_end(self, context: Any, agent: Agent[Any], response: ModelResponse) -> None:
@@ -83,7 +83,7 @@ class BareHooks(CallHooks):
 
 
 @attrs.frozen
-class _Begun:
+class _HookRunState:
     """A run that a callback has begun.
 
     Attributes:
@@ -92,12 +92,12 @@ class _Begun:
     """
 
     convert: object
-    carriage: Carriage
-    hooks: BareHooks
+    carriage: HookRun
+    hooks: HooksOnlyInvocation
     followed: bool
 
 
-class SelfGoverningHooks(GoverningHooks[TContext]):
+class CallbackGoverningHooks(GoverningHooks[TContext]):
     """Governing hooks whose callbacks govern where nothing else does.
 
     An episode that hands on to them governs its calls itself. Else the first callback begins a run;
@@ -107,9 +107,9 @@ class SelfGoverningHooks(GoverningHooks[TContext]):
     """
 
     def __init__(self) -> None:
-        self._begun: dict[int, _Begun] = {}
+        self._begun: dict[int, _HookRunState] = {}
 
-    def is_unowned(self, carriage: Carriage) -> bool:
+    def is_unowned(self, carriage: HookRun) -> bool:
         """Whether a callback has begun it and nothing follows it, so that nobody knows its end."""
         return any(
             seen.carriage is carriage and not seen.followed for seen in tuple(self._begun.values())
@@ -174,24 +174,24 @@ class SelfGoverningHooks(GoverningHooks[TContext]):
         if (seen := self._hearing(context)) is not None:
             await seen.hooks.on_handoff(context, from_agent, to_agent)
 
-    def _hearing(self, context: Any) -> _Begun | None:
+    def _hearing(self, context: Any) -> _HookRunState | None:
         """Who hears the callbacks of this context; None where an episode has handed them on."""
-        if HANDED_ON.get():
+        if delegated_by_us.get():
             return None
         key = _key(context)
         if key not in self._begun:
             self._begun[key] = self._begin(context)
         return self._begun[key]
 
-    def _begin(self, context: Any) -> _Begun:
+    def _begin(self, context: Any) -> _HookRunState:
         around, carriage = followed(), self.carry()
         if around is not None:
             around.carriages.append(carriage)
-        hooks = BareHooks(carriage.run, around.config if around is not None else None)
-        return _Begun(_usage(context), carriage, hooks, followed=around is not None)
+        hooks = HooksOnlyInvocation(carriage.run, around.config if around is not None else None)
+        return _HookRunState(_usage(context), carriage, hooks, followed=around is not None)
 
 
-async def _asked(seen: _Begun, asking: Awaitable[None]) -> None:
+async def _asked(seen: _HookRunState, asking: Awaitable[None]) -> None:
     """Where nothing follows it, a refusal is the last that is heard of a run."""
     try:
         await asking

@@ -8,19 +8,21 @@ from typing import Any
 from agents import Agent
 from agents.lifecycle import RunHooksBase
 
-from comptroller.errors import ComptrollerError, again
+from comptroller.errors import ComptrollerError, without_traceback
 from comptroller.openai_agents.compaction import governed_session
-from comptroller.openai_agents.hooks import EpisodeHooks
-from comptroller.openai_agents.model import Dispatcher, callers_own
+from comptroller.openai_agents.hooks import InvocationHooks
+from comptroller.openai_agents.model import GovernedModel, callers_own
 from comptroller.openai_agents.sdk_internals import SdkTasks, normalized, speaker_of
 from comptroller.runtime.run import Run
 
-EPISODE: ContextVar["Episode | None"] = ContextVar("comptroller_episode", default=None)
+current_invocation: ContextVar["Invocation | None"] = ContextVar(
+    "comptroller_episode", default=None
+)
 
-_SDK_TASKS = SdkTasks(EPISODE)
+_SDK_TASKS = SdkTasks(current_invocation)
 
 
-class Episode:
+class Invocation:
     """What the SDK is given in place of the caller's own, and what is known of its progress.
 
     Attributes:
@@ -32,7 +34,7 @@ class Episode:
     """
 
     def __init__(self, run: Run, agent: Agent[Any], given: Any, options: dict[str, Any]) -> None:
-        around = EPISODE.get()
+        around = current_invocation.get()
         self.run = run
         parent = around.id if around is not None and around.run is run else None
         self.id: str = run.episode_id(parent)
@@ -42,7 +44,7 @@ class Episode:
         config, owned = normalized(options.get("run_config"))
         config = callers_own(config)
         self.provider = config.model_provider if owned else None
-        dispatcher = Dispatcher(run, self.id, config, speaker_of(given) or agent)
+        dispatcher = GovernedModel(run, self.id, config, speaker_of(given) or agent)
         self._hooks = self._governing(dispatcher, options.get("hooks"))
         self.options["run_config"] = dispatcher.handed
         if options.get("session") is not None:
@@ -52,9 +54,9 @@ class Episode:
         self._cut: ComptrollerError | None = None
         run.enter(self)
 
-    def _governing(self, dispatcher: Dispatcher, own: Any) -> EpisodeHooks:
-        own = own.own if isinstance(own, EpisodeHooks) else own
-        hooks = EpisodeHooks(self.run, self.id, dispatcher, own)
+    def _governing(self, dispatcher: GovernedModel, own: Any) -> InvocationHooks:
+        own = own.own if isinstance(own, InvocationHooks) else own
+        hooks = InvocationHooks(self.run, self.id, dispatcher, own)
         if own is None or isinstance(own, RunHooksBase):
             self.options["hooks"] = hooks  # anything else gets the SDK's own error
         return hooks
@@ -90,7 +92,7 @@ class Episode:
         """Raise what has cut it off, if anything did before the SDK was done with it."""
         cut = self._cut if self._closed else self.run.ended
         if cut is not None:
-            raise again(cut)
+            raise without_traceback(cut)
 
     def close(self, why: str, *, clean: bool) -> None:
         """The SDK handed back control.

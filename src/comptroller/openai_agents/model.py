@@ -21,15 +21,15 @@ from runcycles import Amount, Caps, Unit
 
 from comptroller.core.estimates import CHARACTERS_PER_TOKEN, LlmRequest
 from comptroller.core.pricing import TokenCount
-from comptroller.core.settlement import Abandoned, Finished, NeverBegan
+from comptroller.core.settlement import Abandoned, Finished, NotStarted
 from comptroller.errors import ComptrollerError
 from comptroller.openai_agents import billing, convert
-from comptroller.openai_agents.context import admit
+from comptroller.openai_agents.context import request_grant
 from comptroller.openai_agents.raw_responses import RawAnswer, overheard
 from comptroller.openai_agents.request_failures import Attempt
 from comptroller.openai_agents.sdk_internals import changed, close_stream, get_model, is_paused
 from comptroller.runtime.actor import Actor
-from comptroller.runtime.call import Draft, Grant
+from comptroller.runtime.call import CallGrant, CallRequest
 from comptroller.runtime.run import Run
 
 _PLACES = ("system_instructions", "input", "model_settings", "tools")  # of `Model`'s methods
@@ -38,7 +38,7 @@ _ITEM_DONE = "response.output_item.done"
 _BYPASSES = frozenset({"max_tokens", "max_output_tokens", "max_completion_tokens"})
 
 
-class Dispatcher(Model):
+class GovernedModel(Model):
     """The model that the SDK is given for one episode.
 
     Attributes:
@@ -56,8 +56,10 @@ class Dispatcher(Model):
         self.tools: frozenset[str] = frozenset()
         self._attempt = 0
         self._read_and_said = 0  # tokens of the latest answer, with all that it was the answer to
-        self._asking: tuple[Model, Actor, Grant] | None = None
-        self._paused: tuple[Model, Actor, Grant] | None = None  # `_asking`, whose answer goes on
+        self._asking: tuple[Model, Actor, CallGrant] | None = None
+        self._paused: tuple[Model, Actor, CallGrant] | None = (
+            None  # `_asking`, whose answer goes on
+        )
         self._target: Model | None = None
         self._used: list[Model] = []
 
@@ -89,7 +91,7 @@ class Dispatcher(Model):
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         """The SDK's `isinstance(model, OpenAIChatCompletionsModel)` is about the real one."""
-        return type(self.target()) if "_used" in self.__dict__ else Dispatcher
+        return type(self.target()) if "_used" in self.__dict__ else GovernedModel
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_used" not in self.__dict__:
@@ -117,7 +119,7 @@ class Dispatcher(Model):
 
     async def get_response(self, *places: Any, **names: Any) -> ModelResponse:
         """One attempt, reserved before and settled after it."""
-        model, asked = self._resolve(), _Asked(places, names)
+        model, asked = self._resolve(), _ModelCallArgs(places, names)
         goes_on = self._paused is not None
         actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
         model, raw = overheard(model)
@@ -134,7 +136,7 @@ class Dispatcher(Model):
 
     async def stream_response(self, *places: Any, **names: Any) -> AsyncIterator[Any]:
         """The same, event by event. Usage comes with the terminal event only."""
-        model, asked = self._resolve(), _Asked(places, names)
+        model, asked = self._resolve(), _ModelCallArgs(places, names)
         goes_on = self._paused is not None
         actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
         model, raw = overheard(model)
@@ -159,12 +161,12 @@ class Dispatcher(Model):
             actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
 
     def _streamed(self, actor: Actor, event: Any, raw: RawAnswer, items: list[Any]) -> None:
-        kind, response = convert.told(event, "type"), convert.told(event, "response")
+        kind, response = convert.field_of(event, "type"), convert.field_of(event, "response")
         if kind in _TERMINAL and response is not None:
             self._finished(actor, response, raw, items)
             items.clear()
         elif kind == _ITEM_DONE:
-            items.append(convert.told(event, "item"))
+            items.append(convert.field_of(event, "item"))
         elif count := convert.streamed_tokens(event):
             actor.streamed = (actor.streamed or 0) + count
 
@@ -173,7 +175,7 @@ class Dispatcher(Model):
     ) -> None:
         if self._asking is not None and is_paused(self._asking[0], response):
             self._paused = self._asking
-            noted(self._run, actor, convert.told(response, "output") or seen)
+            noted(self._run, actor, convert.field_of(response, "output") or seen)
             return
         if (used := answered(self._run, actor, response, raw, seen)) is not None:
             self._read_and_said = used.total
@@ -185,8 +187,8 @@ class Dispatcher(Model):
         return model
 
     async def _begin(
-        self, model: Model, asked: "_Asked", settings: ModelSettings
-    ) -> tuple[Actor, "_Asked"]:
+        self, model: Model, asked: "_ModelCallArgs", settings: ModelSettings
+    ) -> tuple[Actor, "_ModelCallArgs"]:
         """Reserve the attempt. Returns its actor, and what is asked under the grant's caps."""
         tools = asked["tools"]
         self.tools = frozenset(tool.name for tool in tools)
@@ -207,9 +209,9 @@ class Dispatcher(Model):
             max_tokens=_most_output(settings),
             billing=billing.asked(model, settings),
         )
-        actor, grant = await admit(
+        actor, grant = await request_grant(
             self._run,
-            Draft(
+            CallRequest(
                 kind="llm",
                 name=name,
                 agent=self.agent.name,
@@ -222,7 +224,7 @@ class Dispatcher(Model):
         try:
             return actor, asked.under(_capped(settings, grant.caps))
         except UserError as error:
-            actor.tell(NeverBegan(str(error)))
+            actor.tell(NotStarted(str(error)))
             raise
 
     def _settings(self, given: ModelSettings) -> ModelSettings:
@@ -239,7 +241,7 @@ class Dispatcher(Model):
 
 
 @attrs.frozen
-class _Asked:
+class _ModelCallArgs:
     """What a model is asked: by place or by name, as the SDK has it, so that it reaches the user's
     model in the same way. That may know the names only, or call them otherwise.
     """
@@ -256,7 +258,7 @@ class _Asked:
     def __getitem__(self, name: str) -> Any:
         return self.names[name] if name in self.names else self.places[_PLACES.index(name)]
 
-    def under(self, settings: ModelSettings) -> "_Asked":
+    def under(self, settings: ModelSettings) -> "_ModelCallArgs":
         """The same with other settings."""
         if "model_settings" in self.names:
             return attrs.evolve(self, names={**self.names, "model_settings": settings})
@@ -270,7 +272,7 @@ def callers_own(config: RunConfig) -> RunConfig:
     A copy of that, changed by whoever made it, keeps its changes.
     """
     dispatcher = config.model
-    if type(dispatcher) is not Dispatcher:
+    if type(dispatcher) is not GovernedModel:
         return config
     if config is dispatcher.handed:
         return dispatcher.original
@@ -285,7 +287,7 @@ def answered(
     `raw`: what was overheard of the answer. `seen`: the output of its stream, which some providers
     leave out of the response. Returns the usage.
     """
-    output = convert.told(response, "output") or seen
+    output = convert.field_of(response, "output") or seen
     apart = {
         tool
         for tool in convert.UNITS_OF_TOOLS
@@ -305,7 +307,7 @@ def noted(run: Run, actor: Actor, output: Any) -> None:
     """The tools that the provider has run in `actor`'s call are recorded, whatever became of it."""
     asked = actor.call.draft
     for tool in convert.hosted_tools(output):
-        draft = Draft(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
+        draft = CallRequest(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
         cost = run.terms.policy.tools.cost(tool).estimate
         run.note("tool.hosted", draft, cost if cost.amount else None)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from agents import Model
 
-from comptroller.openai_agents.convert import told
+from comptroller.openai_agents.convert import field_of
 
 _FETCHING = ("_fetch_response", "_fetch_chat_response", "_fetch_responses_response")
 _OVERHEARD = "_comptroller_overheard"
@@ -42,9 +42,9 @@ class RawAnswer:
     def note(self, part: Any) -> None:
         """An answer, or a chunk of one."""
         for name in ("usage", "service_tier", "model"):
-            if (said := told(part, name)) is not None:
+            if (said := field_of(part, name)) is not None:
                 setattr(self, name, said)
-        kept = told(part, "_hidden_params")
+        kept = field_of(part, "_hidden_params")
         if isinstance(kept, Mapping) and _UPSTREAM_COST in kept:
             self.upstream = {"cost": kept[_UPSTREAM_COST]}
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from agents import UserError
 
-from comptroller.core.identifiers import carried
-from comptroller.core.settlement import Abandoned, NeverBegan, refused_before_work
+from comptroller.core.identifiers import truncate_utf8
+from comptroller.core.settlement import Abandoned, NotStarted, refused_before_work
 
 _NOT_CONNECTED = frozenset(
     {
@@ -83,7 +83,7 @@ class Attempt:
     def _has_waited(self) -> None:
         self._waited = True
 
-    def end_of(self, error: BaseException, why: BaseException | None) -> NeverBegan | Abandoned:
+    def end_of(self, error: BaseException, why: BaseException | None) -> NotStarted | Abandoned:
         """How it ended that raised `error`. `why`: what ended its run, if anything did."""
         if isinstance(error, asyncio.CancelledError):
             return Abandoned(str(why or "cancelled in flight"))
@@ -92,8 +92,8 @@ class Attempt:
         # A use of the SDK that it refuses before it has waited for anything was not sent.
         refused = isinstance(error, UserError) and not self._waited
         if not self.heard and (refused or never_began(error, self._around)):
-            return NeverBegan(described(error))
-        return Abandoned(described(error))
+            return NotStarted(describe_error(error))
+        return Abandoned(describe_error(error))
 
 
 def never_began(error: BaseException, around: BaseException | None = None) -> bool:
@@ -181,6 +181,6 @@ def _text(error: BaseException) -> str:
         return "(it has no text)"
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The error in a line that any ledger takes, whatever its own text is like."""
-    return carried(f"{type(error).__name__}: {_text(error)}", _DESCRIBED)
+    return truncate_utf8(f"{type(error).__name__}: {_text(error)}", _DESCRIBED)

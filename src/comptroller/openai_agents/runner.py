@@ -13,21 +13,21 @@ from typing import Any
 from agents import Agent
 from agents.result import RunResult, RunResultStreaming
 
-from comptroller.errors import again
+from comptroller.errors import without_traceback
 from comptroller.openai_agents.compaction import governed_session
-from comptroller.openai_agents.context import governing
+from comptroller.openai_agents.context import run_scope
 from comptroller.openai_agents.hook_runs import (
-    Carriage,
-    Followed,
     GoverningHooks,
+    HookRun,
+    UngovernedInvocation,
     end_all,
     followed_by,
     following,
     governing_run,
 )
-from comptroller.openai_agents.invocation import EPISODE, Episode
+from comptroller.openai_agents.invocation import Invocation, current_invocation
 from comptroller.openai_agents.model import callers_own
-from comptroller.openai_agents.request_failures import described
+from comptroller.openai_agents.request_failures import describe_error
 from comptroller.openai_agents.sdk_internals import (
     check_sdk,
     close_owned_provider,
@@ -59,14 +59,14 @@ class DelegatingRunner:
         if run is not None or options.get("hooks") is not None:
             inner = copy.copy(inner)
             inner.run = partial(self._run, False)
-        with governing(run):
+        with run_scope(run):
             result: RunResult = inner.run_sync(agent, given, **options)
         return result
 
     def run_streamed(self, agent: Agent[Any], given: Any, **options: Any) -> RunResultStreaming:
         """`Runner.run_streamed`."""
         run, hooks = governing_run(), options.get("hooks")
-        with governing(run):
+        with run_scope(run):
             if isinstance(hooks, GoverningHooks) and not hooks.join(run):
                 carriage = hooks.carry()
                 return carried_stream(
@@ -82,7 +82,7 @@ class DelegatingRunner:
     async def _run(self, pending: bool, agent: Agent[Any], given: Any, **options: Any) -> RunResult:
         """`pending`: whether the loop goes on after it."""
         run, hooks = governing_run(), options.get("hooks")
-        with governing(run):
+        with run_scope(run):
             if isinstance(hooks, GoverningHooks) and not hooks.join(run):
                 async with hooks.carry() as run:
                     return await self._episode(run, pending, agent, given, **options)
@@ -98,15 +98,15 @@ class DelegatingRunner:
         self, run: Run, agent: Agent[Any], given: Any, options: dict[str, Any]
     ) -> RunResultStreaming:
         """One governed `Runner.run_streamed`."""
-        episode = Episode(run, agent, given, options)
-        token = EPISODE.set(episode)
+        episode = Invocation(run, agent, given, options)
+        token = current_invocation.set(episode)
         try:
             result: RunResultStreaming = self.inner.run_streamed(agent, given, **episode.options)
         except BaseException:
             episode.close("it never started", clean=True)
             raise
         finally:
-            EPISODE.reset(token)
+            current_invocation.reset(token)
         _follow(episode, result)
         return result
 
@@ -114,7 +114,7 @@ class DelegatingRunner:
         self, agent: Agent[Any], given: Any, options: dict[str, Any]
     ) -> RunResultStreaming:
         """An ungoverned stream: what hooks begin in it ends with its task."""
-        around = Followed(options.get("run_config"))
+        around = UngovernedInvocation(options.get("run_config"))
         with followed_by(around):
             result: RunResultStreaming = self.inner.run_streamed(agent, given, **options)
         if isinstance(result, RunResultStreaming):  # the runner underneath may be anybody's
@@ -132,9 +132,9 @@ class DelegatingRunner:
                 "Runner.run is asyncio code. Under trio: await run(...), or carry it,"
                 " trio_asyncio.aio_as_trio(Runner.run)(agent, ...)"
             )
-        episode = Episode(run, agent, given, options)
+        episode = Invocation(run, agent, given, options)
         episode.pending = pending  # a synchronous run's loop does not go on after it
-        token = EPISODE.set(episode)
+        token = current_invocation.set(episode)
         why = "the run was stopped"
         clean = False
         try:
@@ -147,12 +147,12 @@ class DelegatingRunner:
             clean, why = True, "the episode ended"
             return result
         except Exception as error:
-            why = described(error)
+            why = describe_error(error)
             if run.ended is not None and error is not run.ended:
-                raise again(run.ended) from (None if timer.expired() else error)
+                raise without_traceback(run.ended) from (None if timer.expired() else error)
             raise
         finally:
-            EPISODE.reset(token)
+            current_invocation.reset(token)
             episode.close(why, clean=clean)
             if episode.provider is not None:
                 await close_owned_provider(episode.provider)
@@ -166,7 +166,7 @@ def _in_a_task() -> bool:
         return False
 
 
-def _follow(episode: Episode, result: RunResultStreaming) -> None:
+def _follow(episode: Invocation, result: RunResultStreaming) -> None:
     """Watch a streamed run: how to stop it, when it is over, and that a cut one says so."""
     task: asyncio.Task[Any] = result.run_loop_task  # type: ignore[assignment] # it has begun
     if episode.provider is not None:
@@ -175,7 +175,7 @@ def _follow(episode: Episode, result: RunResultStreaming) -> None:
 
     def over(task: "asyncio.Task[Any]") -> None:
         error = None if task.cancelled() else task.exception()
-        why = "the stream ended" if error is None else described(error)
+        why = "the stream ended" if error is None else describe_error(error)
         episode.close(why, clean=error is None and not task.cancelled())
 
     task.add_done_callback(over)
@@ -183,16 +183,16 @@ def _follow(episode: Episode, result: RunResultStreaming) -> None:
 
 
 def _watch(
-    result: RunResultStreaming, check: Callable[[], None], carriages: Sequence[Carriage] = ()
+    result: RunResultStreaming, check: Callable[[], None], carriages: Sequence[HookRun] = ()
 ) -> None:
-    """Its events are read through `_Events`."""
+    """Its events are read through `_GovernedStream`."""
     events: Callable[[], Any] = result.stream_events
-    result.stream_events = lambda: _Events(  # type: ignore[method-assign]
+    result.stream_events = lambda: _GovernedStream(  # type: ignore[method-assign]
         events(), check, carriages
     )
 
 
-class _Events:
+class _GovernedStream:
     """A stream's events. A cut stream must not look complete; what it brought along is settled.
 
     No generator around the SDK's own: a loop that ends closes every generator at once, and could
@@ -203,11 +203,11 @@ class _Events:
         self,
         source: AsyncGenerator[Any, None],
         check: Callable[[], None],
-        carriages: Sequence[Carriage],
+        carriages: Sequence[HookRun],
     ) -> None:
         self._source, self._check, self._carriages = source, check, carriages
 
-    def __aiter__(self) -> "_Events":
+    def __aiter__(self) -> "_GovernedStream":
         return self
 
     async def __anext__(self) -> Any:
@@ -218,7 +218,7 @@ class _Events:
             self._check()
             raise
         except Exception as error:
-            await end_all(self._carriages, described(error), error)
+            await end_all(self._carriages, describe_error(error), error)
             raise
 
     async def aclose(self) -> None:
@@ -227,11 +227,11 @@ class _Events:
 
 
 def carried_stream(
-    carriage: Carriage, start: Callable[[], RunResultStreaming]
+    carriage: HookRun, start: Callable[[], RunResultStreaming]
 ) -> RunResultStreaming:
     """`start()`, a stream that brings its run along: the run ends with the stream's task."""
     try:
-        with governing(carriage.run):
+        with run_scope(carriage.run):
             result = start()
     except BaseException:
         carriage.end("it never started")
@@ -243,7 +243,7 @@ def carried_stream(
 
 def _ends_with(
     result: RunResultStreaming,
-    carriages: Sequence[Carriage],
+    carriages: Sequence[HookRun],
     over: Callable[[], None] | None = None,
 ) -> None:
     """What they carry ends with the stream's task."""
@@ -266,7 +266,7 @@ def _compacted_by_hand(session: Any) -> Any:
     run = governing_run()
     if run is None:
         return session
-    around = EPISODE.get()
+    around = current_invocation.get()
     if around is not None and around.run is run:
         return governed_session(run, around.id, around.agent, session)
     return governed_session(run, run.episode_id(None), "compaction", session)

@@ -21,7 +21,15 @@ import attrs
 from runcycles import CyclesMetrics
 
 from comptroller.core.call_lifecycle import Event, Outcome, State, step
-from comptroller.core.settlement import Abandoned, Commit, End, Finished, NeverBegan, Next, Release
+from comptroller.core.settlement import (
+    Abandoned,
+    CallEnd,
+    Commit,
+    Finished,
+    NotStarted,
+    Release,
+    SettlementAction,
+)
 from comptroller.errors import (
     CallDenied,
     ComptrollerError,
@@ -29,12 +37,12 @@ from comptroller.errors import (
     RunCancelled,
 )
 from comptroller.receipts import CallReceipt
-from comptroller.runtime.base_actor import Owner
-from comptroller.runtime.call import Answer, Call, Grant, Terms
+from comptroller.runtime.base_actor import BaseActor
+from comptroller.runtime.call import Answer, Call, CallGrant, RunContext
 from comptroller.runtime.denial_messages import outcome_of_refusal
-from comptroller.runtime.portal import Change, HomeClosed
-from comptroller.runtime.reservation import Reserving
-from comptroller.runtime.settlement import Settled, Settlement, decided
+from comptroller.runtime.portal import Condition, PortalClosed
+from comptroller.runtime.reservation import Reserver
+from comptroller.runtime.settlement import SettlementResult, SettlementSender, settlement_for
 
 log = logging.getLogger("comptroller")
 
@@ -52,7 +60,7 @@ _EVENTS = {
 """What a settlement that was not accepted is to the life cycle."""
 
 
-class Actor(Owner):
+class Actor(BaseActor):
     """The owner of one call.
 
     Args:
@@ -68,7 +76,7 @@ class Actor(Owner):
     def __init__(
         self,
         call: Call,
-        terms: Terms,
+        terms: RunContext,
         answer: Callable[[Answer], None],
         report: Callable[[CallReceipt], None],
     ) -> None:
@@ -76,32 +84,32 @@ class Actor(Owner):
         self._answer: Callable[[Answer], None] | None = answer
         self.streamed: int | None = None
         self._state = State.RESERVING
-        self._grant = Grant()
-        self._ended: list[End] = []  # at most one
-        self._told = Change()
-        self._reserving = Reserving(
+        self._grant = CallGrant()
+        self._ended: list[CallEnd] = []  # at most one
+        self._told = Condition()
+        self._reserving = Reserver(
             call,
             terms,
             asked_again=partial(self._move, Event.ASKED_AGAIN),
             beaten=self._beaten,
         )
         self._decision: Commit | Release
-        self._settlement: Settlement
+        self._settlement: SettlementSender
         self._asked = self._began = 0.0
 
     # -- messages, from anywhere
 
-    def tell(self, end: End) -> None:
+    def tell(self, end: CallEnd) -> None:
         """How the call ended. The first end counts, later ones are ignored."""
         if not self._ended:
-            with suppress(HomeClosed):  # its run's scope has exited, and settled it
+            with suppress(PortalClosed):  # its run's scope has exited, and settled it
                 self._terms.home.call(self._hear, end)
 
-    def _hear(self, end: End) -> None:
+    def _hear(self, end: CallEnd) -> None:
         if self._ended or self._state is State.ENDED:
             return
         if self._state is State.RESERVING and isinstance(end, Abandoned):
-            end = NeverBegan(end.reason)  # who has no grant has not begun (law 3)
+            end = NotStarted(end.reason)  # who has no grant has not begun (law 3)
         self._ended.append(end)
         if self._state is not State.RESERVING:
             self._conclude(end)
@@ -160,22 +168,22 @@ class Actor(Owner):
         else:
             self._reply(grant)
 
-    async def _granted(self, not_before: float) -> Grant:
+    async def _granted(self, not_before: float) -> CallGrant:
         cooldown = not_before - self._terms.home.now()
         if cooldown > 0:
             with anyio.move_on_after(cooldown):
                 await self._told.until(lambda: bool(self._ended))
-                return Grant(waived="given up before it was asked for")
+                return CallGrant(waived="given up before it was asked for")
         return await self._reserving.grant()
 
-    def _conclude(self, end: End) -> None:
+    def _conclude(self, end: CallEnd) -> None:
         """What the end means for the ledger: from here on it is only carried there.
 
         At once, so that the run's limits and its receipt know of it before the next call asks.
         """
         self._move(Event.TOLD)
-        decision = self._decision = decided(self.call, self._terms, end, self.streamed)
-        self._settlement = Settlement(
+        decision = self._decision = settlement_for(self.call, self._terms, end, self.streamed)
+        self._settlement = SettlementSender(
             self._terms.ledger,
             self.call,
             self._grant.reservation_id,
@@ -237,10 +245,10 @@ class Actor(Owner):
             return None
         return decision
 
-    def _attempted(self, then: Next | None) -> None:
+    def _attempted(self, then: SettlementAction | None) -> None:
         """An attempt has its answer: whoever waits for first attempts may ask again."""
-        if then in (Next.RETRY, Next.RECORD):
-            self._move(Event.UNANSWERED if then is Next.RETRY else Event.EXPIRED)
+        if then in (SettlementAction.RETRY, SettlementAction.RECORD):
+            self._move(Event.UNANSWERED if then is SettlementAction.RETRY else Event.EXPIRED)
         self._terms.settling.answered(self)
 
     # -- its ends
@@ -251,7 +259,7 @@ class Actor(Owner):
         self._reply(why)
         self._terms.settling.answered(self)
 
-    def _finish(self, done: Settled) -> None:
+    def _finish(self, done: SettlementResult) -> None:
         if self._state is State.ENDED:
             return  # written off meanwhile
         self._move(_EVENTS.get(done.outcome, Event.SETTLED))
@@ -276,7 +284,7 @@ class Actor(Owner):
         owed = self.line.actual is not None or isinstance(why, LedgerMisbehaved)
         self._write(outcome=Outcome.UNSETTLED if owed else Outcome.LAPSING, reason=str(why))
 
-    def _kept(self, why: str) -> Settled | None:
+    def _kept(self, why: str) -> SettlementResult | None:
         """What was decided and not accepted, in the outbox; None where that is not to be."""
         charge = self._owed() if self._state is State.SETTLING else None
         if charge is None:

@@ -16,30 +16,32 @@ from runcycles import CyclesMetrics
 
 from comptroller.core.call_lifecycle import Outcome
 from comptroller.core.pricing import TokenCount
-from comptroller.core.settlement import Commit, End
+from comptroller.core.settlement import CallEnd, Commit
 from comptroller.errors import ComptrollerError, LedgerMisbehaved, LedgerUnreachable
 from comptroller.receipts import CallReceipt
-from comptroller.runtime.call import Call, Terms
-from comptroller.runtime.settlement import Settled, Settlement
+from comptroller.runtime.call import Call, RunContext
+from comptroller.runtime.settlement import SettlementResult, SettlementSender
 
 log = logging.getLogger("comptroller")
 
 LATE = "the ledger did not answer in time"
 
 
-class Owner(ABC):
+class BaseActor(ABC):
     """Whoever settles one call with the ledger.
 
     Nobody cancels an owner: it is told, and at the bound it is aborted.
     """
 
-    def __init__(self, call: Call, terms: Terms, report: Callable[[CallReceipt], None]) -> None:
+    def __init__(
+        self, call: Call, terms: RunContext, report: Callable[[CallReceipt], None]
+    ) -> None:
         self.call, self.line = call, first_line(call)
         self._terms, self._report = terms, report
         self._scope: anyio.CancelScope | None = None
 
     @abstractmethod
-    def tell(self, end: End) -> None:
+    def tell(self, end: CallEnd) -> None:
         """How the call ended. From anywhere."""
 
     @abstractmethod
@@ -117,13 +119,13 @@ def first_line(call: Call) -> CallReceipt:
     )
 
 
-class Recorder(Owner):
+class EventActor(BaseActor):
     """The owner of one event: an actor without a reservation, so there is nothing to hold."""
 
     def __init__(
         self,
         call: Call,
-        terms: Terms,
+        terms: RunContext,
         report: Callable[[CallReceipt], None],
         used: TokenCount | None = None,
     ) -> None:
@@ -135,11 +137,11 @@ class Recorder(Owner):
         self._spent = Commit(call.estimate, call.estimate_source)
         self._metrics = _metrics(call, used)
         policy = terms.policy
-        self._settlement = Settlement(
+        self._settlement = SettlementSender(
             terms.ledger, call, None, policy.overage_policy, terms.outbox, lambda _: None
         )
 
-    def tell(self, end: End) -> None:
+    def tell(self, end: CallEnd) -> None:
         """It has happened: no end can change it."""
 
     def _over(self) -> bool:
@@ -148,16 +150,16 @@ class Recorder(Owner):
     async def _step(self, not_before: float) -> None:
         del not_before  # it is for calls that are about to begin
         if self._terms.policy.dry_run:
-            self._finish(Settled(Outcome.UNRESERVED, None, "dry run"))
+            self._finish(SettlementResult(Outcome.UNRESERVED, None, "dry run"))
         else:
             self._finish(await self._settlement.charge(self._spent, self._metrics))
 
     def _give_up(self, why: ComptrollerError) -> None:
         if not self._recorded:
             kept = self._settlement.hand_over(self._spent, self._metrics, str(why))
-            self._finish(kept or Settled(Outcome.UNSETTLED, None, str(why)))
+            self._finish(kept or SettlementResult(Outcome.UNSETTLED, None, str(why)))
 
-    def _finish(self, done: Settled) -> None:
+    def _finish(self, done: SettlementResult) -> None:
         self._recorded = True
         self._write(outcome=done.outcome, charged=done.charged, reason=done.reason)
 

@@ -1,4 +1,4 @@
-"""What is said about one call: before it (`Draft`, `Call`), and as the answer (`Grant`)."""
+"""What is said about one call: before it (`CallRequest`, `Call`), and as the answer (`CallGrant`)."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -11,14 +11,14 @@ from comptroller.core.pricing import Prices
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger, Outbox
 from comptroller.policy import ActualFunction, Policy
-from comptroller.runtime.pending_settlements import Settling
-from comptroller.runtime.portal import Home
+from comptroller.runtime.pending_settlements import PendingSettlements
+from comptroller.runtime.portal import LoopPortal
 
 Kind = Literal["llm", "tool", "event", "check"]
 
 
 @attrs.frozen(kw_only=True)
-class Draft:
+class CallRequest:
     """What the seam knows when a call is about to begin.
 
     Attributes:
@@ -59,7 +59,7 @@ class Call:
     id: str
     key: str
     run_id: str
-    draft: Draft
+    draft: CallRequest
     tenant: str
     subject: Subject
     action: Action
@@ -75,7 +75,7 @@ class Call:
 
 
 @attrs.frozen
-class Grant:
+class CallGrant:
     """The call may begin.
 
     Attributes:
@@ -94,7 +94,7 @@ def as_it_is(refusal: ComptrollerError) -> ComptrollerError:
 
 
 @attrs.frozen(kw_only=True)
-class Terms:
+class RunContext:
     """Where and by which rules the calls of a run live: what their actors share.
 
     Attributes:
@@ -103,14 +103,14 @@ class Terms:
         as_seen: a refusal as the run's user is to catch it.
     """
 
-    home: Home
+    home: LoopPortal
     ledger: Ledger
     policy: Policy
     prices: Prices
-    settling: Settling
+    settling: PendingSettlements
     outbox: Outbox | None = None
     as_seen: Callable[[ComptrollerError], ComptrollerError] = as_it_is
 
 
-Answer = Grant | BaseException
+Answer = CallGrant | BaseException
 """What the caller gets, exactly once: the grant, or the exception to raise."""

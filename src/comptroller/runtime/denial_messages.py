@@ -3,7 +3,7 @@
 from runcycles import Unit
 
 from comptroller.core.call_lifecycle import Outcome
-from comptroller.core.limits import Breach
+from comptroller.core.limits import LimitBreach
 from comptroller.errors import (
     BudgetExceeded,
     CallDenied,
@@ -22,7 +22,7 @@ from comptroller.runtime.call import Call
 _SUCCESSES = range(200, 300)
 
 
-def wanted(call: Call) -> str:
+def describe_request(call: Call) -> str:
     """`$0.05 requested for gpt-4.1 by agent triage`."""
     name, asked = call.draft.name, f"{show(call.estimate)} requested for"
     if call.draft.kind == "check":
@@ -31,7 +31,7 @@ def wanted(call: Call) -> str:
     return f"{asked} {what} by agent {call.draft.agent}"
 
 
-def from_breach(breach: Breach, call: Call) -> CallDenied:
+def denial_from_limit(breach: LimitBreach, call: Call) -> CallDenied:
     """The refusal of a call that the ledger is not even asked about."""
     kind = ToolDenied if breach.by_caps and call.draft.kind == "tool" else LimitReached
     why_so_much = _why_so_much(call) if breach.requested is not None else ""
@@ -46,7 +46,7 @@ def from_breach(breach: Breach, call: Call) -> CallDenied:
     )
 
 
-def explained(refusal: ComptrollerError, call: Call, receipt: Receipt) -> ComptrollerError:
+def add_context(refusal: ComptrollerError, call: Call, receipt: Receipt) -> ComptrollerError:
     """The same refusal with its run, its call and the receipt; a ledger's denial in full."""
     if isinstance(refusal, BudgetExceeded) and refusal.call is None:
         refusal = _in_full(refusal, call)
@@ -59,7 +59,7 @@ def explained(refusal: ComptrollerError, call: Call, receipt: Receipt) -> Comptr
 def _in_full(denial: BudgetExceeded, call: Call) -> BudgetExceeded:
     unit = Unit(call.estimate.unit)
     full = BudgetExceeded(
-        f"{call.tenant}: {wanted(call)}{_what_is_left(denial, call)}",
+        f"{call.tenant}: {describe_request(call)}{_what_is_left(denial, call)}",
         status=denial.status,
         error_code=denial.error_code,
         details=denial.details,
@@ -97,7 +97,7 @@ def _with_its_origin(mismatch: UnitMismatch, call: Call) -> UnitMismatch:
             f"the map of tools says so: price the tool {call.draft.name} in the unit of the budget"
         )
     full = UnitMismatch(
-        f"{call.tenant}: {wanted(call)}: {origin}. {mismatch}",
+        f"{call.tenant}: {describe_request(call)}: {origin}. {mismatch}",
         status=mismatch.status,
         error_code=mismatch.error_code,
         details=mismatch.details or {"requested_unit": unit.value},
@@ -128,7 +128,7 @@ def _why_so_much(call: Call) -> str:
     )
 
 
-def waiver(refusal: ComptrollerError, policy: Policy) -> str | None:
+def waive_reason(refusal: ComptrollerError, policy: Policy) -> str | None:
     """Why policy lets something begin that the ledger refused; None where it does not."""
     if policy.dry_run:
         return f"dry run: {refusal}"

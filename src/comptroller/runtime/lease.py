@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 import anyio
 from runcycles import ReservationCreateResponse, ReservationExtendRequest
 
-from comptroller.core.heartbeat import Beat, Lease, Stop, failure_of
+from comptroller.core.heartbeat import ExtendAfter, Lease, Stop, failure_of
 from comptroller.errors import ComptrollerError
-from comptroller.runtime.call import Call, Terms
-from comptroller.runtime.portal import Change
+from comptroller.runtime.call import Call, RunContext
+from comptroller.runtime.portal import Condition
 
 log = logging.getLogger("comptroller")
 
@@ -23,7 +23,7 @@ NOTICED_LATE_MS = 500
 """A time-out is noticed late on a busy loop; taken literally, it would leave no room to retry."""
 
 
-class HeldLease:
+class LeaseKeeper:
     """The lease of one reservation.
 
     Args:
@@ -34,7 +34,7 @@ class HeldLease:
         stopped: why it is no longer extended though the call goes on; None while it is.
     """
 
-    def __init__(self, call: Call, terms: Terms, beaten: Callable[[], None]) -> None:
+    def __init__(self, call: Call, terms: RunContext, beaten: Callable[[], None]) -> None:
         self._call, self._terms, self._beaten = call, terms, beaten
         policy = terms.policy
         most_ms = policy.heartbeat_max_age_ms
@@ -44,7 +44,7 @@ class HeldLease:
             max_age=None if most_ms is None else most_ms / 1000,
             max_extensions=policy.heartbeat_max_extensions,
         )
-        self._next: Beat | Stop = Stop("nothing is held")
+        self._next: ExtendAfter | Stop = Stop("nothing is held")
         self._since = 0.0  # from when the next step's delay counts
         self._reservation_id = ""
         self._beats = 0
@@ -57,13 +57,13 @@ class HeldLease:
         self._since = anyio.current_time()
         self._lease, self._next = self._lease.answered(answer, sent, self._since)
 
-    async def keep(self, told: Change, ended: Sequence[object]) -> None:
+    async def keep(self, told: Condition, ended: Sequence[object]) -> None:
         """Extend it until `ended` has an entry, of which `told` notifies."""
         while not ended:
-            pause = self._next.delay_seconds if isinstance(self._next, Beat) else math.inf
+            pause = self._next.delay_seconds if isinstance(self._next, ExtendAfter) else math.inf
             with anyio.CancelScope(deadline=self._since + pause):
                 await told.until(lambda: bool(ended))
-            if not ended and isinstance(self._next, Beat):
+            if not ended and isinstance(self._next, ExtendAfter):
                 await self._beat(same_key=self._next.same_key)
 
     def cut(self) -> None:

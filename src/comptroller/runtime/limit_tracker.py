@@ -3,16 +3,16 @@
 import anyio
 from runcycles import Caps, Unit
 
-from comptroller.core.limits import Breach, Tally, breach
+from comptroller.core.limits import LimitBreach, UsageTotals, breach
 from comptroller.policy import Limits
 from comptroller.receipts import CallReceipt
-from comptroller.runtime.call import Call, Grant
+from comptroller.runtime.call import Call, CallGrant
 
-_LONGEST_COOLDOWN_MS = 86_400_000
+_MAX_COOLDOWN_MS = 86_400_000
 """A day, as long as the longest lease: a mangled cool-down must not hold a run for ever."""
 
 
-class Gate:
+class LimitTracker:
     """Counts what a run uses, and says no in time. Used at home only.
 
     Attributes:
@@ -22,13 +22,13 @@ class Gate:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._tally = Tally()
+        self._tally = UsageTotals()
         self._caps: Caps | None = None
         self._steps_left: int | None = None
         self.not_before = 0.0
-        self.over: Breach | None = None
+        self.over: LimitBreach | None = None
 
-    def breach(self, call: Call) -> Breach | None:
+    def breach(self, call: Call) -> LimitBreach | None:
         """Why this call may not even be asked for, or None."""
         draft = call.draft
         return self.over or breach(
@@ -48,14 +48,14 @@ class Gate:
         """Something that nobody was asked about: what it cost is spent."""
         self._spent(event)
 
-    def granted(self, call: Call, grant: Grant) -> None:
+    def granted(self, call: Call, grant: CallGrant) -> None:
         """The caps of the latest LLM grant bind what follows it."""
         if call.draft.kind != "llm" or grant.reservation_id is None:
             return
         caps = self._caps = grant.caps
         self._steps_left = caps.max_steps_remaining if caps else None
         if caps is not None and caps.cooldown_ms:
-            cooldown_ms = min(caps.cooldown_ms, _LONGEST_COOLDOWN_MS)
+            cooldown_ms = min(caps.cooldown_ms, _MAX_COOLDOWN_MS)
             self.not_before = anyio.current_time() + cooldown_ms / 1000
 
     def ended(self, line: CallReceipt) -> None:

@@ -2,32 +2,32 @@
 
 from typing import Any
 
-from comptroller._frozen import value
+from comptroller._frozen import frozen_record
 from comptroller.errors import CallDenied, RunCancelled
 
 
-@value
+@frozen_record
 class Completed:
     """It returned `result` (an `agents.RunResult`)."""
 
     result: Any
 
 
-@value
+@frozen_record
 class Denied:
     """The budget, a limit, or a cap said no."""
 
     error: CallDenied
 
 
-@value
+@frozen_record
 class Failed:
     """Anything else: the model's, the ledger's, or the caller's own error."""
 
     error: Exception
 
 
-@value
+@frozen_record
 class Cancelled:
     """It was cancelled; `error.reason` says why."""
 

@@ -12,15 +12,15 @@ import anyio
 from anyio.lowlevel import RunVar
 
 from comptroller.ledger.interface import Ledger
-from comptroller.runtime.portal import Change
+from comptroller.runtime.portal import Condition
 
 
-class Settling:
+class PendingSettlements:
     """The calls that were told their end and whose first settlement has no answer yet."""
 
     def __init__(self) -> None:
         self._scopes: dict[object, frozenset[str]] = {}
-        self._change = Change()
+        self._change = Condition()
 
     def begin(self, who: object, scopes: frozenset[str]) -> None:
         """`who` has been told its end: a settlement over `scopes` is under way."""
@@ -52,13 +52,13 @@ class Settling:
         return bool(touching)
 
 
-_BY_LEDGER: RunVar[WeakKeyDictionary[Ledger, Settling]] = RunVar("comptroller_settling")
+_BY_LEDGER: RunVar[WeakKeyDictionary[Ledger, PendingSettlements]] = RunVar("comptroller_settling")
 
 
-def settling(ledger: Ledger) -> Settling:
+def pending_settlements_of(ledger: Ledger) -> PendingSettlements:
     """The register of this ledger object in the running loop."""
     registers = _BY_LEDGER.get(None)
     if registers is None:
         registers = WeakKeyDictionary()
         _BY_LEDGER.set(registers)
-    return registers.setdefault(ledger, Settling())
+    return registers.setdefault(ledger, PendingSettlements())

@@ -23,11 +23,11 @@ from comptroller.errors import ComptrollerError
 Message = tuple[Callable[..., object], tuple[Any, ...]]
 
 
-class HomeClosed(Exception):
+class PortalClosed(Exception):
     """Nobody lives here any more: the supervisor's scope has ended."""
 
 
-class Home:
+class LoopPortal:
     """The door, and the task group behind it.
 
     Use as an async context manager. Its body's exception never passes through the group (it would
@@ -45,12 +45,12 @@ class Home:
         )
         self._clock: Callable[[], float] = getattr(native, "time", None) or anyio.current_time
         self._inbox: deque[Message] = deque()
-        self._arrived = Change()
+        self._arrived = Condition()
         self._sending = threading.Lock()  # nothing is sent by a guest once the door has closed
         self._opened = self._closed = self._serving = False
         self._tasks: TaskGroup
 
-    async def __aenter__(self) -> "Home":
+    async def __aenter__(self) -> "LoopPortal":
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._opened = True
@@ -104,7 +104,7 @@ class Home:
         `function` is synchronous and must not raise.
 
         Raises:
-            HomeClosed: it will never run.
+            PortalClosed: it will never run.
             ComptrollerError: this process is a fork.
         """
         self.check_process()
@@ -116,11 +116,11 @@ class Home:
             return
         with self._sending:
             if self._closed:
-                raise HomeClosed
+                raise PortalClosed
             try:
                 self._later(self._arrive, (function, args))
             except RuntimeError as gone:  # also trio.RunFinishedError: the loop itself has ended
-                raise HomeClosed from gone
+                raise PortalClosed from gone
 
     def soon(self, function: Callable[..., object], *args: Any) -> bool:
         """As `call`, but never at once, and without a lock: what a signal handler may do.
@@ -184,7 +184,7 @@ class Home:
         self._arrived.notify()
 
 
-class Change:
+class Condition:
     """Something that waiters at home are woken for. Each waiter makes its own event, at home."""
 
     def __init__(self) -> None:
@@ -206,7 +206,9 @@ class Change:
                 self._waiters.discard(event)
 
 
-async def outlast(change: Change, done: Callable[[], bool], seconds: float) -> BaseException | None:
+async def wait_shielded(
+    change: Condition, done: Callable[[], bool], seconds: float
+) -> BaseException | None:
     """Wait for `done()` at most `seconds`, whoever cancels meanwhile.
 
     Shielded against scopes; a native `task.cancel()` of asyncio ignores shields, and so does the
@@ -230,7 +232,7 @@ async def outlast(change: Change, done: Callable[[], bool], seconds: float) -> B
     return interrupted
 
 
-def raise_unless_known(interrupted: BaseException | None, error: BaseException | None) -> None:
+def reraise_cancellation(interrupted: BaseException | None, error: BaseException | None) -> None:
     """Raise the native cancellation, or Ctrl-C, that came while a scope was left: now it has been.
 
     Not where the body's own `error` is one: that goes on by itself.

@@ -26,7 +26,7 @@ from comptroller import _private_files
 
 log = logging.getLogger("comptroller")
 
-_OLD = 30 * 86_400.0
+_STALE_AFTER = 30 * 86_400.0
 """Seconds since its last run began, after which a dead process is forgotten: nothing of it can be
 active then. When it died is not known; a lease is a day at most, and no run is taken to last that
 long."""
@@ -53,7 +53,7 @@ def mark_of(execution: str) -> str | None:
     return found[1] if found else None
 
 
-class Presence:
+class ProcessRegistry:
     """This process, as others see it while it has runs. For any thread; made anew in a fork.
 
     The file is there from the first run's beginning to the last one's end: a process that ends in
@@ -147,7 +147,7 @@ class Presence:
         return False
 
 
-PRESENCE = Presence()
+this_process = ProcessRegistry()
 
 
 def dead() -> dict[str, set[tuple[str, str]]]:
@@ -213,5 +213,5 @@ def _sweep() -> None:
             written = path.stat().st_mtime
             if written > now + _DAY:
                 os.utime(path)
-            elif written < now - _OLD and _is_free(path):
+            elif written < now - _STALE_AFTER and _is_free(path):
                 path.unlink()

@@ -15,7 +15,7 @@ import attrs
 from runcycles import Amount, CommitRequest, ReleaseRequest
 from runcycles.models import ReservationSummary
 
-from comptroller.core.settlement import Next, after
+from comptroller.core.settlement import SettlementAction, next_action
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger
 from comptroller.runtime.process_registry import dead, mark_of
@@ -30,7 +30,7 @@ OnAbandoned = Literal["charge", "release"]
 
 
 @attrs.frozen
-class Recovered:
+class RecoveredReservation:
     """One reservation of a dead process.
 
     Attributes:
@@ -52,7 +52,7 @@ class Recovered:
 
 async def recover(
     ledger: Ledger, on_abandoned: Callable[[str], OnAbandoned], *, drain_timeout: float = 5.0
-) -> list[Recovered]:
+) -> list[RecoveredReservation]:
     """Settle what dead processes of this host hold in `ledger`, and say what that was.
 
     Args:
@@ -124,8 +124,8 @@ def _base(each: ReservationSummary, marks: Container[str | None]) -> str | None:
 
 async def _settle(
     ledger: Ledger, each: ReservationSummary, tenant: str, base: str, how: OnAbandoned
-) -> Recovered:
-    done = Recovered(each.reservation_id, tenant, base, each.reserved, "charged")
+) -> RecoveredReservation:
+    done = RecoveredReservation(each.reservation_id, tenant, base, each.reserved, "charged")
     try:
         if how == "charge":
             charge = CommitRequest(
@@ -140,7 +140,9 @@ async def _settle(
             done = attrs.evolve(done, outcome="released")
     except ComptrollerError as error:
         status, code = getattr(error, "status", 0), getattr(error, "error_code", None)
-        if after(status, code) is not Next.SETTLED:  # by another one that recovers
+        if (
+            next_action(status, code) is not SettlementAction.SETTLED
+        ):  # by another one that recovers
             done = attrs.evolve(done, outcome="left", reason=str(error))
     log.warning(
         "reservation %s of a dead process is %s %s", done.reservation_id, done.outcome, done.reason

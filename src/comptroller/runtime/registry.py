@@ -15,9 +15,9 @@ from comptroller.ledger.interface import Ledger, Outbox
 from comptroller.money import Sums
 from comptroller.policy import Limits, Policy
 from comptroller.receipts import Receipt
-from comptroller.runtime.call import Terms, as_it_is
-from comptroller.runtime.pending_settlements import settling
-from comptroller.runtime.portal import Change, Home, outlast
+from comptroller.runtime.call import RunContext, as_it_is
+from comptroller.runtime.pending_settlements import pending_settlements_of
+from comptroller.runtime.portal import Condition, LoopPortal, wait_shielded
 from comptroller.runtime.run import CUT_OFF_GRACE, Run
 
 Status = Literal["waiting", "running", "completed", "denied", "failed", "cancelled"]
@@ -26,7 +26,7 @@ REMEMBERED = 1_000
 """Finished runs that stay in `Hub.runs`; their totals stay in the statistics for good."""
 
 
-class Handle(Protocol):
+class RunHandle(Protocol):
     """One run as its supervisor shows it."""
 
     @property
@@ -67,12 +67,12 @@ _RUNNING: set[str] = set()
 _BUNDLED = price_book(None)
 
 
-class Hub:
+class RunRegistry:
     """Lives at home, in the frame of the scope that opened it."""
 
     def __init__(
         self,
-        home: Home,
+        home: LoopPortal,
         ledger: Ledger,
         *,
         outbox: Outbox | None = None,
@@ -81,12 +81,12 @@ class Hub:
         self.home, self.ledger = home, ledger
         self._outbox: Outbox | None = outbox or getattr(ledger, "outbox", None)
         self._as_seen = as_seen
-        self._settling = settling(ledger)
-        self._handles: dict[str, Handle] = {}
+        self._settling = pending_settlements_of(ledger)
+        self._handles: dict[str, RunHandle] = {}
         self._finished: OrderedDict[str, None] = OrderedDict()  # their ids, the first to end first
         self._live: dict[str, Run] = {}
-        self._carried: dict[str, Handle] = {}
-        self._change = Change()
+        self._carried: dict[str, RunHandle] = {}
+        self._change = Condition()
         self._leaving: str | None = None  # why no run begins any more
         self._books: dict[int, tuple[Any, Prices]] = {}
         self._past_runs: Counter[Status] = Counter()
@@ -94,11 +94,11 @@ class Hub:
         self._past_spend: Counter[Unit] = Counter()
 
     @property
-    def runs(self) -> Mapping[str, Handle]:
+    def runs(self) -> Mapping[str, RunHandle]:
         """Run id to handle: all that wait or run, and the latest that have ended."""
         return MappingProxyType(dict(self._handles))
 
-    def register(self, handle: Handle, *, carried: bool = False) -> None:
+    def register(self, handle: RunHandle, *, carried: bool = False) -> None:
         """Show a run, whose id is then in use until it has ended.
 
         `carried`: a task at home carries it, which calls `put_down` as the last thing it does.
@@ -124,7 +124,7 @@ class Hub:
 
     def new_run(self, run_id: str, subject: Subject, policy: Policy, limits: Limits) -> Run:
         """A run that has not begun."""
-        terms = Terms(
+        terms = RunContext(
             home=self.home,
             ledger=self.ledger,
             policy=policy,
@@ -171,7 +171,7 @@ class Hub:
             self._handles.pop(oldest, None)
         self._change.notify()
 
-    def put_down(self, handle: Handle) -> None:
+    def put_down(self, handle: RunHandle) -> None:
         """The task that carried it is ending."""
         del self._carried[handle.id]
         self._change.notify()
@@ -217,7 +217,7 @@ class Hub:
         for run in self._live.values():
             self.home.start(self._close, run, reason, name=f"comptroller end of {run.id}")
         bounds = [run.patience for run in self._live.values()]
-        return await outlast(self._change, self._idle, max(bounds, default=CUT_OFF_GRACE))
+        return await wait_shielded(self._change, self._idle, max(bounds, default=CUT_OFF_GRACE))
 
     async def _close(self, run: Run, reason: str) -> None:
         await run.close(reason)
@@ -226,7 +226,7 @@ class Hub:
     def _idle(self) -> bool:
         return not self._live and not self._carried
 
-    def _busy(self) -> list[Handle]:
+    def _busy(self) -> list[RunHandle]:
         """The runs of this hub that wait or run, or whose task has not ended."""
         live = {run_id: self._handles[run_id] for run_id in self._live}
         return list({**live, **self._carried}.values())

@@ -17,13 +17,13 @@ from comptroller.errors import (
     LedgerMisbehaved,
 )
 from comptroller.ledger.interface import Ledger
-from comptroller.runtime.call import Call, Grant, Terms
-from comptroller.runtime.denial_messages import waiver
-from comptroller.runtime.lease import HeldLease
+from comptroller.runtime.call import Call, CallGrant, RunContext
+from comptroller.runtime.denial_messages import waive_reason
+from comptroller.runtime.lease import LeaseKeeper
 
 
 @attrs.define
-class Reserving:
+class Reserver:
     """One call's way to its grant.
 
     Args:
@@ -39,39 +39,39 @@ class Reserving:
     """
 
     call: Call
-    terms: Terms
+    terms: RunContext
     asked_again: Callable[[], None]
     beaten: Callable[[], None]
-    lease: HeldLease = attrs.field(init=False)
+    lease: LeaseKeeper = attrs.field(init=False)
     scopes: frozenset[str] = frozenset()
     overlooked: CallDenied | None = None
     would_deny: str | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.lease = HeldLease(self.call, self.terms, self.beaten)
+        self.lease = LeaseKeeper(self.call, self.terms, self.beaten)
 
-    async def grant(self) -> Grant:
+    async def grant(self) -> CallGrant:
         """The grant. Raises the refusal (a `ComptrollerError`)."""
         if self.overlooked is not None:
             return self._waived(self.overlooked)
         if self.call.estimate.amount == 0:
-            return Grant(waived="nothing to reserve")
+            return CallGrant(waived="nothing to reserve")
         try:
             return await self._ask_at_most_twice()
         except ComptrollerError as refusal:
             return self._waived(refusal)
 
-    def _waived(self, refusal: ComptrollerError) -> Grant:
+    def _waived(self, refusal: ComptrollerError) -> CallGrant:
         """Policy lets it begin all the same. Raises the refusal where it does not."""
-        waived = waiver(refusal, self.terms.policy)
+        waived = waive_reason(refusal, self.terms.policy)
         if waived is None:
             raise refusal
         if self.terms.policy.dry_run:
             code = getattr(refusal, "error_code", None) or getattr(refusal, "reason_code", None)
             self.would_deny = code or type(refusal).__name__
-        return Grant(waived=waived)
+        return CallGrant(waived=waived)
 
-    async def _ask_at_most_twice(self) -> Grant:
+    async def _ask_at_most_twice(self) -> CallGrant:
         """A denial may be due to settlements on their way only: those are waited for, once."""
         settling, bound = self.terms.settling, self.terms.ledger.request_timeout
         before = settling.under_way()
@@ -83,7 +83,7 @@ class Reserving:
         self.asked_again()
         return await self._ask("reserve-again")  # the old key may replay the denial
 
-    async def _ask(self, verb: str) -> Grant:
+    async def _ask(self, verb: str) -> CallGrant:
         call, policy = self.call, self.terms.policy
         request = ReservationCreateRequest(
             idempotency_key=call.message_key(verb),
@@ -99,17 +99,17 @@ class Reserving:
         answer = await self.terms.ledger.reserve(request, tenant=call.tenant)
         if policy.dry_run:  # nothing was locked, and nothing is enforced
             self.would_deny = (answer.reason_code or "DENY") if answer.is_denied() else None
-            return Grant(waived="dry run")
+            return CallGrant(waived="dry run")
         if answer.is_denied() or not answer.reservation_id:
             raise LedgerMisbehaved(
                 f"{self.terms.ledger.name}: reserve: a grant without a reservation", status=200
             )
         self.scopes = frozenset(scope.lower() for scope in answer.affected_scopes)
         self.lease.granted(answer, sent)
-        return Grant(answer.reservation_id, answer.caps)
+        return CallGrant(answer.reservation_id, answer.caps)
 
 
-async def check(call: Call, terms: Terms) -> str | None:
+async def check(call: Call, terms: RunContext) -> str | None:
     """None where the ledger would grant it; else why policy lets the run begin all the same.
 
     Raises:
@@ -118,14 +118,14 @@ async def check(call: Call, terms: Terms) -> str | None:
     try:
         await _ask(call, terms)
     except ComptrollerError as refusal:
-        waived = waiver(refusal, terms.policy)
+        waived = waive_reason(refusal, terms.policy)
         if waived is None:
             raise
         return waived
     return None
 
 
-async def _ask(call: Call, terms: Terms) -> None:
+async def _ask(call: Call, terms: RunContext) -> None:
     request = DecisionRequest(
         idempotency_key=call.message_key("decide"),
         subject=call.subject,

@@ -19,21 +19,27 @@ import attrs
 from runcycles import Action, Amount, Subject, Unit
 
 from comptroller.core.call_lifecycle import Outcome
-from comptroller.core.identifiers import carried, fitted
-from comptroller.core.limits import Breach
+from comptroller.core.identifiers import normalize_identifier, truncate_utf8
+from comptroller.core.limits import LimitBreach
 from comptroller.core.pricing import TokenCount
-from comptroller.core.settlement import Abandoned, NeverBegan
-from comptroller.errors import CallDenied, ComptrollerError, LimitReached, RunCancelled, again
+from comptroller.core.settlement import Abandoned, NotStarted
+from comptroller.errors import (
+    CallDenied,
+    ComptrollerError,
+    LimitReached,
+    RunCancelled,
+    without_traceback,
+)
 from comptroller.money import amount
 from comptroller.policy import Limits
-from comptroller.receipts import CallReceipt, Receipt, ReceiptBook
+from comptroller.receipts import CallReceipt, Receipt, ReceiptBuilder
 from comptroller.runtime.actor import Actor
-from comptroller.runtime.base_actor import Owner, Recorder, fault_of, first_line
-from comptroller.runtime.call import Answer, Call, Draft, Grant, Terms
-from comptroller.runtime.denial_messages import explained, from_breach
-from comptroller.runtime.limit_tracker import Gate
-from comptroller.runtime.portal import Change, HomeClosed, outlast, raise_unless_known
-from comptroller.runtime.process_registry import PRESENCE
+from comptroller.runtime.base_actor import BaseActor, EventActor, fault_of, first_line
+from comptroller.runtime.call import Answer, Call, CallGrant, CallRequest, RunContext
+from comptroller.runtime.denial_messages import add_context, denial_from_limit
+from comptroller.runtime.limit_tracker import LimitTracker
+from comptroller.runtime.portal import Condition, PortalClosed, reraise_cancellation, wait_shielded
+from comptroller.runtime.process_registry import this_process
 from comptroller.runtime.reservation import check
 from comptroller.runtime.settlement import charged, estimated
 
@@ -64,7 +70,7 @@ class Run:
         closed: its scope has exited.
     """
 
-    def __init__(self, run_id: str, subject: Subject, terms: Terms, limits: Limits) -> None:
+    def __init__(self, run_id: str, subject: Subject, terms: RunContext, limits: Limits) -> None:
         self.id, self.tenant = run_id, subject.tenant or ""
         self.ended: ComptrollerError | None = None
         self.outer: Run | None = None
@@ -75,12 +81,12 @@ class Run:
         self._present = False
         self._numbers = itertools.count(1)
         self._episode_numbers = itertools.count(1)
-        self._gate = Gate(limits)
-        self._book = ReceiptBook()
+        self._gate = LimitTracker(limits)
+        self._book = ReceiptBuilder()
         self._in_flight: set[str] = set()
-        self._live: set[Owner] = set()
+        self._live: set[BaseActor] = set()
         self._episodes: set[Episode] = set()
-        self._change = Change()
+        self._change = Condition()
         self._deadline: anyio.CancelScope | None = None
         self.closed = False
         self._llm_unit = Unit.USD_MICROCENTS
@@ -88,14 +94,14 @@ class Run:
     def begin(self) -> None:
         """Its scope was entered: its time begins to count."""
         if self.terms.ledger.durable:  # else what its process leaves there is nobody's to recover
-            self._execution = PRESENCE.enter(self.terms.ledger.name, self.tenant)
+            self._execution = this_process.enter(self.terms.ledger.name, self.tenant)
             self._present = True
         if (seconds := self._limits.seconds) is not None:
             self.terms.home.start(self._expire, seconds, name=f"comptroller deadline {self.id}")
 
     # -- what the seam asks for: from any task, loop or thread
 
-    def open(self, draft: Draft, answer: Callable[[Answer], None]) -> Actor:
+    def open(self, draft: CallRequest, answer: Callable[[Answer], None]) -> Actor:
         """Start the call's actor. `answer` gets the grant or the refusal, once, at home.
 
         Raises:
@@ -109,14 +115,14 @@ class Run:
                 log.exception("call %s: a defect in handing over its answer", actor.call.key)
                 given = fault_of(defect)
                 self._stop(given, but=draft.episode)
-                actor.tell(NeverBegan(str(given)))
+                actor.tell(NotStarted(str(given)))
             answer(given)
 
         actor = Actor(self._identify(draft), self.terms, told, self._reported)
         self._send(self._begin, actor)
         return actor
 
-    def note(self, kind: str, draft: Draft, cost: Amount | None, **metadata: str) -> None:
+    def note(self, kind: str, draft: CallRequest, cost: Amount | None, **metadata: str) -> None:
         """Record an event. `cost` None: nothing, in the unit of the run's LLM calls.
 
         It has happened already: one that comes after the run's end is told in the log only.
@@ -126,7 +132,7 @@ class Run:
         estimate = amount(self._llm_unit, 0) if cost is None else cost
         self._record(self._call(draft, kind, estimate, "estimate", metadata))
 
-    def used(self, draft: Draft, tokens: TokenCount | None) -> None:
+    def used(self, draft: CallRequest, tokens: TokenCount | None) -> None:
         """Record what a model has used that nobody here was asked about; None: it did not say.
 
         It is charged as an LLM call of the run is that cannot be reserved any more.
@@ -134,10 +140,10 @@ class Run:
         self._record(charged(self._identify(draft), self.terms, tokens), tokens)
 
     def _record(self, call: Call, tokens: TokenCount | None = None) -> None:
-        recorder = Recorder(call, self.terms, self._reported, tokens)
+        recorder = EventActor(call, self.terms, self._reported, tokens)
         try:
             self.terms.home.call(self._note, recorder)
-        except HomeClosed:
+        except PortalClosed:
             self._missed(recorder)
 
     def enter(self, episode: Episode) -> None:
@@ -147,7 +153,7 @@ class Run:
 
     def leave(self, episode: Episode) -> None:
         """It is over, and none of the SDK's tasks of it is left."""
-        with suppress(HomeClosed):  # nobody waits for it any more
+        with suppress(PortalClosed):  # nobody waits for it any more
             self.terms.home.call(self._left, episode)
 
     def episode_id(self, parent: str | None) -> str:
@@ -162,13 +168,13 @@ class Run:
         """
         if self.ended is None:
             self.ended = RunCancelled(reason)
-            with suppress(HomeClosed):  # nothing goes on any more
+            with suppress(PortalClosed):  # nothing goes on any more
                 self.terms.home.call(self._interrupt)
 
     def check(self) -> None:
         """Raise what ended the run, if anything did."""
         if self.ended is not None:
-            raise again(self.ended)
+            raise without_traceback(self.ended)
 
     @property
     def receipt(self) -> Receipt:
@@ -178,13 +184,13 @@ class Run:
     def _send(self, function: Callable[..., object], *args: Any) -> None:
         try:
             self.terms.home.call(function, *args)
-        except HomeClosed:
+        except PortalClosed:
             gone = RunCancelled(f"run {self.id}: its scope has exited")
-            raise again(self.ended or gone) from None
+            raise without_traceback(self.ended or gone) from None
 
     # -- calls
 
-    def _identify(self, draft: Draft) -> Call:
+    def _identify(self, draft: CallRequest) -> Call:
         """The call with its estimate, as policy has it."""
         policy, metadata = self.terms.policy, {"attempt": str(draft.attempt)}
         if draft.request is not None:
@@ -197,13 +203,15 @@ class Run:
         return attrs.evolve(call, actual=cost.actual)
 
     def _call(
-        self, draft: Draft, kind: str, estimate: Amount, source: str, metadata: dict[str, str]
+        self, draft: CallRequest, kind: str, estimate: Amount, source: str, metadata: dict[str, str]
     ) -> Call:
         call_id = f"{draft.kind}-{next(self._numbers)}"
         subject = self._subject.model_copy(
             update={
-                "agent": fitted(draft.agent),
-                "toolset": fitted(draft.name) if draft.kind == "tool" else self._subject.toolset,
+                "agent": normalize_identifier(draft.agent),
+                "toolset": normalize_identifier(draft.name)
+                if draft.kind == "tool"
+                else self._subject.toolset,
             }
         )
         told = {
@@ -220,19 +228,19 @@ class Run:
             draft=draft,
             tenant=self.tenant,
             subject=subject,
-            action=Action(kind=kind, name=carried(draft.name)),
+            action=Action(kind=kind, name=truncate_utf8(draft.name)),
             estimate=estimate,
             estimate_source=source,
-            metadata={name: carried(text) for name, text in told.items()},
+            metadata={name: truncate_utf8(text) for name, text in told.items()},
         )
 
     def _begin(self, actor: Actor) -> None:
         call = actor.call
         if self.ended is not None:
-            actor.turn_away(again(self.ended))
+            actor.turn_away(without_traceback(self.ended))
             return
         if (reached := self._gate.breach(call)) is not None:
-            refusal = from_breach(reached, call)
+            refusal = denial_from_limit(reached, call)
             if not self.terms.policy.dry_run:
                 actor.refuse(refusal)
                 return
@@ -244,7 +252,7 @@ class Run:
         self._book.put(actor.line)
         self._start(actor)
 
-    def _note(self, recorder: Recorder) -> None:
+    def _note(self, recorder: EventActor) -> None:
         if self.closed:
             self._missed(recorder)
         else:
@@ -252,14 +260,14 @@ class Run:
             self._book.put(recorder.line)
             self._start(recorder)
 
-    def _missed(self, recorder: Recorder) -> None:
+    def _missed(self, recorder: EventActor) -> None:
         log.warning("run %s: %s came after its end", self.id, recorder.line.kind)
 
-    def _start(self, owner: Owner) -> None:
+    def _start(self, owner: BaseActor) -> None:
         self._live.add(owner)
         self.terms.home.start(self._live_out, owner, name=f"comptroller call {owner.call.key}")
 
-    async def _live_out(self, owner: Owner) -> None:
+    async def _live_out(self, owner: BaseActor) -> None:
         try:
             await owner.live(self._gate.not_before)
         finally:
@@ -269,13 +277,13 @@ class Run:
     def _answered(self, actor: Actor, given: Answer) -> Answer:
         """What the caller is told. A grant that comes after the run's end lets nothing begin."""
         call = actor.call
-        if isinstance(given, Grant):
+        if isinstance(given, CallGrant):
             self._gate.granted(call, given)
             if self.ended is not None:
-                actor.tell(NeverBegan(str(self.ended)))
-                return again(self.ended)
+                actor.tell(NotStarted(str(self.ended)))
+                return without_traceback(self.ended)
         elif isinstance(given, ComptrollerError) and not isinstance(given, RunCancelled):
-            given = self.terms.as_seen(explained(given, call, self.receipt))
+            given = self.terms.as_seen(add_context(given, call, self.receipt))
             if not (call.draft.tells_model and isinstance(given, CallDenied)):
                 self._stop(given, but=call.draft.episode)
         return given
@@ -290,7 +298,7 @@ class Run:
 
     async def ask(self, expected: Amount, agent: str) -> None:
         """Ask the ledger whether it would grant `expected` now; a refusal ends the run."""
-        draft = Draft(kind="check", name=agent, agent=agent, episode="")
+        draft = CallRequest(kind="check", name=agent, agent=agent, episode="")
         call = self._call(draft, "agent.run", expected, "check", {})
         line = first_line(call)
         try:
@@ -298,7 +306,7 @@ class Run:
         except ComptrollerError as refusal:
             outcome = Outcome.DENIED if isinstance(refusal, CallDenied) else Outcome.FAILED
             self._book.put(attrs.evolve(line, outcome=outcome, reason=str(refusal)))
-            self._stop(self.terms.as_seen(explained(refusal, call, self.receipt)))
+            self._stop(self.terms.as_seen(add_context(refusal, call, self.receipt)))
         else:
             if waived is not None:
                 self._book.put(attrs.evolve(line, outcome=Outcome.UNRESERVED, reason=waived))
@@ -310,8 +318,8 @@ class Run:
         for owner in told:
             owner.tell(Abandoned(reason))
         settled = self.terms.policy.settle_timeout
-        raise_unless_known(
-            await outlast(self._change, lambda: told.isdisjoint(self._live), settled), None
+        reraise_cancellation(
+            await wait_shielded(self._change, lambda: told.isdisjoint(self._live), settled), None
         )
 
     # -- how it ends
@@ -343,7 +351,7 @@ class Run:
             await anyio.sleep(seconds)
             over = f"the run's limit of {seconds:g} seconds is over"
             if self.terms.policy.dry_run:
-                self._gate.over = Breach(over)
+                self._gate.over = LimitBreach(over)
                 return
             self._stop(LimitReached(f"{self.tenant}: {over}", run_id=self.id,
                                     reason_code="LIMIT_REACHED"))  # fmt: skip
@@ -358,7 +366,7 @@ class Run:
 
     def _closed(self) -> None:
         if self._present and not self.closed:
-            PRESENCE.leave(owing=Outcome.UNSETTLED in self.receipt.outcomes)
+            this_process.leave(owing=Outcome.UNSETTLED in self.receipt.outcomes)
         self.closed = True
 
     @property
@@ -384,13 +392,15 @@ class Run:
         self._stop(RunCancelled(why))
         for episode in tuple(self._episodes):
             episode.stop()
-        waits = [await outlast(self._change, lambda: not self._episodes, policy.teardown_timeout)]
+        waits = [
+            await wait_shielded(self._change, lambda: not self._episodes, policy.teardown_timeout)
+        ]
         for owner in tuple(self._live):
             owner.tell(Abandoned(str(self.ended)))
-        waits += [await outlast(self._change, lambda: not self._live, policy.settle_timeout)]
+        waits += [await wait_shielded(self._change, lambda: not self._live, policy.settle_timeout)]
         for owner in tuple(self._live):
             owner.abort()
-        waits += [await outlast(self._change, lambda: not self._live, CUT_OFF_GRACE)]
+        waits += [await wait_shielded(self._change, lambda: not self._live, CUT_OFF_GRACE)]
         for owner in tuple(self._live):
             owner.write_off()
         self._closed()

@@ -24,18 +24,18 @@ from runcycles import (
 
 from comptroller.core import backoff
 from comptroller.core.call_lifecycle import Outcome
-from comptroller.core.estimates import DEFAULT_ESTIMATE, Estimated, LlmRequest, resolve_estimate
-from comptroller.core.identifiers import carried
+from comptroller.core.estimates import DEFAULT_ESTIMATE, Estimate, LlmRequest, resolve_estimate
+from comptroller.core.identifiers import truncate_utf8
 from comptroller.core.pricing import PLAIN, PriceBook, TokenCount
 from comptroller.core.settlement import (
     Abandoned,
+    CallEnd,
     Commit,
-    End,
     Finished,
-    Next,
+    PartialUsage,
     Release,
-    Spent,
-    after,
+    SettlementAction,
+    next_action,
     settlement,
 )
 from comptroller.errors import ComptrollerError
@@ -43,11 +43,11 @@ from comptroller.ledger.interface import (
     RELEASED_MEANWHILE,
     Ledger,
     Outbox,
-    Owed,
+    PendingCharge,
     after_finalized,
 )
 from comptroller.money import checked
-from comptroller.runtime.call import Call, Kind, Terms
+from comptroller.runtime.call import Call, Kind, RunContext
 
 log = logging.getLogger("comptroller")
 
@@ -56,7 +56,7 @@ REASON_LENGTH = 256
 
 
 @attrs.frozen
-class Settled:
+class SettlementResult:
     """What became of a decision."""
 
     outcome: Outcome
@@ -73,7 +73,7 @@ def _pauses() -> Iterator[float]:
 
 
 @attrs.define
-class Settlement:
+class SettlementSender:
     """One call's way of telling the ledger. `answered` is called after each attempt."""
 
     ledger: Ledger
@@ -81,14 +81,14 @@ class Settlement:
     reservation_id: str | None
     overage_policy: CommitOveragePolicy
     outbox: Outbox | None
-    answered: Callable[[Next | None], None]
+    answered: Callable[[SettlementAction | None], None]
     _recording: bool = attrs.field(init=False)
     _remark: str = attrs.field(init=False, default="")
 
     def __attrs_post_init__(self) -> None:
         self._recording = self.reservation_id is None
 
-    async def charge(self, decision: Commit, metrics: CyclesMetrics | None) -> Settled:
+    async def charge(self, decision: Commit, metrics: CyclesMetrics | None) -> SettlementResult:
         """Commit the actual, or record it where no reservation lives (any more)."""
         owed = self._owed(decision, metrics)
         await self._write_ahead(owed)
@@ -98,11 +98,11 @@ class Settlement:
             except ComptrollerError as error:
                 then = await self._then(owed, error)
                 self.answered(then)
-                if then is Next.RECORD and owed.commit is not None:
+                if then is SettlementAction.RECORD and owed.commit is not None:
                     owed = attrs.evolve(owed, commit=None)
                     await self._write_ahead(owed)
                     self._recording = True
-                elif then is Next.RETRY and self._again(attempt, pause, error):
+                elif then is SettlementAction.RETRY and self._again(attempt, pause, error):
                     await anyio.sleep(max(pause, (_retry_after(error) or 0) / 1000))
                 else:
                     return self._last_word(owed, error, then)
@@ -110,14 +110,14 @@ class Settlement:
                 self.answered(None)
                 self._forget(owed)
                 outcome = Outcome.RECORDED if self._recording else Outcome.COMMITTED
-                return Settled(outcome, charged, self._remark)
+                return SettlementResult(outcome, charged, self._remark)
         raise AssertionError("pauses never end")
 
-    async def _then(self, owed: Owed, error: ComptrollerError) -> Next:
+    async def _then(self, owed: PendingCharge, error: ComptrollerError) -> SettlementAction:
         then = _next(error)
-        if then is Next.SETTLED and owed.commit is not None:
+        if then is SettlementAction.SETTLED and owed.commit is not None:
             then = await after_finalized(self.ledger, owed.key, self.call.tenant)
-            if then is Next.RECORD:
+            if then is SettlementAction.RECORD:
                 self._remark = RELEASED_MEANWHILE
                 log.warning("call %s: %s", self.call.key, RELEASED_MEANWHILE)
         return then
@@ -129,13 +129,15 @@ class Settlement:
         soon = (_retry_after(error) or 0) / 1000 <= pause
         return soon and attempt < self.outbox.attempts
 
-    def _last_word(self, owed: Owed, error: ComptrollerError, then: Next) -> Settled:
+    def _last_word(
+        self, owed: PendingCharge, error: ComptrollerError, then: SettlementAction
+    ) -> SettlementResult:
         """The last word of an owner on a charge that got no success."""
-        if then is Next.SETTLED:
+        if then is SettlementAction.SETTLED:
             self._forget(owed)
-            return Settled(Outcome.COMMITTED, owed.event.actual)
+            return SettlementResult(Outcome.COMMITTED, owed.event.actual)
         kept = None
-        if then is Next.STOP:
+        if then is SettlementAction.STOP:
             self._reject(owed, str(error))
         else:
             owed = attrs.evolve(owed, retry_after_ms=_retry_after(error))
@@ -144,11 +146,11 @@ class Settlement:
 
     def hand_over(
         self, decision: Commit, metrics: CyclesMetrics | None, why: str
-    ) -> Settled | None:
+    ) -> SettlementResult | None:
         """Give the charge to the outbox; None where there is none, or it does not take it."""
         return self._hand_over(self._owed(decision, metrics), why)
 
-    def _hand_over(self, owed: Owed, why: str) -> Settled | None:
+    def _hand_over(self, owed: PendingCharge, why: str) -> SettlementResult | None:
         if self.outbox is None:
             return None
         try:
@@ -156,41 +158,42 @@ class Settlement:
         except Exception:
             log.exception("call %s: the outbox did not take its charge", self.call.key)
             return None
-        return Settled(Outcome.OUTBOXED, None, why)
+        return SettlementResult(Outcome.OUTBOXED, None, why)
 
-    async def _write_ahead(self, owed: Owed) -> None:
+    async def _write_ahead(self, owed: PendingCharge) -> None:
         if self.outbox is not None:
             await self.outbox.write_ahead(owed)
 
-    def _forget(self, owed: Owed) -> None:
+    def _forget(self, owed: PendingCharge) -> None:
         if self.outbox is not None:
             self.outbox.settled(owed.key)
 
-    def _reject(self, owed: Owed, why: str) -> None:
+    def _reject(self, owed: PendingCharge, why: str) -> None:
         if self.outbox is not None:
             self.outbox.rejected(owed.key, why)
 
-    async def release(self, reason: str) -> Settled:
+    async def release(self, reason: str) -> SettlementResult:
         """Give everything back. Best effort: where it fails, the lease runs out by itself."""
         request = ReleaseRequest(
-            idempotency_key=self.call.message_key("release"), reason=carried(reason, REASON_LENGTH)
+            idempotency_key=self.call.message_key("release"),
+            reason=truncate_utf8(reason, REASON_LENGTH),
         )
         try:
             await self.ledger.release(self.reservation_id or "", request, tenant=self.call.tenant)
         except ComptrollerError as error:
             if not await self._released_already(error):
-                return Settled(Outcome.LAPSING, None, f"{reason}; {error}")
+                return SettlementResult(Outcome.LAPSING, None, f"{reason}; {error}")
         finally:
             self.answered(None)
-        return Settled(Outcome.RELEASED, None, reason)
+        return SettlementResult(Outcome.RELEASED, None, reason)
 
     async def _released_already(self, error: ComptrollerError) -> bool:
-        if _next(error) is not Next.SETTLED or self.reservation_id is None:
+        if _next(error) is not SettlementAction.SETTLED or self.reservation_id is None:
             return False
         held = self.reservation_id
-        return await after_finalized(self.ledger, held, self.call.tenant) is Next.RECORD
+        return await after_finalized(self.ledger, held, self.call.tenant) is SettlementAction.RECORD
 
-    async def _send(self, owed: Owed) -> Amount:
+    async def _send(self, owed: PendingCharge) -> Amount:
         """One attempt: what was charged."""
         tenant = self.call.tenant
         if owed.commit is not None:
@@ -198,8 +201,8 @@ class Settlement:
         recorded = await self.ledger.record(owed.event, tenant=tenant)
         return recorded.charged or owed.event.actual  # absent where nothing was capped
 
-    def _owed(self, decision: Commit, metrics: CyclesMetrics | None) -> Owed:
-        return Owed(
+    def _owed(self, decision: Commit, metrics: CyclesMetrics | None) -> PendingCharge:
+        return PendingCharge(
             key=self.reservation_id or self.call.key,
             reservation_id=self.reservation_id,
             commit=None if self._recording else self._commit_request(decision, metrics),
@@ -228,18 +231,22 @@ class Settlement:
     def _metadata(self, decision: Commit) -> dict[str, str]:
         told = {**self.call.metadata, "actual_source": decision.source}
         if decision.abandoned is not None:
-            told["abandoned"] = carried(decision.abandoned, REASON_LENGTH)
+            told["abandoned"] = truncate_utf8(decision.abandoned, REASON_LENGTH)
         return told
 
-    def _lost(self, error: ComptrollerError, then: Next) -> Settled:
+    def _lost(self, error: ComptrollerError, then: SettlementAction) -> SettlementResult:
         log.error("call %s is not settled (%s): %s", self.call.key, then.value, error)
-        return Settled(Outcome.UNSETTLED, None, str(error))
+        return SettlementResult(Outcome.UNSETTLED, None, str(error))
 
 
-def _next(error: ComptrollerError) -> Next:
+def _next(error: ComptrollerError) -> SettlementAction:
     """What follows; an error that is no answer, such as a missing key, can be mended."""
     status = getattr(error, "status", None)
-    return Next.KEEP if status is None else after(status, getattr(error, "error_code", None))
+    return (
+        SettlementAction.KEEP
+        if status is None
+        else next_action(status, getattr(error, "error_code", None))
+    )
 
 
 def _retry_after(error: ComptrollerError) -> int | None:
@@ -262,10 +269,10 @@ _GUESSED = (
 
 _WARNED: set[tuple[str, str]] = set()
 """What this process has warned of, and for which model."""
-_MOST_WARNINGS = 1_000
+_MAX_WARNINGS = 1_000
 
 
-def estimated(kind: Kind, request: LlmRequest, terms: Terms) -> Estimated:
+def estimated(kind: Kind, request: LlmRequest, terms: RunContext) -> Estimate:
     """What an LLM call reserves. What has happened already is charged whatever the strategy does.
 
     Raises:
@@ -277,21 +284,23 @@ def estimated(kind: Kind, request: LlmRequest, terms: Terms) -> Estimated:
         if kind != "event":
             raise
         log.exception("llm_estimate failed for %s: the default is taken", request.model)
-        return Estimated(DEFAULT_ESTIMATE, "default")
+        return Estimate(DEFAULT_ESTIMATE, "default")
 
 
-def charged(call: Call, terms: Terms, used: TokenCount | None) -> Call:
+def charged(call: Call, terms: RunContext, used: TokenCount | None) -> Call:
     """The call of a model that nobody here was asked about, at what it has cost."""
-    decision = decided(call, terms, Finished(used), None)
+    decision = settlement_for(call, terms, Finished(used), None)
     if isinstance(decision, Release):
         return call
     return attrs.evolve(call, estimate=decision.actual, estimate_source=decision.source)
 
 
-def decided(call: Call, terms: Terms, end: End, streamed: int | None) -> Commit | Release:
+def settlement_for(
+    call: Call, terms: RunContext, end: CallEnd, streamed: int | None
+) -> Commit | Release:
     """What the ledger is told. `streamed`: output tokens seen so far."""
     request = call.draft.request
-    spent = Spent(
+    spent = PartialUsage(
         model=request.model if request else None,
         input_tokens=request.input_tokens if request else 0,
         streamed=streamed,
@@ -320,7 +329,7 @@ def decided(call: Call, terms: Terms, end: End, streamed: int | None) -> Commit 
     return decision
 
 
-def _lacks_price(end: End, decision: Commit | Release) -> bool:
+def _lacks_price(end: CallEnd, decision: Commit | Release) -> bool:
     """Whether tokens were reported, and an estimate in dollars is charged all the same."""
     return (
         isinstance(end, Finished)
@@ -331,7 +340,7 @@ def _lacks_price(end: End, decision: Commit | Release) -> bool:
     )
 
 
-def _is_guess(terms: Terms, spent: Spent, decision: Commit | Release) -> bool:
+def _is_guess(terms: RunContext, spent: PartialUsage, decision: Commit | Release) -> bool:
     """Whether a call of a private address was priced as that of a hosted model of its name."""
     return (
         isinstance(terms.prices, PriceBook)
@@ -345,12 +354,12 @@ def _is_guess(terms: Terms, spent: Spent, decision: Commit | Release) -> bool:
 
 def _warn_of(text: str, model: str) -> None:
     """Once for each model, however many runs call it."""
-    if (text, model) not in _WARNED and len(_WARNED) < _MOST_WARNINGS:
+    if (text, model) not in _WARNED and len(_WARNED) < _MAX_WARNINGS:
         _WARNED.add((text, model))
         log.warning(text, {"model": model})
 
 
-def _teach(call: Call, terms: Terms, decision: Commit | Release) -> None:
+def _teach(call: Call, terms: RunContext, decision: Commit | Release) -> None:
     """A strategy that learns is told what was really used; an estimate would confirm itself."""
     learn = getattr(terms.policy.llm_estimate, "learn", None)
     request = call.draft.request

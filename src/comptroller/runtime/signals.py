@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from comptroller.runtime.registry import Hub
+from comptroller.runtime.registry import RunRegistry
 
 _TERMINATED = "interrupted by SIGTERM"
 _TOGETHER = 30.0
@@ -43,7 +43,7 @@ class Signals:
         terminated: it was asked to end.
     """
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: RunRegistry) -> None:
         self.body = anyio.CancelScope()
         self.leaving = self.terminated = False
         self._hub = hub

@@ -14,6 +14,6 @@ asgi           reading and writing, message by message
 """
 
 from comptroller.server.application import serve_ledger
-from comptroller.server.asgi import MOST_BYTES, Application, Message, Receive, Send
+from comptroller.server.asgi import MAX_BODY_BYTES, Application, Message, Receive, Send
 
-__all__ = ["MOST_BYTES", "Application", "Message", "Receive", "Send", "serve_ledger"]
+__all__ = ["MAX_BODY_BYTES", "Application", "Message", "Receive", "Send", "serve_ledger"]

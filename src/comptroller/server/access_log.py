@@ -11,14 +11,14 @@ from typing import Protocol
 
 from pydantic_core import to_json
 
-from comptroller.server.request import Exchange
+from comptroller.server.request import RequestContext
 
 access = logging.getLogger("comptroller.access")
 
 _ROUTELESS = "none"
 
 
-class Meter(Protocol):
+class RequestMetrics(Protocol):
     """What counts requests, such as `metrics.Metrics`."""
 
     content_type: str
@@ -36,7 +36,9 @@ class Meter(Protocol):
         """All counts, as their reader reads them."""
 
 
-def observed(exchange: Exchange, meter: Meter | None, status: int, seconds: float) -> None:
+def observed(
+    exchange: RequestContext, meter: RequestMetrics | None, status: int, seconds: float
+) -> None:
     """Tell of an answered request."""
     if meter is not None:
         route = exchange.route or _ROUTELESS
@@ -45,7 +47,7 @@ def observed(exchange: Exchange, meter: Meter | None, status: int, seconds: floa
         access.info("%s", line(exchange, status, seconds))
 
 
-def line(exchange: Exchange, status: int, seconds: float) -> str:
+def line(exchange: RequestContext, status: int, seconds: float) -> str:
     """A line of the access log."""
     caller = exchange.caller
     at_ms = time.time_ns() // 1_000_000

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from runcycles import Amount, Balance, Caps, SignedAmount, Unit
 
 from comptroller.core.budgets import Funding, Terms
-from comptroller.core.scopes import parse_scope, within
+from comptroller.core.scopes import ancestor_scopes, parse_scope
 from comptroller.ledger.interface import EmbeddedLedger
 from comptroller.server.request import invalid, problem
-from comptroller.server.routing import Asked, Route, Routes
+from comptroller.server.routing import Route, RoutedRequest, Routes
 
 
 class _Request(BaseModel):
@@ -78,7 +78,7 @@ class Budgets(BaseModel):
     has_more: bool = False
 
 
-async def _set(asked: Asked) -> BaseModel:
+async def _set(asked: RoutedRequest) -> BaseModel:
     given: SetBudget = asked.body
     amounts = (("allocated", given.allocated), ("overdraft_limit", given.overdraft_limit))
     for name, amount in amounts:
@@ -102,7 +102,7 @@ def _terms(given: SetBudget) -> Terms:
     return cast("Terms", {n: ended.get(n) if said[n] is None else said[n] for n in named})
 
 
-async def _fund(asked: Asked) -> BaseModel:
+async def _fund(asked: RoutedRequest) -> BaseModel:
     path, unit = _named(asked)
     given: FundBudget = asked.body
     if given.amount.unit is not unit:
@@ -116,46 +116,46 @@ async def _fund(asked: Asked) -> BaseModel:
     return await _one(asked, path, unit)
 
 
-async def _freeze(asked: Asked) -> BaseModel:
+async def _freeze(asked: RoutedRequest) -> BaseModel:
     path, unit = _named(asked)
     await _ledger(asked).freeze(path, unit)
     return await _one(asked, path, unit)
 
 
-async def _unfreeze(asked: Asked) -> BaseModel:
+async def _unfreeze(asked: RoutedRequest) -> BaseModel:
     path, unit = _named(asked)
     await _ledger(asked).unfreeze(path, unit)
     return await _one(asked, path, unit)
 
 
-async def _close(asked: Asked) -> BaseModel:
+async def _close(asked: RoutedRequest) -> BaseModel:
     path, unit = _named(asked)
     await _ledger(asked).close_budget(path)
     return await _one(asked, path, unit)
 
 
-async def _look_up(asked: Asked) -> BaseModel:
+async def _look_up(asked: RoutedRequest) -> BaseModel:
     return await _one(asked, *_named(asked))
 
 
-async def _list(asked: Asked) -> BaseModel:
+async def _list(asked: RoutedRequest) -> BaseModel:
     tenant = asked.exchange.query.get("tenant_id")
     found = map(_shown, await _ledger(asked).budgets())
     return Budgets(ledgers=[one for one in found if not tenant or one.tenant_id == tenant.lower()])
 
 
-async def _one(asked: Asked, path: str, unit: Unit) -> Budget:
+async def _one(asked: RoutedRequest, path: str, unit: Unit) -> Budget:
     for budget in await _ledger(asked).budgets():
         if budget.scope_path == path and budget.remaining.unit is unit:
             return _shown(budget)
     raise problem(f"no budget for {path} in {unit.value}", 404, "NOT_FOUND")
 
 
-def _ledger(asked: Asked) -> EmbeddedLedger:
+def _ledger(asked: RoutedRequest) -> EmbeddedLedger:
     return cast("EmbeddedLedger", asked.ledger)
 
 
-def _named(asked: Asked) -> tuple[str, Unit]:
+def _named(asked: RoutedRequest) -> tuple[str, Unit]:
     """The scope and unit that the query names."""
     query = asked.exchange.query
     unit = query.get("unit", Unit.USD_MICROCENTS.value)
@@ -175,7 +175,7 @@ def _path(text: str, tenant: str | None) -> str:
 
 
 def _tenant_of(path: str) -> str:
-    return within(path)[0].removeprefix("tenant:")
+    return ancestor_scopes(path)[0].removeprefix("tenant:")
 
 
 def _shown(balance: Balance) -> Budget:

@@ -16,20 +16,20 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from comptroller.errors import ComptrollerError, LedgerRefused
-from comptroller.ledger.api_keys import GivenKeys, Keys
-from comptroller.ledger.engine.event_log import Origin, asked_by
+from comptroller.ledger.api_keys import ApiKeyVerifier, StaticApiKeys
+from comptroller.ledger.engine.event_log import RequestOrigin, request_origin
 from comptroller.ledger.engine.lazy_responses import as_json
 from comptroller.ledger.interface import Ledger
 from comptroller.ledger.protocol import codec
 from comptroller.server import admin_routes, asgi, protocol_routes
-from comptroller.server.access_log import Meter, observed
+from comptroller.server.access_log import RequestMetrics, observed
 from comptroller.server.asgi import Application, Message, Receive, Send
-from comptroller.server.auth import ADMIN_KEY, API_KEY, Caller, Doors
+from comptroller.server.auth import ADMIN_KEY, API_KEY, Authenticator, Caller
 from comptroller.server.bulkheads import LONG, Lanes
-from comptroller.server.http_response import Reply, headers, refusal
-from comptroller.server.rate_limit import Rates
-from comptroller.server.request import Exchange, invalid, problem
-from comptroller.server.routing import Asked, Route, Routes, found
+from comptroller.server.http_response import HttpResponse, headers, refusal
+from comptroller.server.rate_limit import RateLimiter
+from comptroller.server.request import RequestContext, invalid, problem
+from comptroller.server.routing import Route, RoutedRequest, Routes, found
 
 _METRICS = "/metrics"
 _HEALTH = {"/healthz": ("ok", "failing")} | dict.fromkeys(
@@ -38,19 +38,19 @@ _HEALTH = {"/healthz": ("ok", "failing")} | dict.fromkeys(
 """What is said of a ledger that answers, and of one that does not. Where the reference server has
 it, it is as there: who watches one can watch the other."""
 _HEALTH_TIMEOUT = 5.0
-_LONGEST_NAME = 128
+_MAX_NAME_LENGTH = 128
 
 _logger = logging.getLogger(__name__)
 
 
 def serve_ledger(
     ledger: Ledger,
-    keys: Mapping[str, str] | Keys,
+    keys: Mapping[str, str] | ApiKeyVerifier,
     *,
     admin_key: str | None = None,
     rate: float | None = None,
-    most_bytes: int = asgi.MOST_BYTES,
-    meter: Meter | None = None,
+    most_bytes: int = asgi.MAX_BODY_BYTES,
+    meter: RequestMetrics | None = None,
     now: Callable[[], float] = time.monotonic,
 ) -> Application:
     """An ASGI application that speaks the Cycles protocol over `ledger`.
@@ -76,9 +76,9 @@ def serve_ledger(
         raise ValueError(f"most_bytes={most_bytes!r}: at least 1 byte of a body has to be read")
     return _Server(
         ledger,
-        Doors(GivenKeys(keys) if isinstance(keys, Mapping) else keys, admin_key),
+        Authenticator(StaticApiKeys(keys) if isinstance(keys, Mapping) else keys, admin_key),
         {**protocol_routes.ROUTES, **({} if ledger.remote else admin_routes.ROUTES)},
-        None if rate is None else Rates(rate, now),
+        None if rate is None else RateLimiter(rate, now),
         most_bytes,
         meter,
         now,
@@ -88,11 +88,11 @@ def serve_ledger(
 @attrs.frozen
 class _Server:
     ledger: Ledger
-    doors: Doors = attrs.field(repr=False)
+    doors: Authenticator = attrs.field(repr=False)
     routes: Routes = attrs.field(repr=False)
-    rates: Rates | None
+    rates: RateLimiter | None
     most_bytes: int
-    meter: Meter | None
+    meter: RequestMetrics | None
     now: Callable[[], float]
     lanes: Lanes = attrs.field(factory=Lanes, init=False)
 
@@ -111,16 +111,16 @@ class _Server:
                 self.meter.ended()
 
     async def _exchanged(self, scope: Message, receive: Receive, send: Send) -> None:
-        began, exchange = self.now(), Exchange(scope)
+        began, exchange = self.now(), RequestContext(scope)
         try:
             reply = await self._reply(exchange, receive)
-        except asgi.HungUp:
+        except asgi.ClientDisconnect:
             return
         content = b"" if exchange.method == "HEAD" else reply.content
         await asgi.write(send, reply.status, headers(exchange, reply), content)
         observed(exchange, self.meter, reply.status, self.now() - began)
 
-    async def _reply(self, exchange: Exchange, receive: Receive) -> Reply:
+    async def _reply(self, exchange: RequestContext, receive: Receive) -> HttpResponse:
         """The answer, or the error: whatever fails has one."""
         try:
             if exchange.path == _METRICS or exchange.path in _HEALTH:
@@ -130,42 +130,44 @@ class _Server:
             if getattr(error, "status", None) not in _UNDERSTOOD:
                 _logger.error("the request %s failed: %s", exchange.request_id, error)
             return refusal(exchange, error, self.routes)
-        except asgi.HungUp:
+        except asgi.ClientDisconnect:
             raise
         except Exception:  # the boundary: told once, with the id that the caller is given
             _logger.exception("the request %s failed", exchange.request_id)
             return refusal(exchange, ComptrollerError("the ledger failed"), self.routes)
 
-    async def _answer(self, exchange: Exchange, receive: Receive) -> Reply:
+    async def _answer(self, exchange: RequestContext, receive: Receive) -> HttpResponse:
         route, name = found(self.routes, exchange)
         caller = exchange.caller = self._caller(route, exchange)
         if caller is not None and caller.tenant is not None:
             self._must_be_slow_enough(exchange, caller.tenant)
-        if len(name) > _LONGEST_NAME:
-            raise invalid(f"a reservation's id has at most {_LONGEST_NAME} characters")
+        if len(name) > _MAX_NAME_LENGTH:
+            raise invalid(f"a reservation's id has at most {_MAX_NAME_LENGTH} characters")
         body = b"" if route.model is None else await asgi.read(receive, self.most_bytes)
         if not route.long and len(body) < LONG:
             request = None if route.model is None else _request(route.model, exchange, body)
-            return Reply(route.status, as_json(await self._asked(route, exchange, name, request)))
+            return HttpResponse(
+                route.status, as_json(await self._asked(route, exchange, name, request))
+            )
         async with self.lanes.lane(caller.tenant if caller else None):
             request = None
             if route.model is not None:
                 request = await self.lanes.off_the_loop(_request, route.model, exchange, body)
             answer = await self._asked(route, exchange, name, request)
-            return Reply(route.status, await self.lanes.off_the_loop(as_json, answer))
+            return HttpResponse(route.status, await self.lanes.off_the_loop(as_json, answer))
 
     async def _asked(
-        self, route: Route, exchange: Exchange, name: str, request: BaseModel | None
+        self, route: Route, exchange: RequestContext, name: str, request: BaseModel | None
     ) -> BaseModel:
-        before = asked_by.set(_origin(exchange, route))
+        before = request_origin.set(_origin(exchange, route))
         try:
-            return await route.answer(Asked(self.ledger, exchange, name, request))
+            return await route.answer(RoutedRequest(self.ledger, exchange, name, request))
         except codec.MalformedError as error:
             raise invalid(str(error)) from None
         finally:
-            asked_by.reset(before)
+            request_origin.reset(before)
 
-    def _caller(self, route: Route, exchange: Exchange) -> Caller | None:
+    def _caller(self, route: Route, exchange: RequestContext) -> Caller | None:
         """Who asks. Where keys of both kinds came, the tenant's counts."""
         caller = None
         if route.admits == "anybody":
@@ -179,7 +181,7 @@ class _Server:
             raise problem(f"{wanted} is missing or unknown", 401, "UNAUTHORIZED")
         return caller
 
-    def _must_be_slow_enough(self, exchange: Exchange, tenant: str) -> None:
+    def _must_be_slow_enough(self, exchange: RequestContext, tenant: str) -> None:
         if self.rates is None:
             return
         verdict = self.rates.take(tenant)
@@ -193,7 +195,7 @@ class _Server:
                 retry_after_ms=int(verdict.wait * 1000) + 1,
             )
 
-    async def _public(self, exchange: Exchange) -> Reply:
+    async def _public(self, exchange: RequestContext) -> HttpResponse:
         """What needs no key: whether the ledger answers, and the counts."""
         if exchange.method not in ("GET", "HEAD"):
             raise problem(f"{exchange.path} takes GET", 405, "INVALID_REQUEST")
@@ -203,24 +205,24 @@ class _Server:
         if self.meter is None:
             raise problem("this server keeps no metrics", 404, "NOT_FOUND")
         exchange.route = _METRICS
-        return Reply(200, await self.meter.text(), self.meter.content_type)
+        return HttpResponse(200, await self.meter.text(), self.meter.content_type)
 
-    async def _health(self, well: str, failing: str) -> Reply:
+    async def _health(self, well: str, failing: str) -> HttpResponse:
         """Asks the ledger for a reservation that there is not: a turn, and no more work."""
         with anyio.move_on_after(_HEALTH_TIMEOUT):
             try:
                 await self.ledger.reservation("none")
             except LedgerRefused:
-                return Reply(200, to_json({"status": well}))
+                return HttpResponse(200, to_json({"status": well}))
             except ComptrollerError as error:
                 _logger.warning("unhealthy: %s", error)
-        return Reply(503, to_json({"status": failing}))
+        return HttpResponse(503, to_json({"status": failing}))
 
 
 _UNDERSTOOD = range(200, 500)
 
 
-def _origin(exchange: Exchange, route: Route) -> Origin:
+def _origin(exchange: RequestContext, route: Route) -> RequestOrigin:
     """Who asks, as the event log has it (protocol, releaseReservation: AUDIT)."""
     caller = exchange.caller
     if caller is None:
@@ -229,10 +231,10 @@ def _origin(exchange: Exchange, route: Route) -> Origin:
         who = f"key {caller.key_id}"
     else:
         who = "admin" if route.admits == "operator" else "admin_on_behalf_of"
-    return Origin(who, exchange.request_id, exchange.trace_id)
+    return RequestOrigin(who, exchange.request_id, exchange.trace_id)
 
 
-def _request(model: type[BaseModel], exchange: Exchange, body: bytes) -> BaseModel:
+def _request(model: type[BaseModel], exchange: RequestContext, body: bytes) -> BaseModel:
     try:
         request = codec.request(model, body)
     except codec.MalformedError as error:

@@ -13,13 +13,13 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
-MOST_BYTES = 2**20
+MAX_BODY_BYTES = 2**20
 """The longest body that is read, unless told otherwise."""
-PATIENCE = 30.0
+BODY_TIMEOUT = 30.0
 """Seconds within which a body that has begun has to end."""
 
 
-class HungUp(Exception):
+class ClientDisconnect(Exception):
     """The caller is gone: nobody waits for an answer."""
 
 
@@ -27,27 +27,27 @@ async def read(receive: Receive, most_bytes: int) -> bytes:
     """The body of a request.
 
     Raises:
-        HungUp: the caller hung up before its end.
+        ClientDisconnect: the caller hung up before its end.
         LedgerRefused: it is longer than `most_bytes`, and was read no further; or it has not ended
-            within `PATIENCE`.
+            within `BODY_TIMEOUT`.
     """
     body, more = await _piece(receive)
     if more:
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(BODY_TIMEOUT):
             while more and len(body) <= most_bytes:
                 piece, more = await _piece(receive)
                 body += piece
     if len(body) > most_bytes:
         raise invalid(f"the body has more than {most_bytes} bytes")
     if more:
-        raise invalid(f"the body did not end within {PATIENCE:g} seconds")
+        raise invalid(f"the body did not end within {BODY_TIMEOUT:g} seconds")
     return body
 
 
 async def _piece(receive: Receive) -> tuple[bytes, bool]:
     message = await receive()
     if message["type"] == "http.disconnect":
-        raise HungUp
+        raise ClientDisconnect
     return message.get("body", b""), message.get("more_body", False)
 
 

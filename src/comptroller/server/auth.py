@@ -4,7 +4,7 @@ import hmac
 
 import attrs
 
-from comptroller.ledger.api_keys import Keys, digest
+from comptroller.ledger.api_keys import ApiKeyVerifier, digest
 
 API_KEY, ADMIN_KEY = b"x-cycles-api-key", b"x-admin-api-key"
 
@@ -20,10 +20,10 @@ class Caller:
 OPERATOR = Caller(None, "admin")
 
 
-class Doors:
+class Authenticator:
     """The keys that open a server. Kept as digests, compared in constant time."""
 
-    def __init__(self, keys: Keys, admin_key: str | None) -> None:
+    def __init__(self, keys: ApiKeyVerifier, admin_key: str | None) -> None:
         self._keys = keys
         self._admin = None if admin_key is None else digest(admin_key.encode())
 

@@ -9,7 +9,7 @@ from runcycles import ErrorCode
 
 from comptroller.errors import BudgetExceeded, ComptrollerError
 from comptroller.ledger.protocol import codec
-from comptroller.server.request import Exchange
+from comptroller.server.request import RequestContext
 from comptroller.server.routing import Routes
 
 _JSON = "application/json"
@@ -19,7 +19,7 @@ _DETAILS = codec.DETAILS.lower().encode()
 
 
 @attrs.frozen
-class Reply:
+class HttpResponse:
     """An answer."""
 
     status: int
@@ -29,7 +29,7 @@ class Reply:
     """Headers besides those of every answer."""
 
 
-def refusal(exchange: Exchange, error: ComptrollerError, routes: Routes) -> Reply:
+def refusal(exchange: RequestContext, error: ComptrollerError, routes: Routes) -> HttpResponse:
     """The answer that an error is; one that the protocol does not know is the server's own."""
     code = getattr(error, "error_code", None)
     status = _CONFLICT if isinstance(error, BudgetExceeded) else getattr(error, "status", _FAILED)
@@ -46,11 +46,11 @@ def refusal(exchange: Exchange, error: ComptrollerError, routes: Routes) -> Repl
     details = getattr(error, "details", None)
     if details and (code == "UNIT_MISMATCH" or _DETAILS in exchange.headers):
         body["details"] = details
-    return Reply(status, to_json(body), more=_advice(exchange, error, status, routes))
+    return HttpResponse(status, to_json(body), more=_advice(exchange, error, status, routes))
 
 
 def _advice(
-    exchange: Exchange, error: ComptrollerError, status: int, routes: Routes
+    exchange: RequestContext, error: ComptrollerError, status: int, routes: Routes
 ) -> tuple[tuple[str, str], ...]:
     """What the caller may do instead: when to come back, with which method."""
     more: list[tuple[str, str]] = []
@@ -65,7 +65,7 @@ def _advice(
     return tuple(more)
 
 
-def headers(exchange: Exchange, reply: Reply) -> list[tuple[bytes, bytes]]:
+def headers(exchange: RequestContext, reply: HttpResponse) -> list[tuple[bytes, bytes]]:
     """The headers of an answer."""
     named: list[tuple[str, str]] = [
         ("content-type", reply.content_type),

@@ -17,40 +17,40 @@ from comptroller.core.scopes import LEVELS
 from comptroller.ledger.engine.queries import DEFAULT_LIMIT
 from comptroller.ledger.protocol import query_params
 from comptroller.server.request import invalid, problem
-from comptroller.server.routing import EVIDENCE, NAMED, Asked, Route, Routes
+from comptroller.server.routing import EVIDENCE, NAMED, Route, RoutedRequest, Routes
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
-async def _reserve(asked: Asked) -> BaseModel:
+async def _reserve(asked: RoutedRequest) -> BaseModel:
     return await asked.ledger.reserve(asked.body, tenant=asked.tenant)
 
 
-async def _decide(asked: Asked) -> BaseModel:
+async def _decide(asked: RoutedRequest) -> BaseModel:
     return await asked.ledger.decide(asked.body, tenant=asked.tenant)
 
 
-async def _record(asked: Asked) -> BaseModel:
+async def _record(asked: RoutedRequest) -> BaseModel:
     return await asked.ledger.record(asked.body, tenant=asked.tenant)
 
 
-async def _commit(asked: Asked) -> BaseModel:
+async def _commit(asked: RoutedRequest) -> BaseModel:
     return await asked.ledger.commit(asked.name, asked.body, tenant=asked.tenant)
 
 
-async def _release(asked: Asked) -> BaseModel:
+async def _release(asked: RoutedRequest) -> BaseModel:
     return await asked.ledger.release(asked.name, asked.body, tenant=asked.tenant)
 
 
-async def _extend(asked: Asked) -> BaseModel:
+async def _extend(asked: RoutedRequest) -> BaseModel:
     return await asked.ledger.extend(asked.name, asked.body, tenant=asked.tenant)
 
 
-async def _reservation(asked: Asked) -> BaseModel:
+async def _reservation(asked: RoutedRequest) -> BaseModel:
     return await asked.ledger.reservation(asked.name, tenant=asked.tenant)
 
 
-async def _reservations(asked: Asked) -> BaseModel:
+async def _reservations(asked: RoutedRequest) -> BaseModel:
     """For the operator the tenant is a filter, and required (protocol, listReservations)."""
     _must_be_own(asked)
     tenant = asked.tenant or asked.exchange.query.get("tenant")
@@ -60,7 +60,7 @@ async def _reservations(asked: Asked) -> BaseModel:
     return await asked.ledger.reservations(tenant=tenant, **query)
 
 
-async def _balances(asked: Asked) -> BaseModel:
+async def _balances(asked: RoutedRequest) -> BaseModel:
     _must_be_own(asked)
     texts: Mapping[str, str] = asked.exchange.query
     if not any(texts.get(level) for level in LEVELS):
@@ -70,21 +70,21 @@ async def _balances(asked: Asked) -> BaseModel:
     return await asked.ledger.balances(tenant=asked.tenant, **query)
 
 
-def _must_be_own(asked: Asked) -> None:
+def _must_be_own(asked: RoutedRequest) -> None:
     """A tenant's parameter `tenant` is validation only (protocol, AUTH & TENANCY)."""
     given = asked.exchange.query.get("tenant")
     if given and asked.tenant and given.lower() != asked.tenant.lower():
         raise problem("the API key belongs to another tenant", 403, "FORBIDDEN")
 
 
-async def _evidence(asked: Asked) -> BaseModel:
+async def _evidence(asked: RoutedRequest) -> BaseModel:
     """An envelope is named by its digest; there is none (see `_no_evidence`)."""
     if not _DIGEST.fullmatch(asked.name):
         raise invalid("evidence is named by 64 lower-case hex digits")
     return await _no_evidence(asked)
 
 
-async def _no_evidence(asked: Asked) -> BaseModel:
+async def _no_evidence(asked: RoutedRequest) -> BaseModel:
     """Signed evidence is optional, and so is the set of its keys: 404 says there is none."""
     raise problem(f"{asked.exchange.path}: this server signs no evidence", 404, "NOT_FOUND")
 

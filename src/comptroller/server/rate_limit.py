@@ -11,7 +11,7 @@ import attrs
 
 
 @attrs.frozen
-class Verdict:
+class RateDecision:
     """Whether a request may pass, what is left of the rate, and when to come back (seconds)."""
 
     allowed: bool
@@ -19,7 +19,7 @@ class Verdict:
     wait: float
 
 
-class Rates:
+class RateLimiter:
     """One bucket for each who asks; there are as many as keys were made for.
 
     Raises:
@@ -33,7 +33,7 @@ class Rates:
         self._most = max(1.0, per_second)
         self._buckets: dict[str, tuple[float, float]] = {}
 
-    def take(self, who: str) -> Verdict:
+    def take(self, who: str) -> RateDecision:
         """Ask for one more request of `who`."""
         now = self._now()
         held, since = self._buckets.get(who, (self._most, now))
@@ -41,4 +41,4 @@ class Rates:
         allowed = held >= 1
         held -= allowed
         self._buckets[who] = (held, now)
-        return Verdict(allowed, int(held), max(0.0, (1 - held) / self._rate))
+        return RateDecision(allowed, int(held), max(0.0, (1 - held) / self._rate))

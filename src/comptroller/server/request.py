@@ -16,7 +16,7 @@ _PROCESS = secrets.token_hex(6)
 _NUMBERS = itertools.count(1)
 
 
-class Exchange:
+class RequestContext:
     """One request, and what its answer is known by."""
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:

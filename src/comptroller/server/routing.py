@@ -7,18 +7,18 @@ import attrs
 from pydantic import BaseModel
 
 from comptroller.ledger.interface import Ledger
-from comptroller.server.request import Exchange, problem
+from comptroller.server.request import RequestContext, problem
 
 Admitted = Literal["anybody", "tenant", "both", "operator"]
 """Whose key opens a route: a tenant's, a tenant's or the operator's, the operator's alone."""
 
 
 @attrs.frozen
-class Asked:
+class RoutedRequest:
     """A request that has been let in."""
 
     ledger: Ledger
-    exchange: Exchange
+    exchange: RequestContext
     name: str
     """What the path names: a reservation."""
     body: Any
@@ -34,7 +34,7 @@ class Asked:
 class Route:
     """What answers, with what it takes and who may ask."""
 
-    answer: Callable[[Asked], Awaitable[BaseModel]]
+    answer: Callable[[RoutedRequest], Awaitable[BaseModel]]
     model: type[BaseModel] | None = None
     status: int = 200
     admits: Admitted = "tenant"
@@ -50,7 +50,7 @@ EVIDENCE = "/v1/evidence/{evidence_id}"
 _OPEN = {template.partition("{")[0]: template for template in (NAMED, EVIDENCE)}
 
 
-def found(routes: Routes, exchange: Exchange) -> tuple[Route, str]:
+def found(routes: Routes, exchange: RequestContext) -> tuple[Route, str]:
     """The route of a request, and what its path names.
 
     Raises:

@@ -12,22 +12,22 @@ from pydantic_core import to_json
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from comptroller.server import Application
-from comptroller.server.asgi import PATIENCE
+from comptroller.server.asgi import BODY_TIMEOUT
 from comptroller.server.listen import Tls
 
-MOST_HEAD = 2**16
+MAX_HEAD_BYTES = 2**16
 """Bytes of a request's head: its target and headers."""
 _KEEP_ALIVE = 30  # seconds
-_LONGEST = 2 * PATIENCE
+_MAX_REQUEST_SECONDS = 2 * BODY_TIMEOUT
 """Seconds for a whole request, for the first one to begin, and for what was written to be read. For
 a body that has begun the application has less patience, and says so itself."""
 _OF_THE_GRACE = 0.9
 """The part of a graceful end in which a request may still become whole."""
-MOST_WAITING = 256
+MAX_PIPELINED = 256
 """Requests of one connection that wait for the answers of those before them."""
 
 
-class Joined:
+class CoalescingTransport:
     """A transport that sends together what is written in one turn of the loop, and really closes.
 
     uvicorn writes the head of an answer and its body one after the other; each by itself costs a
@@ -52,16 +52,16 @@ class Joined:
         self._written.append(data)
 
     def close(self) -> None:
-        """Close it, once everything is sent, or within `_LONGEST` seconds."""
+        """Close it, once everything is sent, or within `_MAX_REQUEST_SECONDS` seconds."""
         self._send()
         if not self._transport.is_closing():
             self.must_be_read()
         self._transport.close()
 
     def must_be_read(self) -> None:
-        """Hang up in `_LONGEST` seconds, unless `was_read` is called before."""
+        """Hang up in `_MAX_REQUEST_SECONDS` seconds, unless `was_read` is called before."""
         if self._unread is None:
-            self._unread = self._loop.call_later(_LONGEST, self._hang_up)
+            self._unread = self._loop.call_later(_MAX_REQUEST_SECONDS, self._hang_up)
 
     def _hang_up(self) -> None:
         self._transport.abort()
@@ -85,15 +85,15 @@ class Protocol(HttpToolsProtocol):
     more requests before the first ones are answered. Whoever falls silent, sends a byte now and
     then, or does not read its answers, loses the connection: there are only so many.
 
-    - A request has `_LONGEST` seconds from its first byte to its last; the first one of a
+    - A request has `_MAX_REQUEST_SECONDS` seconds from its first byte to its last; the first one of a
       connection as many to begin, a later one `_KEEP_ALIVE`. Line ends between two requests begin
       none.
-    - What was written has to be read within `_LONGEST` seconds.
+    - What was written has to be read within `_MAX_REQUEST_SECONDS` seconds.
     - A refusal is sent after the answers of the requests before it: it answers none of these.
     - Trailers are no headers (RFC 9110, 6.5.1), and an upgrade is ignored (7.8).
     """
 
-    transport: Joined  # type: ignore[assignment]
+    transport: CoalescingTransport  # type: ignore[assignment]
 
     _part: Literal["none", "head", "body"] = "none"
     """Of the request that is being read."""
@@ -107,7 +107,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody is there: a request is expected."""
-        super().connection_made(Joined(transport))  # type: ignore[arg-type]
+        super().connection_made(CoalescingTransport(transport))  # type: ignore[arg-type]
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -127,9 +127,9 @@ class Protocol(HttpToolsProtocol):
                 data = self._parsed(data)
         except httptools.HttpParserError:
             self._refuse("Invalid HTTP request received.")
-        if self._read > MOST_HEAD:
-            self._refuse(f"the head has more than {MOST_HEAD} bytes")
-        if len(self.pipeline) > MOST_WAITING:
+        if self._read > MAX_HEAD_BYTES:
+            self._refuse(f"the head has more than {MAX_HEAD_BYTES} bytes")
+        if len(self.pipeline) > MAX_PIPELINED:
             self.transport.close()
 
     def _parsed(self, data: bytes) -> bytes:
@@ -154,7 +154,7 @@ class Protocol(HttpToolsProtocol):
 
     def _wait(self) -> None:
         self._wait_no_more()
-        self._late = self.loop.call_later(_LONGEST, self._give_up)
+        self._late = self.loop.call_later(_MAX_REQUEST_SECONDS, self._give_up)
 
     def _wait_no_more(self) -> None:
         if self._late is not None:
@@ -162,7 +162,7 @@ class Protocol(HttpToolsProtocol):
             self._late = None
 
     def _give_up(self) -> None:
-        self._refuse(f"the request did not end within {_LONGEST:g} seconds")
+        self._refuse(f"the request did not end within {_MAX_REQUEST_SECONDS:g} seconds")
 
     def _refuse(self, why: str) -> None:
         """Refuse what is being read. Nothing is read any more."""

@@ -20,7 +20,7 @@ from runcycles import ReservationSummary, Unit
 from comptroller.core.call_lifecycle import Outcome
 from comptroller.ledger.interface import Ledger
 from comptroller.receipts import CallReceipt, Receipt
-from comptroller.runtime.registry import Handle
+from comptroller.runtime.registry import RunHandle
 
 _PAGE = 200
 _NOT_IN_THE_LEDGER = (Outcome.OUTBOXED, Outcome.LAPSING, Outcome.UNSETTLED)
@@ -45,7 +45,7 @@ async def settled(ledger: Ledger, *, tenant: str | None = None) -> bool:
     return not await open_reservations(ledger, tenant=tenant)
 
 
-async def assert_settled(what: Ledger | Handle, *, tenant: str | None = None) -> None:
+async def assert_settled(what: Ledger | RunHandle, *, tenant: str | None = None) -> None:
     """Raise AssertionError unless everything is settled; the text names what is not.
 
     Args:

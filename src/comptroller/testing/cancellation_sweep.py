@@ -31,13 +31,13 @@ from comptroller.errors import CallDenied, RunCancelled
 from comptroller.ledger.interface import Ledger
 from comptroller.testing.assertions import residue
 from comptroller.testing.fixtures import FundedLedger
-from comptroller.testing.ledgers import Planned, deny_at, lose_answer
-from comptroller.testing.sweep_trial import Program, Trial, Way, performed
+from comptroller.testing.ledgers import PlannedFault, deny_at, lose_answer
+from comptroller.testing.sweep_trial import Cancellation, Program, Trial, performed
 from comptroller.testing.virtual_time.counted import run_counted
 
 OpenLedger = Callable[[], AbstractAsyncContextManager[Ledger]]
 
-PATIENCE = 60.0
+SWEEP_TIMEOUT = 60.0
 """Real seconds that one performance may take: a program that ignores its cancellation never ends,
 not even on virtual time.
 """
@@ -97,7 +97,9 @@ class _Sweep:
     within: float
     lapse: float
 
-    def once(self, way: Way | None, *planned: Planned) -> tuple[Trial | None, list[Finding]]:
+    def once(
+        self, way: Cancellation | None, *planned: PlannedFault
+    ) -> tuple[Trial | None, list[Finding]]:
         """One performance, with what it has left."""
         when = str(way) if way is not None else "; ".join(map(_told, planned)) or "undisturbed"
         held: list[Trial] = []
@@ -110,7 +112,7 @@ class _Sweep:
                         self.program, self.ledger or open_funded, turns, way, planned,
                         within=self.within, lapse=self.lapse, hold=held.append,
                     ),
-                    PATIENCE,
+                    SWEEP_TIMEOUT,
                 )  # fmt: skip
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is a finding
             text = str(error) if isinstance(error, AssertionError) else repr(error)
@@ -163,7 +165,7 @@ def cancel_everywhere(
         raise ValueError(f"most={most!r}: at least one turn has to be tried")
     if how == "task" and backend == "trio":
         raise ValueError("how='task' is for asyncio: a task of trio has no cancel()")
-    Way(how, first, again)
+    Cancellation(how, first, again)
     sweep = _Sweep(program=program, backend=backend, ledger=ledger, within=within, lapse=lapse)
     whole, findings = sweep.undisturbed()
     if whole is None or findings:
@@ -171,7 +173,7 @@ def cancel_everywhere(
     step = 1 if most is None else max(1, -(-whole.turns // most))
     turns = range(first, whole.turns + 1, step)
     for turn in turns:
-        findings += sweep.once(Way(how, turn, again))[1]
+        findings += sweep.once(Cancellation(how, turn, again))[1]
     if not turns:
         findings.append(Finding(f"from turn {first} on", f"nothing to try in {whole.turns} turns"))
     return Report(whole.turns, len(turns), tuple(findings))
@@ -201,7 +203,7 @@ def lose_everywhere(
 
 def _at_each(
     verb: str,
-    plan: Callable[[int], Planned],
+    plan: Callable[[int], PlannedFault],
     program: Program,
     backend: str,
     ledger: OpenLedger | None,
@@ -223,7 +225,7 @@ def _at_each(
     return Report(calls, calls, tuple(findings))
 
 
-def _told(planned: Planned) -> str:
+def _told(planned: PlannedFault) -> str:
     what = "denied" if planned.always else "its answer lost"
     return f"{planned.verb} {planned.number} {what}"
 

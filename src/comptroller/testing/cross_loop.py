@@ -14,7 +14,7 @@ import anyio
 from anyio.lowlevel import current_token
 
 
-class Latch:
+class CrossLoopEvent:
     """Closed until it is opened, once; waited for on any loop, opened from any thread."""
 
     def __init__(self) -> None:
@@ -53,13 +53,13 @@ class Latch:
                 self._waiters.remove(wake)
 
 
-class Counter:
+class CrossLoopCounter:
     """A number that grows, and can be waited for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count = 0
-        self._latches: dict[int, Latch] = {}
+        self._latches: dict[int, CrossLoopEvent] = {}
 
     def add(self) -> None:
         """One more."""
@@ -74,5 +74,5 @@ class Counter:
         with self._lock:
             if self._count >= count:
                 return
-            latch = self._latches.setdefault(count, Latch())
+            latch = self._latches.setdefault(count, CrossLoopEvent())
         await latch.wait()

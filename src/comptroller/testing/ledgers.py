@@ -221,7 +221,7 @@ class FaultyLedger(FailingLedger):
 
 
 @attrs.frozen
-class Planned:
+class PlannedFault:
     """What befalls one message.
 
     Attributes:
@@ -237,14 +237,14 @@ class Planned:
     always: bool = False
 
 
-def deny_at(number: int) -> Planned:
+def deny_at(number: int) -> PlannedFault:
     """The n-th call that asks is denied, as by a budget that is used up."""
-    return Planned("reserve", number, refused(409, "BUDGET_EXCEEDED"), always=True)
+    return PlannedFault("reserve", number, refused(409, "BUDGET_EXCEEDED"), always=True)
 
 
-def lose_answer(number: int, *, verb: str = "commit") -> Planned:
+def lose_answer(number: int, *, verb: str = "commit") -> PlannedFault:
     """The n-th commit (or other `verb`) is done, and its first answer is lost."""
-    return Planned(verb, number, lost_answer())
+    return PlannedFault(verb, number, lost_answer())
 
 
 class PlannedLedger(FailingLedger):
@@ -255,13 +255,13 @@ class PlannedLedger(FailingLedger):
         planned: see `plan`.
     """
 
-    def __init__(self, inner: Ledger, *planned: Planned) -> None:
+    def __init__(self, inner: Ledger, *planned: PlannedFault) -> None:
         super().__init__(inner)
-        self._planned: list[Planned] = []
+        self._planned: list[PlannedFault] = []
         self._messages: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self.plan(*planned)
 
-    def plan(self, *planned: Planned) -> None:
+    def plan(self, *planned: PlannedFault) -> None:
         """Add to the plan. Messages are counted from this ledger's first."""
         checked_verbs(each.verb for each in planned)
         self._planned += planned

@@ -25,7 +25,7 @@ from openai.types.responses import (
 )
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
-from comptroller.testing.cross_loop import Counter, Latch
+from comptroller.testing.cross_loop import CrossLoopCounter, CrossLoopEvent
 
 
 def text_delta(text: str, number: int) -> TResponseStreamEvent:
@@ -93,7 +93,7 @@ class CountingModel(Model):
         self.dispatches = self.in_flight = self.consumed = self.unanswered = 0
         self._answers = answers or ("done",)
         self._tokens = tokens
-        self._arrived = Counter()
+        self._arrived = CrossLoopCounter()
         self._counting = threading.Lock()
 
     async def started(self, count: int = 1) -> None:
@@ -173,7 +173,7 @@ class BlockedModel(CountingModel):
 
     def __init__(self, *answers: Turn, tokens: tuple[int, int] | None = (10, 5)) -> None:
         super().__init__(*answers, tokens=tokens)
-        self._released = Latch()
+        self._released = CrossLoopEvent()
 
     def release(self) -> None:
         """Answer. May be called from any task, loop or thread."""

@@ -12,11 +12,11 @@ from anyio.lowlevel import current_token
 from comptroller._validation import at_least, one_of
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger
-from comptroller.runtime.registry import Handle
+from comptroller.runtime.registry import RunHandle
 from comptroller.testing.assertions import assert_settled, innermost, no_task_left, open_lines
 from comptroller.testing.fixtures import Governing
-from comptroller.testing.ledgers import Planned, PlannedLedger
-from comptroller.testing.virtual_time.steps import Turns
+from comptroller.testing.ledgers import PlannedFault, PlannedLedger
+from comptroller.testing.virtual_time.steps import StepCounter
 
 Check = Callable[[], Awaitable[object]]
 SLACK = 0.1
@@ -24,7 +24,7 @@ SLACK = 0.1
 
 
 @attrs.frozen
-class Way:
+class Cancellation:
     """How, at which turn, and after how many turns once more, a program is given up."""
 
     how: Literal["scope", "task", "handle"] = attrs.field(
@@ -59,9 +59,9 @@ class Trial:
         self.turns = 0
         self.error: Exception | None = None
         self._checks: list[Check] = []
-        self._handles: list[Handle] = []
+        self._handles: list[RunHandle] = []
 
-    def watch(self, handle: Handle) -> None:
+    def watch(self, handle: RunHandle) -> None:
         """A run that was not opened with `governed` belongs to it, too."""
         self._handles.append(handle)
 
@@ -70,7 +70,7 @@ class Trial:
         self._checks.append(check)
 
     @property
-    def handles(self) -> Sequence[Handle]:
+    def handles(self) -> Sequence[RunHandle]:
         """Every run that is known."""
         return [*self.governed.runs, *self._handles]
 
@@ -99,9 +99,9 @@ Program = Callable[[Trial], Awaitable[object]]
 async def performed(
     program: Program,
     open_ledger: Callable[[], AbstractAsyncContextManager[Ledger]],
-    turns: Turns,
-    way: Way | None,
-    planned: Sequence[Planned],
+    turns: StepCounter,
+    way: Cancellation | None,
+    planned: Sequence[PlannedFault],
     *,
     within: float,
     lapse: float,
@@ -131,7 +131,7 @@ async def performed(
 class _GivingUp:
     """A program, and the moment since which it is no longer wanted."""
 
-    def __init__(self, program: Program, trial: Trial, way: Way | None) -> None:
+    def __init__(self, program: Program, trial: Trial, way: Cancellation | None) -> None:
         native: Any = current_token().native_token
         self._clock: Callable[[], float] = getattr(native, "time", anyio.current_time)
         self._program, self._trial, self._way = program, trial, way

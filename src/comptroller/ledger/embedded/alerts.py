@@ -9,24 +9,24 @@ import queue
 import threading
 from collections.abc import Callable, Iterable
 
-from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.engine.event_log import LogEntry
 
-OnAlert = Callable[[Entry], object]
-_PATIENCE = 5.0  # seconds that a ledger's end waits for a callback
+OnAlert = Callable[[LogEntry], object]
+_CALLBACK_TIMEOUT = 5.0  # seconds that a ledger's end waits for a callback
 
 _logger = logging.getLogger("comptroller.ledger")
 
 
-class Teller:
+class AlertDispatcher:
     """The thread that calls one ledger's callback. It begins with the first alert."""
 
     def __init__(self, on_alert: OnAlert, name: str) -> None:
         self._on_alert, self._name = on_alert, name
-        self._alerts: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._alerts: queue.SimpleQueue[LogEntry | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._beginning = threading.Lock()
 
-    def tell(self, alerts: Iterable[Entry]) -> None:
+    def tell(self, alerts: Iterable[LogEntry]) -> None:
         """Have the callback called with each of these."""
         for alert in alerts:
             self._alerts.put(alert)
@@ -41,7 +41,7 @@ class Teller:
         """Once the callback has been told of all, or within seconds. Blocks."""
         if self._thread is not None:
             self._alerts.put(None)
-            self._thread.join(_PATIENCE)
+            self._thread.join(_CALLBACK_TIMEOUT)
 
     def _run(self) -> None:
         while (alert := self._alerts.get()) is not None:

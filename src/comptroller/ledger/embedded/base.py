@@ -37,11 +37,11 @@ from runcycles.models import BalanceResponse
 
 from comptroller.core.accounts import Account
 from comptroller.core.budgets import BudgetTerms, Funding, Terms, shares
-from comptroller.core.identifiers import lowered
+from comptroller.core.identifiers import normalize_filter
 from comptroller.core.periods import zone_of
 from comptroller.errors import ComptrollerError
 from comptroller.ledger import daemon_threads
-from comptroller.ledger.embedded.alerts import OnAlert, Teller
+from comptroller.ledger.embedded.alerts import AlertDispatcher, OnAlert
 from comptroller.ledger.engine import (
     admin,
     commit,
@@ -51,33 +51,33 @@ from comptroller.ledger.engine import (
     usage_report,
     verify,
 )
-from comptroller.ledger.engine.engine import Book
-from comptroller.ledger.engine.event_log import Entry, Origin, Sought, asked_by
+from comptroller.ledger.engine.engine import Engine
+from comptroller.ledger.engine.event_log import LogEntry, LogQuery, RequestOrigin, request_origin
 from comptroller.ledger.engine.records import LONG, Reservation
-from comptroller.ledger.engine.responses import Answer
+from comptroller.ledger.engine.responses import ResponseFactory
 from comptroller.ledger.engine.statistics import Statistics
 from comptroller.ledger.engine.usage_report import Usage
-from comptroller.ledger.engine.verify import Verified
+from comptroller.ledger.engine.verify import VerificationReport
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
 
 T = TypeVar("T")
-Act = Callable[[Book, int], Answer[T]]
+Act = Callable[[Engine, int], ResponseFactory[T]]
 """What a request does to a book at a time (epoch milliseconds), in the ledger's turn."""
 
 
-class Records(queries.Records, verify.Records, Protocol):
+class LedgerSnapshot(queries.Records, verify.Records, Protocol):
     """All records, as they stand at one moment, for listings, reports and audits."""
 
     def accounts(self, tenant: str | None = None) -> Iterable[Account]:
         """Every account, or one tenant's, ordered by scope and unit."""
 
-    def entries(self, sought: Sought) -> list[Entry]:
+    def entries(self, sought: LogQuery) -> list[LogEntry]:
         """The entries of the log that are sought, oldest first."""
 
     def statistics(self, now_ms: int, *, by_tenant: bool) -> Statistics:
         """How the ledger stands."""
 
-    def spending(self, asked: usage_report.Asked) -> Iterable[usage_report.Spending]:
+    def spending(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
         """What calls and denials come to, added up as far as this store does it by itself."""
 
 
@@ -85,7 +85,7 @@ def _terms(given: Amount | BudgetTerms | None) -> BudgetTerms | None:
     return given if given is None or isinstance(given, BudgetTerms) else BudgetTerms(given)
 
 
-LONGEST_LEASE = timedelta(days=1, minutes=1)
+MAX_LEASE = timedelta(days=1, minutes=1)
 """A reservation's longest time to live and grace (protocol, createReservation): as long its
 requests may be sent again, so as long every answer is kept."""
 RETENTION = timedelta(days=30)
@@ -97,15 +97,15 @@ def _long_enough(_: object, __: object, given: timedelta | None) -> None:
         return
     if not isinstance(given, timedelta):
         raise TypeError(f"retention={given!r}: give a timedelta, such as timedelta(days=30)")
-    if given < LONGEST_LEASE:
+    if given < MAX_LEASE:
         raise ValueError(
-            f"retention={given!r}: requests about a reservation may come for {LONGEST_LEASE},"
+            f"retention={given!r}: requests about a reservation may come for {MAX_LEASE},"
             " so keep what is finished at least as long"
         )
 
 
 @attrs.frozen
-class Settings:
+class EmbeddedOptions:
     """How an embedded ledger is opened.
 
     Attributes:
@@ -134,13 +134,13 @@ def wall_clock() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Embedded(ABC):
+class EmbeddedLedgerBase(ABC):
     """An `EmbeddedLedger` over a book. All methods raise the errors of the interface."""
 
-    def __init__(self, name: str, now: Callable[[], int], settings: Settings) -> None:
+    def __init__(self, name: str, now: Callable[[], int], settings: EmbeddedOptions) -> None:
         self._name, self._now, self._settings = name, now, settings
         self._process, self._closed = os.getpid(), False
-        self._teller = Teller(settings.on_alert, name) if settings.on_alert else None
+        self._teller = AlertDispatcher(settings.on_alert, name) if settings.on_alert else None
 
     @property
     def name(self) -> str:
@@ -173,7 +173,7 @@ class Embedded(ABC):
         """The answer of `act`, performed in this ledger's turn, which is short for it."""
 
     @abstractmethod
-    async def _read(self, work: Callable[[Records], T]) -> T:
+    async def _read(self, work: Callable[[LedgerSnapshot], T]) -> T:
         """What `work` makes of all records as they stand at one moment; nobody waits for it."""
 
     async def _swept(self) -> int:
@@ -182,20 +182,20 @@ class Embedded(ABC):
 
     async def _ask(self, act: Act[T]) -> T:
         """Perform a request, for whom this context says."""
-        if (origin := asked_by.get()) is None:
+        if (origin := request_origin.get()) is None:
             return await self._perform(act)
         return await self._perform(lambda book, now_ms: act(book.asked_by(origin), now_ms))
 
     async def _operate(self, act: Act[T]) -> T:
         """Perform what an operator asks, who is known."""
-        origin = asked_by.get() or Origin(_user())
+        origin = request_origin.get() or RequestOrigin(_user())
         return await self._perform(lambda book, now_ms: act(book.asked_by(origin), now_ms))
 
     def close(self) -> None:
         """End of use: every later request is refused. Called by the open functions."""
         self._closed = True
 
-    def _tell(self, alerts: list[Entry]) -> None:
+    def _tell(self, alerts: list[LogEntry]) -> None:
         """What was kept has set these off."""
         if alerts and self._teller is not None:
             self._teller.tell(alerts)
@@ -283,7 +283,7 @@ class Embedded(ABC):
     ) -> ReservationDetail:
         """One reservation, whole."""
 
-        def found(book: Book, _: int) -> Answer[Reservation]:
+        def found(book: Engine, _: int) -> ResponseFactory[Reservation]:
             one = queries.reservation(book, reservation_id, tenant=tenant)
             return lambda: one
 
@@ -361,19 +361,19 @@ class Embedded(ABC):
         tenant: str | None = None,
         since: datetime | None = None,
         newest: bool = False,
-    ) -> list[Entry]:
+    ) -> list[LogEntry]:
         """Entries of the event log, oldest first."""
-        sought = Sought(
+        sought = LogQuery(
             after=after,
             limit=limit,
             kinds=tuple(kinds),
-            tenant=lowered("tenant", tenant),
+            tenant=normalize_filter("tenant", tenant),
             since_ms=None if since is None else usage_report.milliseconds("since", since),
             newest=newest,
         )
         return await self._read(lambda records: records.entries(sought))
 
-    async def verify(self) -> Verified:
+    async def verify(self) -> VerificationReport:
         """Every balance, recomputed from the log and the reservations."""
         return await self._read(verify.verified)
 

@@ -18,16 +18,29 @@ from runcycles import Amount, Unit
 
 from comptroller.core.accounts import Account
 from comptroller.core.budgets import BudgetTerms
-from comptroller.core.scopes import within
+from comptroller.core.scopes import ancestor_scopes
 from comptroller.ledger import daemon_threads
 from comptroller.ledger.embedded.alerts import OnAlert
-from comptroller.ledger.embedded.base import Act, Embedded, Records, Settings, T, wall_clock
+from comptroller.ledger.embedded.base import (
+    Act,
+    EmbeddedLedgerBase,
+    EmbeddedOptions,
+    LedgerSnapshot,
+    T,
+    wall_clock,
+)
 from comptroller.ledger.engine import commit, statistics, usage_report, verify
-from comptroller.ledger.engine.denial_counter import Denied
+from comptroller.ledger.engine.denial_counter import DenialKey
 from comptroller.ledger.engine.denial_errors import MEMORY
-from comptroller.ledger.engine.engine import Book
-from comptroller.ledger.engine.event_log import Entry, Sought
-from comptroller.ledger.engine.records import Endpoint, Event, Remembered, Reservation, Wanted
+from comptroller.ledger.engine.engine import Engine
+from comptroller.ledger.engine.event_log import LogEntry, LogQuery
+from comptroller.ledger.engine.records import (
+    Endpoint,
+    Event,
+    Reservation,
+    ReservationFilter,
+    StoredResponse,
+)
 
 _AT_ONCE = 2**18
 """Of records of this size (some thousand plain ones) a reader makes an answer at once: they are
@@ -41,11 +54,11 @@ class MemoryStore:
         self._accounts: dict[str, dict[Unit, Account]] = {}
         self._reservations: dict[int, Reservation] = {}
         self._events: dict[int, Event] = {}
-        self._answers: dict[tuple[int, bytes], Remembered] = {}
+        self._answers: dict[tuple[int, bytes], StoredResponse] = {}
         self._ends: list[tuple[int, int]] = []  # a heap of (ends_ms, row); outdated ones stay
         self._periods: dict[tuple[str, Unit, int], Account] = {}
-        self._log: list[Entry] = []
-        self._denied: dict[Denied, list[int]] = {}
+        self._log: list[LogEntry] = []
+        self._denied: dict[DenialKey, list[int]] = {}
         self._active: dict[int, Reservation] = {}
         self._totals = statistics.Totals()
         self.size = 0
@@ -69,7 +82,7 @@ class MemoryStore:
         every = (
             account
             for scope, units in self._accounts.items()
-            if tenant is None or within(scope)[0] == f"tenant:{tenant}"
+            if tenant is None or ancestor_scopes(scope)[0] == f"tenant:{tenant}"
             for account in units.values()
         )
         return sorted(every, key=lambda account: (account.scope, account.unit.value))
@@ -91,11 +104,11 @@ class MemoryStore:
         """Keep the account of a period that is over, or its new state."""
         self._periods[account.scope, account.unit, account.since_ms] = account
 
-    def log(self, entry: Entry) -> None:
+    def log(self, entry: LogEntry) -> None:
         """Add an entry to the event log."""
         self._log.append(attrs.evolve(entry, number=len(self._log) + 1))
 
-    def deny(self, denied: Denied, requested: int, entry: Entry | None) -> None:
+    def deny(self, denied: DenialKey, requested: int, entry: LogEntry | None) -> None:
         """Count a denial, and log `entry`."""
         count = self._denied.setdefault(denied, [0, 0])
         count[0] += 1
@@ -134,7 +147,7 @@ class MemoryStore:
             if reservation.active and reservation.ends_ms == ends_ms:
                 yield reservation
 
-    def listed(self, wanted: Wanted) -> Iterable[Reservation]:
+    def listed(self, wanted: ReservationFilter) -> Iterable[Reservation]:
         """The reservations wanted, in the order wanted."""
         rows = sorted(self._reservations, reverse=not wanted.ascending)
         found = filter(wanted.has, (self._reservations[row] for row in rows))
@@ -157,7 +170,7 @@ class MemoryStore:
         endpoint: Endpoint,  # noqa: ARG002
         digest: bytes,
         row: int = 0,
-    ) -> Remembered | None:
+    ) -> StoredResponse | None:
         """What the key was answered."""
         return self._answers.get((row, digest))
 
@@ -165,7 +178,7 @@ class MemoryStore:
         self,
         endpoint: Endpoint,  # noqa: ARG002
         digest: bytes,
-        answer: Remembered,
+        answer: StoredResponse,
         row: int = 0,
     ) -> None:
         """Keep what a key was answered."""
@@ -177,17 +190,17 @@ class MemoryStore:
         """The accounts of the periods that are over."""
         return self._periods.values()
 
-    def changes(self) -> Iterable[Entry]:
+    def changes(self) -> Iterable[LogEntry]:
         """The entries of the log that change a balance, oldest first."""
         return [entry for entry in self._log if entry.kind in verify.KINDS]
 
-    def sums(self) -> Iterable[verify.Sum]:
+    def sums(self) -> Iterable[verify.ChargedTotal]:
         """What each reservation and event comes to."""
         for one in self._reservations.values():
             held = one.estimate if one.active else 0
-            yield verify.Sum(one.held, one.since, one.unit, one.charged or 0, held)
+            yield verify.ChargedTotal(one.held, one.since, one.unit, one.charged or 0, held)
         for event in self._events.values():
-            yield verify.Sum(event.held, event.since, event.unit, event.charged)
+            yield verify.ChargedTotal(event.held, event.since, event.unit, event.charged)
 
     def statistics(self, now_ms: int, *, by_tenant: bool) -> statistics.Statistics:
         """How the ledger stands."""
@@ -208,7 +221,7 @@ class MemoryStore:
         units = statistics.of_units(self._totals, budgets, held)
         return statistics.Statistics(units, tuple(tenants))
 
-    def spending(self, asked: usage_report.Asked) -> Iterable[usage_report.Spending]:
+    def spending(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
         """What each reservation, event and count of denials comes to."""
         for one in self._reservations.values():
             spent = usage_report.of_reservation(one, asked)
@@ -221,7 +234,7 @@ class MemoryStore:
             if asked.concerns(denied.path, denied.quarter_ms):
                 yield usage_report.of_denials(denied, count, requested, asked)
 
-    def entries(self, sought: Sought) -> list[Entry]:
+    def entries(self, sought: LogQuery) -> list[LogEntry]:
         """The entries of the log that are sought, oldest first."""
         found = [entry for entry in self._log if sought.has(entry)]
         if sought.limit is None:
@@ -229,16 +242,16 @@ class MemoryStore:
         return found[-sought.limit :] if sought.newest else found[: sought.limit]
 
 
-class MemoryLedger(Embedded):
+class MemoryLedger(EmbeddedLedgerBase):
     """An `EmbeddedLedger` of this process alone."""
 
     durable = False
 
-    def __init__(self, now: Callable[[], int], settings: Settings | None = None) -> None:
-        settings = settings or Settings()
+    def __init__(self, now: Callable[[], int], settings: EmbeddedOptions | None = None) -> None:
+        settings = settings or EmbeddedOptions()
         super().__init__(MEMORY, now, settings)
         self._store, self._turn = MemoryStore(), threading.Lock()
-        self._book = Book(self._store, MEMORY, settings.default_budget)
+        self._book = Engine(self._store, MEMORY, settings.default_budget)
 
     async def _perform(self, act: Act[T]) -> T:
         self._must_be_usable()
@@ -260,7 +273,7 @@ class MemoryLedger(Embedded):
             with anyio.CancelScope(shield=True):
                 await daemon_threads.run_sync(self._told)
 
-    async def _read(self, work: Callable[[Records], T]) -> T:
+    async def _read(self, work: Callable[[LedgerSnapshot], T]) -> T:
         self._must_be_usable()
         await anyio.lowlevel.checkpoint()
         with self._turn:
@@ -281,7 +294,7 @@ async def open_memory(
 
     `now` gives epoch milliseconds. `default_budget` and `on_alert` as `open_ledger` says.
     """
-    ledger = MemoryLedger(now, Settings(default_budget, on_alert))
+    ledger = MemoryLedger(now, EmbeddedOptions(default_budget, on_alert))
     try:
         yield ledger
     finally:

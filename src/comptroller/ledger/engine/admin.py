@@ -12,15 +12,15 @@ from runcycles import Amount, Balance, Unit
 from comptroller.core import budgets
 from comptroller.core.accounts import Account, Denial
 from comptroller.core.budgets import Funding, Terms, checked_amount
-from comptroller.core.scopes import parse_scope, within
+from comptroller.core.scopes import ancestor_scopes, parse_scope
 from comptroller.errors import ComptrollerError, refusal
 from comptroller.ledger.engine import responses
 from comptroller.ledger.engine.denial_errors import denied, unknown
-from comptroller.ledger.engine.engine import Book
-from comptroller.ledger.engine.event_log import Kind, Origin
-from comptroller.ledger.engine.idempotency import Key, key_of
-from comptroller.ledger.engine.records import Remembered
-from comptroller.ledger.engine.responses import Answer
+from comptroller.ledger.engine.engine import Engine
+from comptroller.ledger.engine.event_log import Kind, RequestOrigin
+from comptroller.ledger.engine.idempotency import IdempotencyKey, key_of
+from comptroller.ledger.engine.records import StoredResponse
+from comptroller.ledger.engine.responses import ResponseFactory
 
 _VERBS: dict[Funding, Kind] = {
     Funding.CREDIT: "fund",
@@ -30,8 +30,8 @@ _VERBS: dict[Funding, Kind] = {
 
 
 def set_budget(
-    book: Book, scope: str, allocated: Amount, given: Terms, now_ms: int
-) -> Answer[Balance]:
+    book: Engine, scope: str, allocated: Amount, given: Terms, now_ms: int
+) -> ResponseFactory[Balance]:
     """Set what `scope` may spend in all, or in each period; terms that are not given stay.
 
     Raises:
@@ -42,7 +42,7 @@ def set_budget(
     if known is not None:
         known = book.renewed(known, now_ms)
     terms = budgets.amended(known, allocated, given)
-    account = budgets.budget(known, path, terms, now_ms)
+    account = budgets.apply_terms(known, path, terms, now_ms)
     if known is not None:
         account = book.apart(known, account)
     account = book.told(account, now_ms)
@@ -51,14 +51,14 @@ def set_budget(
 
 
 def fund(
-    book: Book,
+    book: Engine,
     scope: str,
     amount: Amount,
     now_ms: int,
     *,
     operation: Funding = Funding.CREDIT,
     idempotency_key: str | None = None,
-) -> Answer[Balance]:
+) -> ResponseFactory[Balance]:
     """Move money to, from or for a budget: see `Funding`. Under one key it is moved once.
 
     Raises:
@@ -86,10 +86,10 @@ def fund(
         now_ms,
         amount=account.allocated - before.allocated,
         debt=account.debt - before.debt,
-        origin=book.origin or Origin(),
+        origin=book.origin or RequestOrigin(),
     )
     if key is not None:
-        key.remember(Remembered(key.fingerprint, accounts=(account,)))
+        key.remember(StoredResponse(key.fingerprint, accounts=(account,)))
     return partial(responses.budget, account)
 
 
@@ -102,15 +102,17 @@ class _Fund(BaseModel):
 
 
 def _key(
-    book: Book, path: str, amount: Amount, operation: Funding, idempotency_key: str | None
-) -> Key | None:
+    book: Engine, path: str, amount: Amount, operation: Funding, idempotency_key: str | None
+) -> IdempotencyKey | None:
     if idempotency_key is None:
         return None
     request = _Fund(scope=path, amount=amount, operation=operation)
-    return key_of(book, within(path)[0], "fund", request, idempotency_key)
+    return key_of(book, ancestor_scopes(path)[0], "fund", request, idempotency_key)
 
 
-def freeze(book: Book, scope: str, unit: Unit | None, now_ms: int, *, frozen: bool) -> Answer[None]:
+def freeze(
+    book: Engine, scope: str, unit: Unit | None, now_ms: int, *, frozen: bool
+) -> ResponseFactory[None]:
     """Freeze the budget of a scope in `unit`, or in every unit where that is None; or end that.
 
     Raises:
@@ -126,11 +128,11 @@ def freeze(book: Book, scope: str, unit: Unit | None, now_ms: int, *, frozen: bo
     for account in [accounts[one] for one in wanted]:
         book.store.save(attrs.evolve(account, frozen=frozen))
         kind: Kind = "freeze" if frozen else "unfreeze"
-        book.log(kind, account, now_ms, origin=book.origin or Origin())
+        book.log(kind, account, now_ms, origin=book.origin or RequestOrigin())
     return responses.nothing
 
 
-def close(book: Book, scope: str, now_ms: int) -> Answer[None]:
+def close(book: Engine, scope: str, now_ms: int) -> ResponseFactory[None]:
     """Close a scope, in every unit. Where only scopes within it have budgets, it gets one of 0.
 
     So nothing within it is granted, and no default budget begins it anew; what it was stays.
@@ -149,11 +151,11 @@ def close(book: Book, scope: str, now_ms: int) -> Answer[None]:
         raise _unknown(book, path, Unit.USD_MICROCENTS)
     for account in accounts:
         book.store.save(attrs.evolve(account, closed=True))
-        book.log("close", account, now_ms, origin=book.origin or Origin())
+        book.log("close", account, now_ms, origin=book.origin or RequestOrigin())
     return responses.nothing
 
 
-def _unknown(book: Book, path: str, unit: Unit) -> ComptrollerError:
+def _unknown(book: Engine, path: str, unit: Unit) -> ComptrollerError:
     units = tuple(book.store.at(path))
     if units:
         mismatch = Denial("UNIT_MISMATCH", path, unit, 0, expected_units=units)

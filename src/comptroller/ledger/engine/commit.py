@@ -28,24 +28,24 @@ from comptroller.core.accounts import Accounts, Charge, Denial
 from comptroller.errors import ComptrollerError, refusal
 from comptroller.ledger.engine import responses
 from comptroller.ledger.engine.denial_errors import denied, forbidden, must_be_possible
-from comptroller.ledger.engine.engine import Book
-from comptroller.ledger.engine.idempotency import Key, key_of
-from comptroller.ledger.engine.records import Endpoint, Remembered, Reservation
+from comptroller.ledger.engine.engine import Engine
+from comptroller.ledger.engine.idempotency import IdempotencyKey, key_of
+from comptroller.ledger.engine.records import Endpoint, Reservation, StoredResponse
 from comptroller.ledger.engine.reserve import left
-from comptroller.ledger.engine.responses import Answer
+from comptroller.ledger.engine.responses import ResponseFactory
 from comptroller.money import formatted, show
 
 _ID = re.compile(r"rsv_([0-9a-f]{1,15})_([0-9a-f]{16})\Z")
 
 
 def commit(
-    book: Book,
+    book: Engine,
     reservation_id: str,
     request: CommitRequest,
     now_ms: int,
     *,
     tenant: str | None = None,
-) -> Answer[CommitResponse]:
+) -> ResponseFactory[CommitResponse]:
     """Charge the actual, give back the rest (protocol, commitReservation).
 
     Raises:
@@ -71,19 +71,19 @@ def commit(
             )
         )
         answer = key.remember(
-            Remembered(key.fingerprint, amount=charge.charged, accounts=charge.accounts)
+            StoredResponse(key.fingerprint, amount=charge.charged, accounts=charge.accounts)
         )
     return partial(responses.committed, reservation, request.actual.amount, answer)
 
 
 def release(
-    book: Book,
+    book: Engine,
     reservation_id: str,
     request: ReleaseRequest,
     now_ms: int,
     *,
     tenant: str | None = None,
-) -> Answer[ReleaseResponse]:
+) -> ResponseFactory[ReleaseResponse]:
     """Give everything back (protocol, releaseReservation).
 
     Raises:
@@ -99,18 +99,18 @@ def release(
         book.save(accounts, now_ms)
         book.note("release", reservation.path, None, reservation_id, now_ms)
         book.store.replace(reservation.ended(ReservationStatus.RELEASED, now_ms, settlement=said))
-        answer = key.remember(Remembered(key.fingerprint, accounts=accounts))
+        answer = key.remember(StoredResponse(key.fingerprint, accounts=accounts))
     return partial(responses.released, reservation, answer)
 
 
 def extend(
-    book: Book,
+    book: Engine,
     reservation_id: str,
     request: ReservationExtendRequest,
     now_ms: int,
     *,
     tenant: str | None = None,
-) -> Answer[ReservationExtendResponse]:
+) -> ResponseFactory[ReservationExtendResponse]:
     """Move the lease's end outward, from where it is now (protocol, extendReservation).
 
     Raises:
@@ -125,7 +125,7 @@ def extend(
         book.note("extend", reservation.path, None, reservation_id, now_ms)
         book.store.replace(attrs.evolve(reservation, expires_ms=expires_ms))
         answer = key.remember(
-            Remembered(
+            StoredResponse(
                 key.fingerprint,
                 moment_ms=expires_ms,
                 accounts=_held(book, reservation),
@@ -135,7 +135,7 @@ def extend(
     return partial(responses.extended, answer, remaining_ttl_ms)
 
 
-def sweep(book: Book, now_ms: int) -> None:
+def sweep(book: Engine, now_ms: int) -> None:
     """Give back what reservations hold that can no longer be settled: their leases are over."""
     for reservation in list(book.store.overdue(now_ms)):
         accounts = admission.release(_held(book, reservation), reservation.estimate)
@@ -143,7 +143,7 @@ def sweep(book: Book, now_ms: int) -> None:
         book.store.replace(reservation.ended(ReservationStatus.EXPIRED))
 
 
-def find(book: Book, reservation_id: str, tenant: str | None) -> Reservation:
+def find(book: Engine, reservation_id: str, tenant: str | None) -> Reservation:
     """The reservation of that id.
 
     Raises:
@@ -190,7 +190,7 @@ def _must_be_open(reservation: Reservation, until_ms: int, now_ms: int) -> None:
 
 
 def _charged(
-    book: Book, reservation: Reservation, request: CommitRequest, held: Accounts
+    book: Engine, reservation: Reservation, request: CommitRequest, held: Accounts
 ) -> Charge:
     if request.actual.unit is not reservation.unit:
         raise refusal(
@@ -216,17 +216,17 @@ def _rejected(reservation: Reservation, actual: Amount) -> str | None:
     )
 
 
-def _held(book: Book, reservation: Reservation) -> Accounts:
+def _held(book: Engine, reservation: Reservation) -> Accounts:
     """The accounts that hold its estimate, of the period in which it was made."""
     return book.held(reservation.held, reservation.unit, reservation.since)
 
 
 def _key(
-    book: Book,
+    book: Engine,
     reservation: Reservation,
     endpoint: Endpoint,
     request: CommitRequest | ReleaseRequest | ReservationExtendRequest,
-) -> Key:
+) -> IdempotencyKey:
     key = request.idempotency_key
     return key_of(book, reservation.tenant, endpoint, request, key, reservation.row)
 

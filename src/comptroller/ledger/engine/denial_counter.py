@@ -11,18 +11,18 @@ from collections import OrderedDict
 import attrs
 from runcycles import Unit
 
-from comptroller._frozen import value
+from comptroller._frozen import frozen_record
 
 QUARTER_MS = 900_000
 _MINUTE_MS = 60_000
 _KEYS = 10_000
 """Requests that are remembered, to count each once."""
-_MOST = 1_000
+_MAX_KEYS = 1_000
 """Kinds of denials that are told apart in one quarter, and scopes named in the log a minute."""
 
 
-@value
-class Denied:
+@frozen_record
+class DenialKey:
     """What denials agree in that are counted together."""
 
     path: str
@@ -34,17 +34,17 @@ class Denied:
     quarter_ms: int
 
 
-class Denials:
+class DenialCounter:
     """What one opened ledger remembers of denials, to keep them few."""
 
     def __init__(self) -> None:
         self._keys: OrderedDict[bytes, None] = OrderedDict()
-        self._kinds: set[Denied] = set()
+        self._kinds: set[DenialKey] = set()
         self._quarter_ms = -1
         self._logged: set[tuple[str, Unit, str]] = set()
         self._minute = -1
 
-    def counted(self, denied: Denied, key: bytes) -> Denied | None:
+    def counted(self, denied: DenialKey, key: bytes) -> DenialKey | None:
         """As what to count it; None where the request was counted before."""
         if key in self._keys:
             return None
@@ -53,7 +53,7 @@ class Denials:
             self._keys.popitem(last=False)
         if denied.quarter_ms != self._quarter_ms:
             self._quarter_ms, self._kinds = denied.quarter_ms, set()
-        if denied not in self._kinds and len(self._kinds) >= _MOST:
+        if denied not in self._kinds and len(self._kinds) >= _MAX_KEYS:
             return attrs.evolve(denied, path="", kind="", name="", run="")
         self._kinds.add(denied)
         return denied
@@ -63,7 +63,7 @@ class Denials:
         if (minute := now_ms // _MINUTE_MS) != self._minute:
             self._minute, self._logged = minute, set()
         what = (scope, unit, code)
-        if what in self._logged or len(self._logged) >= _MOST:
+        if what in self._logged or len(self._logged) >= _MAX_KEYS:
             return False
         self._logged.add(what)
         return True

@@ -9,7 +9,7 @@ from runcycles import Amount, Unit
 
 from comptroller.core.accounts import Denial
 from comptroller.errors import ComptrollerError, refusal
-from comptroller.money import MOST, formatted
+from comptroller.money import MAX_AMOUNT, formatted
 
 MEMORY = "memory:"
 SERVED = "this ledger"
@@ -36,8 +36,8 @@ def must_be_possible(given: Amount) -> None:
     Raises:
         LedgerRefused: it does not (INVALID_REQUEST).
     """
-    if type(given.amount) is not int or not 0 <= given.amount <= MOST:
-        raise invalid(f"amount={given.amount!r}: a whole number from 0 to {MOST}")
+    if type(given.amount) is not int or not 0 <= given.amount <= MAX_AMOUNT:
+        raise invalid(f"amount={given.amount!r}: a whole number from 0 to {MAX_AMOUNT}")
 
 
 def forbidden(message: str) -> ComptrollerError:

@@ -16,36 +16,36 @@ from typing import Any
 import attrs
 from runcycles import Amount, Unit
 
-from comptroller._frozen import value
+from comptroller._frozen import frozen_record
 from comptroller.core import budgets
 from comptroller.core.accounts import Account, Accounts, Denial
 from comptroller.core.budgets import BudgetTerms
-from comptroller.ledger.engine.denial_counter import Denials, Denied
+from comptroller.ledger.engine.denial_counter import DenialCounter, DenialKey
 from comptroller.ledger.engine.denial_errors import SERVED
-from comptroller.ledger.engine.event_log import Entry, Kind, Origin
+from comptroller.ledger.engine.event_log import Kind, LogEntry, RequestOrigin
 from comptroller.ledger.engine.records import Store
 
-_NOBODY = Origin()
-_DEFAULT = Origin("default_budget")
+_NOBODY = RequestOrigin()
+_DEFAULT = RequestOrigin("default_budget")
 
 
-@value
-class Book:
+@frozen_record
+class Engine:
     """Records, and the rules of keeping them. `origin` is the present request's."""
 
     store: Store
     name: str
     default: BudgetTerms | None = None
     """The budget of a tenant that is seen for the first time."""
-    origin: Origin | None = None
-    alerts: list[Entry] = attrs.field(factory=list, repr=False)
+    origin: RequestOrigin | None = None
+    alerts: list[LogEntry] = attrs.field(factory=list, repr=False)
     """Alerts that are to be told once what made them is kept; whoever tells them empties it."""
-    _denials: Denials = attrs.field(factory=Denials, repr=False)
+    _denials: DenialCounter = attrs.field(factory=DenialCounter, repr=False)
 
-    def asked_by(self, origin: Origin) -> "Book":
+    def asked_by(self, origin: RequestOrigin) -> "Engine":
         """The same book, for a request of `origin`."""
         name = self.name if origin.request_id is None else SERVED
-        return Book(self.store, name, self.default, origin, self.alerts, self._denials)
+        return Engine(self.store, name, self.default, origin, self.alerts, self._denials)
 
     def held(self, scopes: tuple[str, ...], unit: Unit, since: tuple[int, ...]) -> Accounts:
         """The accounts of `scopes` in the periods that began at `since`."""
@@ -100,7 +100,7 @@ class Book:
 
     def told(self, account: Account, now_ms: int) -> Account:
         """The account after its alerts are told that are due."""
-        told, due = budgets.told(account)
+        told, due = budgets.due_alerts(account)
         for share in due:
             entry = self.log(
                 "alert",
@@ -112,7 +112,7 @@ class Book:
             self.alerts.append(entry)
         return told
 
-    def taken_alerts(self) -> list[Entry]:
+    def taken_alerts(self) -> list[LogEntry]:
         """The alerts that are to be told, each of them once."""
         taken = self.alerts.copy()
         self.alerts.clear()
@@ -126,7 +126,7 @@ class Book:
             self.store.save(account)
         self._log_set(account, now_ms, self.origin or _NOBODY)
 
-    def deny(self, denied: Denied, denial: Denial, key: bytes, now_ms: int) -> None:
+    def deny(self, denied: DenialKey, denial: Denial, key: bytes, now_ms: int) -> None:
         """Count a denied request."""
         counted = self._denials.counted(denied, key)
         if counted is None:
@@ -136,7 +136,7 @@ class Book:
             details = {"code": denial.code, "name": denied.name, "remaining": denial.remaining}
             if denied.run:
                 details["run"] = denied.run
-            entry = Entry(
+            entry = LogEntry(
                 now_ms,
                 "denied",
                 denied.path,
@@ -151,11 +151,15 @@ class Book:
         """Log a request that came with ids of its own; its reservation or event is `about`."""
         if self.origin is not None:
             unit, count = (amount.unit, amount.amount) if amount else (None, 0)
-            self.store.log(Entry(now_ms, kind, path, unit, count, about=about, origin=self.origin))
+            self.store.log(
+                LogEntry(now_ms, kind, path, unit, count, about=about, origin=self.origin)
+            )
 
-    def log(self, kind: Kind, account: Account, now_ms: int, **more: Any) -> Entry:
+    def log(self, kind: Kind, account: Account, now_ms: int, **more: Any) -> LogEntry:
         """Log what happened to `account`."""
-        entry = Entry(now_ms, kind, account.scope, account.unit, since_ms=account.since_ms, **more)
+        entry = LogEntry(
+            now_ms, kind, account.scope, account.unit, since_ms=account.since_ms, **more
+        )
         self.store.log(entry)
         return entry
 
@@ -177,7 +181,7 @@ class Book:
             self.save((present.moved(spent=owed),), now_ms)
             self.log("carried", present, now_ms, debt=owed)
 
-    def _log_set(self, account: Account, now_ms: int, origin: Origin) -> None:
+    def _log_set(self, account: Account, now_ms: int, origin: RequestOrigin) -> None:
         details = _terms(account)
         self.log("set", account, now_ms, amount=account.allocated, origin=origin, details=details)
 

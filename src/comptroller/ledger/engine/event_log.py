@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import attrs
 from runcycles import Unit
 
-from comptroller._frozen import value
+from comptroller._frozen import frozen_record
 
 Kind = Literal[
     "opened",  # counting began: an account that is older than its file's log
@@ -33,8 +33,8 @@ ACTS = tuple(kind for kind in get_args(Kind) if kind not in REQUESTS)
 """Everything but the requests: what a person who looks at the log looks for."""
 
 
-@value
-class Origin:
+@frozen_record
+class RequestOrigin:
     """On whose behalf a request came, and the ids by which its sender will ask for it."""
 
     who: str | None = None
@@ -42,12 +42,12 @@ class Origin:
     trace_id: str | None = None
 
 
-asked_by: ContextVar[Origin | None] = ContextVar("asked_by", default=None)
+request_origin: ContextVar[RequestOrigin | None] = ContextVar("asked_by", default=None)
 """The origin of the requests of this context; whoever serves others sets it."""
 
 
-@value
-class Entry:
+@frozen_record
+class LogEntry:
     """One entry. What `amount` and `debt` are is its kind's: see `verify`, which adds them up."""
 
     at_ms: int
@@ -60,14 +60,14 @@ class Entry:
     """When the period began to which it belongs."""
     about: str | None = None
     """The reservation or event."""
-    origin: Origin = Origin()
+    origin: RequestOrigin = RequestOrigin()
     details: Mapping[str, Any] = attrs.field(factory=dict)
     number: int = 0
     """Its place in the log; given by the store."""
 
 
-@value
-class Sought:
+@frozen_record
+class LogQuery:
     """Which entries are sought, oldest first: at most `limit` numbered above `after`."""
 
     after: int = 0
@@ -78,7 +78,7 @@ class Sought:
     newest: bool = False
     """The newest `limit` of them, in place of the oldest."""
 
-    def has(self, entry: Entry) -> bool:
+    def has(self, entry: LogEntry) -> bool:
         """Whether `entry` is one of them, `limit` aside."""
         within = f"tenant:{self.tenant}/"
         return (

@@ -13,21 +13,21 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
-from comptroller._frozen import value
+from comptroller._frozen import frozen_record
 from comptroller.errors import refusal
 from comptroller.ledger.engine.denial_errors import invalid
-from comptroller.ledger.engine.engine import Book
-from comptroller.ledger.engine.records import Endpoint, Remembered
+from comptroller.ledger.engine.engine import Engine
+from comptroller.ledger.engine.records import Endpoint, StoredResponse
 
 _BYTES = 16
 _SURROGATE = r"\ud"
 
 
-@value
-class Key:
+@frozen_record
+class IdempotencyKey:
     """One request's key at one endpoint."""
 
-    book: Book
+    book: Engine
     endpoint: Endpoint
     digest: bytes
     fingerprint: bytes
@@ -36,7 +36,7 @@ class Key:
     row: int = 0
     """The reservation that the endpoint belongs to; 0 for none."""
 
-    def recalled(self) -> Remembered | None:
+    def recalled(self) -> StoredResponse | None:
         """What this request was answered before, if it was.
 
         Raises:
@@ -52,19 +52,19 @@ class Key:
             )
         return known
 
-    def remember(self, answer: Remembered) -> Remembered:
+    def remember(self, answer: StoredResponse) -> StoredResponse:
         """Keep what the request is answered."""
         self.book.store.remember(self.endpoint, self.digest, answer, self.row)
         return answer
 
 
 def key_of(
-    book: Book, tenant: str | None, endpoint: Endpoint, request: BaseModel, key: str, row: int = 0
-) -> Key:
+    book: Engine, tenant: str | None, endpoint: Endpoint, request: BaseModel, key: str, row: int = 0
+) -> IdempotencyKey:
     """The key of `request` at `endpoint`; `row` as the key's."""
     said = canonical(request)
     named = f"{tenant or ''}\0{endpoint}\0{key}".encode()
-    return Key(
+    return IdempotencyKey(
         book,
         endpoint,
         hashlib.blake2b(named, digest_size=_BYTES).digest(),

@@ -27,7 +27,7 @@ from runcycles import (
 )
 
 from comptroller.core.accounts import Account, Accounts
-from comptroller.core.scopes import innermost
+from comptroller.core.scopes import leaf_scope
 
 _BALANCES = TypeAdapter(list[Balance])
 
@@ -41,7 +41,7 @@ def balance(account: Account) -> dict[str, Any]:
     """A balance."""
     unit = account.unit
     shown: dict[str, Any] = {
-        "scope": innermost(account.scope),
+        "scope": leaf_scope(account.scope),
         "scope_path": account.scope,
         "remaining": amount(unit, account.remaining),
         "reserved": amount(unit, account.reserved),
@@ -62,7 +62,7 @@ def balances(accounts: Accounts) -> list[Balance]:
     return _BALANCES.validate_python([balance(account) for account in accounts])
 
 
-class _Lazy(BaseModel):
+class _LazyBalances(BaseModel):
     """`__pydantic_private__` holds the accounts until their balances are made.
 
     It goes with copies and pickles. A `PrivateAttr` would cost as much as the answer itself.
@@ -82,7 +82,7 @@ class _Lazy(BaseModel):
 
     def __eq__(self, other: object) -> bool:
         for one in (self, other):
-            if isinstance(one, _Lazy):
+            if isinstance(one, _LazyBalances):
                 one._whole()
         return super().__eq__(other)
 
@@ -102,27 +102,27 @@ class _Lazy(BaseModel):
         return serialize(self)
 
 
-class Granted(_Lazy, ReservationCreateResponse):
+class LazyReserveResponse(_LazyBalances, ReservationCreateResponse):
     """A reserve that was granted."""
 
 
-class Committed(_Lazy, CommitResponse):
+class LazyCommitResponse(_LazyBalances, CommitResponse):
     """A commit."""
 
 
-class Released(_Lazy, ReleaseResponse):
+class LazyReleaseResponse(_LazyBalances, ReleaseResponse):
     """A release."""
 
 
-class Extended(_Lazy, ReservationExtendResponse):
+class LazyExtendResponse(_LazyBalances, ReservationExtendResponse):
     """An extension."""
 
 
-class Applied(_Lazy, EventCreateResponse):
+class LazyEventResponse(_LazyBalances, EventCreateResponse):
     """An event."""
 
 
-L = TypeVar("L", bound=_Lazy)
+L = TypeVar("L", bound=_LazyBalances)
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -149,7 +149,7 @@ def made(model: type[M], members: dict[str, Any]) -> M:
 
 def as_json(answer: BaseModel) -> bytes:
     """An answer's `model_dump_json(exclude_none=True)`, without making the balances for it."""
-    private = answer.__pydantic_private__ if isinstance(answer, _Lazy) else None
+    private = answer.__pydantic_private__ if isinstance(answer, _LazyBalances) else None
     if private is None:
         return answer.model_dump_json(exclude_none=True).encode()
     said: dict[str, Any] = {name: one for name, one in answer.__dict__.items() if one is not None}

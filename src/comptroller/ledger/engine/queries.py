@@ -22,14 +22,14 @@ from runcycles.models import BalanceResponse
 
 from comptroller.core.accounts import Account
 from comptroller.core.budgets import renewed
-from comptroller.core.identifiers import lowered
+from comptroller.core.identifiers import normalize_filter
 from comptroller.core.scopes import LEVELS
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.engine import responses
 from comptroller.ledger.engine.commit import expired, find
 from comptroller.ledger.engine.denial_errors import invalid
-from comptroller.ledger.engine.engine import Book
-from comptroller.ledger.engine.records import ORDERS, Bounds, Reservation, Wanted
+from comptroller.ledger.engine.engine import Engine
+from comptroller.ledger.engine.records import ORDERS, Bounds, Reservation, ReservationFilter
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery
 
 _DIGEST, _LONGEST = 8, 1_024
@@ -98,7 +98,7 @@ class Records(Protocol):
     def accounts(self, tenant: str | None = None) -> Iterable[Account]:
         """Every account, or one tenant's, ordered by scope and unit."""
 
-    def listed(self, wanted: Wanted) -> Iterable[Reservation]:
+    def listed(self, wanted: ReservationFilter) -> Iterable[Reservation]:
         """The reservations wanted, in the order wanted, read one by one."""
 
 
@@ -113,7 +113,11 @@ def balances(
     wanted = _segments(tenant, query)
     if not wanted:
         raise invalid(f"which balances? give at least one of {', '.join(LEVELS)}")
-    owner, limit, given = lowered("tenant", tenant), query.get("limit"), query.get("cursor")
+    owner, limit, given = (
+        normalize_filter("tenant", tenant),
+        query.get("limit"),
+        query.get("cursor"),
+    )
     if limit is not None:
         _possible(limit)
     last = place(sorted(wanted), given, str, str) if given else ()
@@ -141,7 +145,7 @@ def budgets(records: Records, now_ms: int) -> list[Balance]:
 
 def reservations(
     *, tenant: str | None = None, **query: Unpack[ReservationQuery]
-) -> Callable[[Records], responses.Listing]:
+) -> Callable[[Records], responses.ReservationPage]:
     """One page of reservations (protocol, listReservations).
 
     It ends at `limit` of them, or before what their callers have added is more than `MOST_SHOWN`.
@@ -151,10 +155,10 @@ def reservations(
     """
     limit = _possible(query.get("limit", DEFAULT_LIMIT))
     bound = {name: value for name, value in query.items() if name not in _NOT_BOUND and value}
-    bound["tenant"] = owner = lowered("tenant", tenant)
+    bound["tenant"] = owner = normalize_filter("tenant", tenant)
     order, ascending, after = _order(query, bound)
     key, include = query.get("idempotency_key"), frozenset(query.get("include") or ())
-    wanted = Wanted(
+    wanted = ReservationFilter(
         limit=1 if key else limit + 1,  # one more says that more follow; a key has made one
         order=order,
         ascending=ascending,
@@ -169,7 +173,7 @@ def reservations(
         whole=bool(include & set(responses.METADATA)),
     )
 
-    def page(records: Records) -> responses.Listing:
+    def page(records: Records) -> responses.ReservationPage:
         shown: list[Reservation] = []
         size, more = 0, None
         for one in records.listed(wanted):
@@ -184,7 +188,7 @@ def reservations(
     return page
 
 
-def reservation(book: Book, reservation_id: str, *, tenant: str | None = None) -> Reservation:
+def reservation(book: Engine, reservation_id: str, *, tenant: str | None = None) -> Reservation:
     """One reservation, whole (protocol, getReservation).
 
     Raises:
@@ -199,7 +203,7 @@ def reservation(book: Book, reservation_id: str, *, tenant: str | None = None) -
 def _segments(tenant: str | None, query: Any) -> set[str]:
     """What a scope's path must have, such as `agent:triage`."""
     given = {"tenant": tenant, **query}
-    found = {level: lowered(level, given.get(level)) for level in LEVELS}
+    found = {level: normalize_filter(level, given.get(level)) for level in LEVELS}
     return {f"{level}:{value}" for level, value in found.items() if value}
 
 

@@ -9,10 +9,10 @@ from typing import Literal, Protocol
 
 from runcycles import Caps, CommitOveragePolicy, ReservationStatus, Unit
 
-from comptroller._frozen import value
+from comptroller._frozen import frozen_record
 from comptroller.core.accounts import Account, Accounts
-from comptroller.ledger.engine.denial_counter import Denied
-from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.engine.denial_counter import DenialKey
+from comptroller.ledger.engine.event_log import LogEntry
 
 LONG = 2**12
 """Characters of JSON from which on a request is long: what a caller adds to it has no bound of its
@@ -20,7 +20,7 @@ own, and what is not shown of it is not read. Without that it is hardly ever as 
 Endpoint = Literal["reserve", "commit", "release", "extend", "decide", "record", "fund"]
 
 
-@value
+@frozen_record
 class Reservation:
     """One reservation. `row` is its place in the ledger, `token` the random part of its id."""
 
@@ -104,7 +104,7 @@ class Reservation:
         )
 
 
-@value
+@frozen_record
 class Event:
     """Spend that was recorded without a reservation."""
 
@@ -127,8 +127,8 @@ class Event:
         return f"evt_{self.row:x}_{self.token}"
 
 
-@value
-class Remembered:
+@frozen_record
+class StoredResponse:
     """What one key was answered: the parts that the same request does not bring along again."""
 
     fingerprint: bytes
@@ -162,8 +162,8 @@ Bounds = tuple[int | None, int | None]
 ANY_TIME: Bounds = (None, None)
 
 
-@value
-class Wanted:
+@frozen_record
+class ReservationFilter:
     """Which reservations a listing wants, and in which order: at most `limit` that come `after`."""
 
     limit: int
@@ -231,10 +231,10 @@ class Store(Protocol):
     def keep_period(self, account: Account) -> None:
         """Keep the account of a period that is over, or its new state."""
 
-    def log(self, entry: Entry) -> None:
+    def log(self, entry: LogEntry) -> None:
         """Add an entry to the event log."""
 
-    def deny(self, denied: Denied, requested: int, entry: Entry | None) -> None:
+    def deny(self, denied: DenialKey, requested: int, entry: LogEntry | None) -> None:
         """Count a denial, and log `entry`. Not a change that a refused request must not make."""
 
     def next_reservation(self) -> int:
@@ -258,8 +258,10 @@ class Store(Protocol):
     def add_event(self, event: Event) -> None:
         """Keep an event."""
 
-    def recall(self, endpoint: Endpoint, digest: bytes, row: int = 0) -> Remembered | None:
+    def recall(self, endpoint: Endpoint, digest: bytes, row: int = 0) -> StoredResponse | None:
         """What the key was answered; `row` for keys of one reservation's own endpoints."""
 
-    def remember(self, endpoint: Endpoint, digest: bytes, answer: Remembered, row: int = 0) -> None:
+    def remember(
+        self, endpoint: Endpoint, digest: bytes, answer: StoredResponse, row: int = 0
+    ) -> None:
         """Keep what a key was answered, after what was added or replaced for it."""

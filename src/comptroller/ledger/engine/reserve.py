@@ -21,16 +21,24 @@ from runcycles import (
 )
 
 from comptroller.core import budgets
-from comptroller.core.accounts import Accounts, Charge, Denial, Grant, admit, budgeted, charge
+from comptroller.core.accounts import (
+    Accounts,
+    Authorization,
+    Charge,
+    Denial,
+    admit,
+    budgeted,
+    charge,
+)
 from comptroller.core.scopes import scopes_of
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.engine import responses
-from comptroller.ledger.engine.denial_counter import QUARTER_MS, Denied
+from comptroller.ledger.engine.denial_counter import QUARTER_MS, DenialKey
 from comptroller.ledger.engine.denial_errors import denied, forbidden, invalid, must_be_possible
-from comptroller.ledger.engine.engine import Book
-from comptroller.ledger.engine.idempotency import Key, key_of
-from comptroller.ledger.engine.records import LONG, Event, Remembered, Reservation
-from comptroller.ledger.engine.responses import Answer
+from comptroller.ledger.engine.engine import Engine
+from comptroller.ledger.engine.idempotency import IdempotencyKey, key_of
+from comptroller.ledger.engine.records import LONG, Event, Reservation, StoredResponse
+from comptroller.ledger.engine.responses import ResponseFactory
 
 TTL_MS = range(1_000, 86_400_000 + 1)
 GRACE_MS = range(60_000 + 1)
@@ -42,8 +50,8 @@ _TOKEN_BYTES = 8
 
 
 def reserve(
-    book: Book, request: ReservationCreateRequest, now_ms: int, *, tenant: str | None = None
-) -> Answer[ReservationCreateResponse]:
+    book: Engine, request: ReservationCreateRequest, now_ms: int, *, tenant: str | None = None
+) -> ResponseFactory[ReservationCreateResponse]:
     """Lock the estimate in every budgeted scope of the subject (protocol, createReservation).
 
     Raises:
@@ -68,8 +76,8 @@ def reserve(
 
 
 def decide(
-    book: Book, request: DecisionRequest, now_ms: int, *, tenant: str | None = None
-) -> Answer[DecisionResponse]:
+    book: Engine, request: DecisionRequest, now_ms: int, *, tenant: str | None = None
+) -> ResponseFactory[DecisionResponse]:
     """What a reserve would answer now; a denial by the budget is an answer (protocol, decide).
 
     Raises:
@@ -84,8 +92,8 @@ def decide(
 
 
 def record(
-    book: Book, request: EventCreateRequest, now_ms: int, *, tenant: str | None = None
-) -> Answer[EventCreateResponse]:
+    book: Engine, request: EventCreateRequest, now_ms: int, *, tenant: str | None = None
+) -> ResponseFactory[EventCreateResponse]:
     """Charge spend that has no reservation (protocol, createEvent).
 
     Raises:
@@ -109,7 +117,7 @@ def record(
     return partial(responses.applied, request.actual, answer)
 
 
-def left(book: Book, row: int, expires_ms: int, now_ms: int) -> int:
+def left(book: Engine, row: int, expires_ms: int, now_ms: int) -> int:
     """What is left of a lease that was answered to end at `expires_ms`; 0 once it is settled."""
     reservation = book.store.reservation(row)
     active = reservation is not None and reservation.active
@@ -151,7 +159,9 @@ def _whose(
     return scopes, owner.lower() if owner else None
 
 
-def _accounts(book: Book, scopes: tuple[str, ...], asked: Amount, now_ms: int) -> Accounts | Denial:
+def _accounts(
+    book: Engine, scopes: tuple[str, ...], asked: Amount, now_ms: int
+) -> Accounts | Denial:
     found = budgeted(scopes, asked.unit, asked.amount, [book.store.at(scope) for scope in scopes])
     if isinstance(found, Denial):
         if found.code == "BUDGET_NOT_FOUND":
@@ -163,7 +173,7 @@ def _accounts(book: Book, scopes: tuple[str, ...], asked: Amount, now_ms: int) -
 
 
 def _first_budget(
-    book: Book, scopes: tuple[str, ...], asked: Amount, now_ms: int, unknown: Denial
+    book: Engine, scopes: tuple[str, ...], asked: Amount, now_ms: int, unknown: Denial
 ) -> Accounts | Denial:
     """The budget of a tenant that is seen for the first time, kept with what is granted of it."""
     terms = book.default
@@ -176,22 +186,22 @@ def _first_budget(
             scope=scopes[0],
             expected_units=(terms.allocated.unit,),
         )
-    return (budgets.budget(None, scopes[0], terms, now_ms),)
+    return (budgets.apply_terms(None, scopes[0], terms, now_ms),)
 
 
 def _refused(
-    book: Book,
+    book: Engine,
     request: ReservationCreateRequest | EventCreateRequest,
     path: str,
     denial: Denial,
-    key: Key,
+    key: IdempotencyKey,
     now_ms: int,
 ) -> ComptrollerError:
     """The denial as an error. What the budget itself denies is counted."""
     error = denied(denial, book.name)
     if denial.remaining is not None:
         action, run = request.action, (request.metadata or {}).get("run")
-        asked = Denied(
+        asked = DenialKey(
             path,
             denial.unit,
             denial.code,
@@ -205,32 +215,32 @@ def _refused(
 
 
 def _evaluated(
-    book: Book, scopes: tuple[str, ...], estimate: Amount, key: Key, now_ms: int
-) -> Remembered:
+    book: Engine, scopes: tuple[str, ...], estimate: Amount, key: IdempotencyKey, now_ms: int
+) -> StoredResponse:
     """What a reserve would do: a wrong unit is still an error, any other denial a reason."""
     found = _accounts(book, scopes, estimate, now_ms)
     if isinstance(found, Denial):
         if found.code == "UNIT_MISMATCH":
             raise denied(found, book.name)
-        return Remembered(key.fingerprint, reason=found.code)
+        return StoredResponse(key.fingerprint, reason=found.code)
     grant = admit(found, estimate.amount)
     if isinstance(grant, Denial):
-        return Remembered(key.fingerprint, reason=grant.code)
+        return StoredResponse(key.fingerprint, reason=grant.code)
     there = tuple(one for one in found if one.unit in book.store.at(one.scope))
-    return Remembered(key.fingerprint, caps=grant.caps, accounts=there)
+    return StoredResponse(key.fingerprint, caps=grant.caps, accounts=there)
 
 
 def _reserved(
-    book: Book,
+    book: Engine,
     request: ReservationCreateRequest,
     scopes: tuple[str, ...],
     owner: str | None,
-    grant: Grant,
+    grant: Authorization,
     now_ms: int,
     ttl_ms: int,
     grace_ms: int,
-    key: Key,
-) -> Remembered:
+    key: IdempotencyKey,
+) -> StoredResponse:
     reservation = Reservation(
         row=book.store.next_reservation(),
         token=secrets.token_hex(_TOKEN_BYTES),
@@ -253,7 +263,7 @@ def _reserved(
     book.store.add(reservation)
     book.note("reserve", reservation.path, request.estimate, reservation.reservation_id, now_ms)
     return key.remember(
-        Remembered(
+        StoredResponse(
             key.fingerprint,
             row=reservation.row,
             token=reservation.token,
@@ -265,15 +275,15 @@ def _reserved(
 
 
 def _recorded(
-    book: Book,
+    book: Engine,
     request: EventCreateRequest,
     scopes: tuple[str, ...],
     owner: str | None,
     found: Accounts,
     charged: Charge,
     now_ms: int,
-    key: Key,
-) -> Remembered:
+    key: IdempotencyKey,
+) -> StoredResponse:
     event = Event(
         row=book.store.next_event(),
         token=secrets.token_hex(_TOKEN_BYTES),
@@ -290,7 +300,7 @@ def _recorded(
     book.store.add_event(event)
     book.note("record", event.path, request.actual, event.event_id, now_ms)
     return key.remember(
-        Remembered(
+        StoredResponse(
             key.fingerprint,
             row=event.row,
             token=event.token,

@@ -1,6 +1,6 @@
 """Records as the protocol's answers.
 
-What a request does ends with an `Answer`: it makes the answer when called, after the ledger's turn,
+What a request does ends with an `ResponseFactory`: it makes the answer when called, after the ledger's turn,
 which is short for it. It depends on values only.
 """
 
@@ -37,24 +37,24 @@ from runcycles.models import (
 
 from comptroller.core.accounts import Account
 from comptroller.core.periods import Period
-from comptroller.core.scopes import within
+from comptroller.core.scopes import ancestor_scopes
 from comptroller.ledger.engine import lazy_responses
 from comptroller.ledger.engine.lazy_responses import (
-    Applied,
-    Committed,
-    Extended,
-    Granted,
-    Released,
+    LazyCommitResponse,
+    LazyEventResponse,
+    LazyExtendResponse,
+    LazyReleaseResponse,
+    LazyReserveResponse,
     lazy,
     made,
 )
-from comptroller.ledger.engine.records import Remembered, Reservation
+from comptroller.ledger.engine.records import Reservation, StoredResponse
 from comptroller.money import show
 
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Answer(Protocol[T_co]):
+class ResponseFactory(Protocol[T_co]):
     """Makes one answer."""
 
     def __call__(self) -> T_co:
@@ -86,7 +86,7 @@ class Budget(Balance):
         return f"{self.scope_path}: {show(self.remaining)} left{of}{each}"
 
 
-class Listed(ReservationSummary):
+class ReservationRow(ReservationSummary):
     """A row of a listing, with what the protocol has added to it since."""
 
     committed: Amount | None = None
@@ -95,13 +95,13 @@ class Listed(ReservationSummary):
     committed_metadata: dict[str, Any] | None = None
 
 
-class Listing(ReservationListResponse):
+class ReservationPage(ReservationListResponse):
     """A page of reservations."""
 
     reservations: list[SerializeAsAny[ReservationSummary]]
 
 
-class Detail(ReservationDetail):
+class DetailedReservation(ReservationDetail):
     """One reservation, with what the protocol has added to it since."""
 
     committed_metadata: dict[str, Any] | None = None
@@ -147,11 +147,11 @@ def nothing() -> None:
 
 
 def granted(
-    scopes: tuple[str, ...], reserved: Amount, answer: Remembered, remaining_ttl_ms: int
+    scopes: tuple[str, ...], reserved: Amount, answer: StoredResponse, remaining_ttl_ms: int
 ) -> ReservationCreateResponse:
     """A reserve that was granted."""
     return lazy(
-        Granted,
+        LazyReserveResponse,
         {
             "decision": _decision(answer.caps),
             "reservation_id": f"rsv_{answer.row:x}_{answer.token}",
@@ -167,7 +167,7 @@ def granted(
 
 
 def evaluated(
-    scopes: tuple[str, ...], estimate: Amount, answer: Remembered
+    scopes: tuple[str, ...], estimate: Amount, answer: StoredResponse
 ) -> ReservationCreateResponse:
     """A dry run: granted or denied, nothing locked."""
     values: dict[str, Any] = {
@@ -178,7 +178,9 @@ def evaluated(
     if answer.reason:
         values["reason_code"] = answer.reason
         return ReservationCreateResponse.model_validate(values)
-    return lazy(Granted, values | {"reserved": estimate, "caps": answer.caps}, answer.accounts)
+    return lazy(
+        LazyReserveResponse, values | {"reserved": estimate, "caps": answer.caps}, answer.accounts
+    )
 
 
 def _decision(caps: Caps | None, reason: str | None = None) -> Decision:
@@ -187,7 +189,7 @@ def _decision(caps: Caps | None, reason: str | None = None) -> Decision:
     return Decision.ALLOW_WITH_CAPS if caps else Decision.ALLOW
 
 
-def decided(scopes: tuple[str, ...], answer: Remembered) -> DecisionResponse:
+def decided(scopes: tuple[str, ...], answer: StoredResponse) -> DecisionResponse:
     """What a reserve would be answered."""
     return DecisionResponse(
         decision=_decision(answer.caps, answer.reason),
@@ -197,11 +199,11 @@ def decided(scopes: tuple[str, ...], answer: Remembered) -> DecisionResponse:
     )
 
 
-def committed(reservation: Reservation, actual: int, answer: Remembered) -> CommitResponse:
+def committed(reservation: Reservation, actual: int, answer: StoredResponse) -> CommitResponse:
     """A commit; `released` only where less than the estimate was spent."""
     unit, rest = reservation.unit, reservation.estimate - actual
     return lazy(
-        Committed,
+        LazyCommitResponse,
         {
             "status": CommitStatus.COMMITTED,
             "charged": _amount(unit, answer.amount),
@@ -211,10 +213,10 @@ def committed(reservation: Reservation, actual: int, answer: Remembered) -> Comm
     )
 
 
-def released(reservation: Reservation, answer: Remembered) -> ReleaseResponse:
+def released(reservation: Reservation, answer: StoredResponse) -> ReleaseResponse:
     """A release."""
     return lazy(
-        Released,
+        LazyReleaseResponse,
         {
             "status": ReleaseStatus.RELEASED,
             "released": _amount(reservation.unit, reservation.estimate),
@@ -223,10 +225,10 @@ def released(reservation: Reservation, answer: Remembered) -> ReleaseResponse:
     )
 
 
-def extended(answer: Remembered, remaining_ttl_ms: int) -> ReservationExtendResponse:
+def extended(answer: StoredResponse, remaining_ttl_ms: int) -> ReservationExtendResponse:
     """An extension."""
     return lazy(
-        Extended,
+        LazyExtendResponse,
         {
             "status": ExtendStatus.ACTIVE,
             "expires_at_ms": answer.moment_ms,
@@ -236,11 +238,11 @@ def extended(answer: Remembered, remaining_ttl_ms: int) -> ReservationExtendResp
     )
 
 
-def applied(actual: Amount, answer: Remembered) -> EventCreateResponse:
+def applied(actual: Amount, answer: StoredResponse) -> EventCreateResponse:
     """An event; `charged` only where it is less than the actual."""
     capped = answer.amount != actual.amount
     return lazy(
-        Applied,
+        LazyEventResponse,
         {
             "status": EventStatus.APPLIED,
             "event_id": f"evt_{answer.row:x}_{answer.token}",
@@ -250,10 +252,12 @@ def applied(actual: Amount, answer: Remembered) -> EventCreateResponse:
     )
 
 
-def detail(reservation: Reservation) -> Detail:
+def detail(reservation: Reservation) -> DetailedReservation:
     """One reservation, whole."""
     asked = json.loads(reservation.request)
-    return Detail.model_validate(_row(reservation, asked) | _metadata(reservation, asked))
+    return DetailedReservation.model_validate(
+        _row(reservation, asked) | _metadata(reservation, asked)
+    )
 
 
 def head(request: ReservationCreateRequest) -> str:
@@ -265,21 +269,23 @@ METADATA = ("metadata", "committed_metadata")
 """What a row of a listing shows only where it is asked for."""
 
 
-def page(found: list[Reservation], next_cursor: str | None, include: frozenset[str]) -> Listing:
+def page(
+    found: list[Reservation], next_cursor: str | None, include: frozenset[str]
+) -> ReservationPage:
     """A page of reservations; with a cursor where more follow."""
-    return Listing(
+    return ReservationPage(
         reservations=[_listed(one, include) for one in found],
         has_more=next_cursor is not None,
         next_cursor=next_cursor,
     )
 
 
-def _listed(reservation: Reservation, include: frozenset[str]) -> Listed:
+def _listed(reservation: Reservation, include: frozenset[str]) -> ReservationRow:
     whole = include & set(METADATA)
     asked = json.loads(reservation.request if whole else reservation.head or reservation.request)
     more = _metadata(reservation, asked) if whole else {}
     shown = {name: value for name, value in more.items() if name in include}
-    return Listed.model_validate(_row(reservation, asked) | shown)
+    return ReservationRow.model_validate(_row(reservation, asked) | shown)
 
 
 def _metadata(reservation: Reservation, asked: dict[str, Any]) -> dict[str, Any]:
@@ -302,5 +308,5 @@ def _row(reservation: Reservation, asked: dict[str, Any]) -> dict[str, Any]:
         "expires_at_ms": reservation.expires_ms,
         "finalized_at_ms": reservation.finalized_ms,
         "scope_path": reservation.path,
-        "affected_scopes": list(within(reservation.path)),
+        "affected_scopes": list(ancestor_scopes(reservation.path)),
     }

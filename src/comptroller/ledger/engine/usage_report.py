@@ -1,6 +1,6 @@
 """Reports: what was charged, reserved, abandoned, denied, by whom, for what, when.
 
-A store adds up what agrees in everything that a report may tell apart (`Spending`), whenever that
+A store adds up what agrees in everything that a report may tell apart (`UsageRow`), whenever that
 is done best; what it all comes to is decided here. A call belongs to the day of its reservation,
 also where it was settled after midnight. Times are taken to the quarter of an hour, in which every
 zone's days begin.
@@ -17,10 +17,10 @@ import attrs
 from pydantic_core import from_json
 from runcycles import ReservationStatus, Unit
 
-from comptroller._frozen import value
-from comptroller.core.identifiers import lowered
+from comptroller._frozen import frozen_record
+from comptroller.core.identifiers import normalize_filter
 from comptroller.core.scopes import LEVELS
-from comptroller.ledger.engine.denial_counter import QUARTER_MS, Denied
+from comptroller.ledger.engine.denial_counter import QUARTER_MS, DenialKey
 from comptroller.ledger.engine.records import Event, Reservation
 from comptroller.money import formatted
 
@@ -33,7 +33,7 @@ _LLM = "llm."
 
 
 @attrs.frozen
-class Asked:
+class UsageQuery:
     """What a report is about: what was made from `since_ms` on and before `until_ms`."""
 
     by: tuple[str, ...]
@@ -62,8 +62,8 @@ class Asked:
         return ours and self.since_ms <= at_ms < self.until_ms
 
 
-@value
-class Spending:
+@frozen_record
+class UsageRow:
     """What calls came to that agree in their first six members; those not asked for are empty."""
 
     path: str
@@ -117,7 +117,7 @@ class Usage:
         return f"{about}: {formatted(self.unit, self.charged)} charged, {calls}"
 
 
-EVERYTHING = Asked(by=("tool", "model", "day"))
+EVERYTHING = UsageQuery(by=("tool", "model", "day"))
 """All that is told apart of calls whose run is not asked for."""
 
 COUNTED = tuple(field.name for field in attrs.fields(Usage))[2:]
@@ -131,7 +131,7 @@ def asked(
     until: datetime | None,
     tenant: str | None,
     zone: str,
-) -> Asked:
+) -> UsageQuery:
     """A report that makes sense.
 
     Raises:
@@ -142,7 +142,7 @@ def asked(
         span["since_ms"] = milliseconds("since", since) // QUARTER_MS * QUARTER_MS
     if until is not None:
         span["until_ms"] = -(-milliseconds("until", until) // QUARTER_MS) * QUARTER_MS
-    return Asked(dimensions(by), tenant=lowered("tenant", tenant), zone=zone, **span)
+    return UsageQuery(dimensions(by), tenant=normalize_filter("tenant", tenant), zone=zone, **span)
 
 
 def dimensions(by: str | Iterable[str]) -> tuple[str, ...]:
@@ -174,7 +174,7 @@ def milliseconds(name: str, moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
-def report(spending: Iterable[Spending], asked: Asked) -> list[Usage]:
+def report(spending: Iterable[UsageRow], asked: UsageQuery) -> list[Usage]:
     """The lines of a report, in the order of what they are about."""
     sums: dict[tuple[str, ...], list[int]] = {}
     for one in spending:
@@ -187,7 +187,7 @@ def report(spending: Iterable[Spending], asked: Asked) -> list[Usage]:
     ]
 
 
-def _about(one: Spending, asked: Asked) -> Iterator[str]:
+def _about(one: UsageRow, asked: UsageQuery) -> Iterator[str]:
     """What it is about, in the order asked for."""
     llm = one.kind.startswith(_LLM)
     labels = iter(one.labels)
@@ -220,7 +220,7 @@ def _day(at_ms: int, zone: str) -> str:
 # -- one by one
 
 
-def of_reservation(reservation: Reservation, asked: Asked) -> Spending | None:
+def of_reservation(reservation: Reservation, asked: UsageQuery) -> UsageRow | None:
     """What one reservation comes to; None where nothing came of it."""
     if not reservation.active and reservation.status is not ReservationStatus.COMMITTED:
         return None
@@ -245,29 +245,29 @@ def of_call(
     settlement: str | None,
     charged: int,
     held: int,
-    asked: Asked,
+    asked: UsageQuery,
     act: tuple[str, str] | None = None,
-) -> Spending:
+) -> UsageRow:
     """What a reservation comes to that is committed or held, from these of its members."""
     said = from_json(settlement) if settlement else {}
     key = _key(path, unit, created_ms, request, asked, act)
     counts = (1, charged, held, *_settled(said, charged))
-    return Spending(*key, *counts, labels=_labels(request, asked))
+    return UsageRow(*key, *counts, labels=_labels(request, asked))
 
 
-def of_event(event: Event, asked: Asked) -> Spending:
+def of_event(event: Event, asked: UsageQuery) -> UsageRow:
     """What one event comes to."""
     key = _key(event.path, event.unit, event.created_ms, event.request, asked)
     calls = 1 if event.charged else 0
     settled = _settled(from_json(event.request), event.charged)
     counts = (calls, event.charged, 0, *settled)
-    return Spending(*key, *counts, labels=_labels(event.request, asked))
+    return UsageRow(*key, *counts, labels=_labels(event.request, asked))
 
 
-def of_denials(denied: Denied, count: int, requested: int, asked: Asked) -> Spending:
+def of_denials(denied: DenialKey, count: int, requested: int, asked: UsageQuery) -> UsageRow:
     """What denials come to that were counted together."""
     acts, by_day = asked.wants("tool") or asked.wants("model"), asked.wants("day")
-    return Spending(
+    return UsageRow(
         denied.path,
         denied.unit,
         denied.kind if acts else "",
@@ -287,10 +287,10 @@ def _key(
     unit: Unit,
     at_ms: int,
     request: str,
-    asked: Asked,
+    asked: UsageQuery,
     act: tuple[str, str] | None = None,
 ) -> _Key:
-    """The members of `Spending` that tell calls apart; `request` is JSON, `act` its action."""
+    """The members of `UsageRow` that tell calls apart; `request` is JSON, `act` its action."""
     kind = name = run = ""
     acts, by_run = asked.wants("tool") or asked.wants("model"), asked.wants("run")
     if by_run or (acts and act is None):
@@ -305,7 +305,7 @@ def _key(
     return path, unit, kind, name, run, quarter_ms
 
 
-def _labels(request: str, asked: Asked) -> tuple[str, ...]:
+def _labels(request: str, asked: UsageQuery) -> tuple[str, ...]:
     if not asked.labels:
         return ()
     given = from_json(request)["subject"].get("dimensions") or {}
@@ -313,7 +313,7 @@ def _labels(request: str, asked: Asked) -> tuple[str, ...]:
 
 
 def _settled(said: Mapping[str, Any], charged: int) -> tuple[int, int, int, int, int]:
-    """The members of `Spending` from `abandoned` on, of what a commit or an event said."""
+    """The members of `UsageRow` from `abandoned` on, of what a commit or an event said."""
     metrics, metadata = said.get("metrics") or {}, said.get("metadata") or {}
     return (
         charged if metadata.get("abandoned") is not None else 0,

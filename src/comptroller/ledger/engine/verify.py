@@ -19,7 +19,7 @@ import attrs
 from runcycles import Unit
 
 from comptroller.core.accounts import Account
-from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.engine.event_log import LogEntry
 
 BALANCES = ("allocated", "spent", "reserved", "debt")
 KINDS = ("opened", "set", "fund", "debit", "repay", "renewed", "carried", "debt")
@@ -30,7 +30,7 @@ Name = tuple[str, Unit, int]
 
 
 @attrs.frozen
-class Sum:
+class ChargedTotal:
     """What reservations or events come to that hold the same scopes in the same periods."""
 
     held: tuple[str, ...]
@@ -51,15 +51,15 @@ class Records(Protocol):
     def periods(self) -> Iterable[Account]:
         """The accounts of the periods that are over."""
 
-    def sums(self) -> Iterable[Sum]:
+    def sums(self) -> Iterable[ChargedTotal]:
         """What all reservations and events come to, those included that are no longer kept."""
 
-    def changes(self) -> Iterable[Entry]:
+    def changes(self) -> Iterable[LogEntry]:
         """The entries of `KINDS`, oldest first."""
 
 
 @attrs.frozen
-class Difference:
+class BalanceMismatch:
     """A balance that is not what it should be: the account says `found`, its history `expected`."""
 
     scope: str
@@ -71,12 +71,12 @@ class Difference:
 
 
 @attrs.frozen
-class Verified:
+class VerificationReport:
     """What was looked at, and every difference; none: the ledger is as its history says."""
 
     accounts: int
     periods: int
-    differences: tuple[Difference, ...]
+    differences: tuple[BalanceMismatch, ...]
 
 
 @attrs.define
@@ -87,7 +87,7 @@ class _Balances:
     debt: int = 0
 
 
-def verified(records: Records) -> Verified:
+def verified(records: Records) -> VerificationReport:
     """Every balance, recomputed."""
     expected: defaultdict[Name, _Balances] = defaultdict(_Balances)
     for entry in records.changes():
@@ -110,10 +110,10 @@ def verified(records: Records) -> Verified:
     for (scope, unit, since_ms), balances in expected.items():  # of accounts that are not there
         gone = Account(scope, unit, 0, since_ms=since_ms)
         differences += _differences(gone, balances)
-    return Verified(len(accounts), len(periods), tuple(differences))
+    return VerificationReport(len(accounts), len(periods), tuple(differences))
 
 
-def _add(balances: _Balances, entry: Entry) -> None:
+def _add(balances: _Balances, entry: LogEntry) -> None:
     """What one entry of the log changes."""
     if entry.kind in ("set", "renewed", "opened"):
         balances.allocated = entry.amount
@@ -130,9 +130,9 @@ def _add(balances: _Balances, entry: Entry) -> None:
         balances.debt += entry.debt
 
 
-def _differences(account: Account, expected: _Balances) -> list[Difference]:
+def _differences(account: Account, expected: _Balances) -> list[BalanceMismatch]:
     return [
-        Difference(account.scope, account.unit, account.since_ms, name, found, due)
+        BalanceMismatch(account.scope, account.unit, account.since_ms, name, found, due)
         for name in BALANCES
         if (found := getattr(account, name)) != (due := getattr(expected, name))
     ]

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 from runcycles import DecisionResponse, ReleaseResponse, ReservationListResponse
 
-from comptroller.ledger.engine.responses import Detail, Listed
+from comptroller.ledger.engine.responses import DetailedReservation, ReservationRow
 
 _MOST = 2**64
 """Above every integer of the protocol."""
@@ -35,13 +35,13 @@ what the reference server tells, which is those of a UNIT_MISMATCH alone."""
 class Page(ReservationListResponse):
     """A page of reservations, with what the protocol has added to its rows since."""
 
-    reservations: list[Listed]  # type: ignore[assignment]  # a Listed is a ReservationSummary
+    reservations: list[ReservationRow]  # type: ignore[assignment]  # a Listed is a ReservationSummary
 
 
 _EXTRAS: Mapping[type[BaseModel], frozenset[str]] = {
     DecisionResponse: frozenset({"cycles_evidence"}),
     ReleaseResponse: frozenset({"cycles_evidence"}),
-    Detail: frozenset({"evidence"}),
+    DetailedReservation: frozenset({"evidence"}),
 }
 """Members of the protocol's answers (v0.1.25.16) that the models of `runcycles` 0.5.3 refuse."""
 

@@ -25,7 +25,7 @@ _MOMENTS = {
 """The protocol's name of each bound, and ours."""
 _WORDS = ("status", "sort_by", "sort_dir")
 _TEXTS = ("status", "idempotency_key", "sort_by", "sort_dir", "cursor")
-_LONGEST_KEY = 256
+_MAX_KEY_LENGTH = 256
 _DATE_TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
@@ -44,8 +44,8 @@ def reservation_query(texts: Mapping[str, str]) -> ReservationQuery:
     given = {name: text for name, text in texts.items() if text}
     query: Any = {name: given[name] for name in (*LEVELS[1:], *_TEXTS) if name in given}
     query |= {ours: _moment(name, given[name]) for name, ours in _MOMENTS.items() if name in given}
-    if len(given.get("idempotency_key", "")) > _LONGEST_KEY:
-        raise MalformedError(f"idempotency_key: more than {_LONGEST_KEY} characters")
+    if len(given.get("idempotency_key", "")) > _MAX_KEY_LENGTH:
+        raise MalformedError(f"idempotency_key: more than {_MAX_KEY_LENGTH} characters")
     if "include" in given:
         query["include"] = tuple(filter(None, map(str.strip, given["include"].split(","))))
     if "limit" in given:

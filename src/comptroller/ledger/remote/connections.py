@@ -4,7 +4,7 @@ A Cycles key belongs to one tenant, so a ledger that serves many tenants holds m
 clients share one pool of connections: a client is little more than its key.
 
 `AsyncCyclesClient` takes neither a transport nor limits, and the pool it makes by itself does not
-hold under load. `KeyedClient` is the one place where its inside is replaced;
+hold under load. `TenantClient` is the one place where its inside is replaced;
 `tests/ledger/test_cycles_connections.py` fails when that inside changes.
 """
 
@@ -40,7 +40,7 @@ _KEYS = 10_000
 """Keys whose clients are kept. All are made anew beyond that: keys may be new ones each minute."""
 
 
-class Clients(Protocol):
+class ClientProvider(Protocol):
     """Where the client of a tenant comes from."""
 
     @property
@@ -145,7 +145,7 @@ class AiohttpPool(AiohttpTransport):
         )
 
 
-class QuietHttp(httpx.AsyncClient):
+class NoAnswerHttpClient(httpx.AsyncClient):
     """An HTTP client that says `NoAnswer` where httpx has a dozen errors, and aiohttp more.
 
     `runcycles` logs every `httpx.HTTPError` at ERROR. Whether a lost answer is worth a line is for
@@ -185,7 +185,7 @@ async def unfollowed(response: httpx.Response) -> None:
     response.headers.pop("Location", None)
 
 
-class KeyedClient(AsyncCyclesClient):
+class TenantClient(AsyncCyclesClient):
     """A `runcycles` client over our own HTTP client: its two attributes are set here, in place of
     its constructor, which would make a pool (and 20 ms of TLS set-up) to be thrown away.
     """
@@ -202,15 +202,15 @@ class Connections:
     _keys: ApiKeys | None = attrs.field(repr=False)
     _transport: httpx.AsyncBaseTransport = attrs.field(repr=False)
     _timeout: httpx.Timeout
-    _clients: dict[str, KeyedClient] = attrs.field(factory=dict, init=False, repr=False)
+    _clients: dict[str, TenantClient] = attrs.field(factory=dict, init=False, repr=False)
 
-    async def client(self, tenant: str | None) -> KeyedClient:
+    async def client(self, tenant: str | None) -> TenantClient:
         """The client that holds `tenant`'s key, or `CredentialsMissing`."""
         key = await self._key(tenant)
         if key not in self._clients:
             if len(self._clients) >= _KEYS:
                 self._clients.clear()
-            http = QuietHttp(
+            http = NoAnswerHttpClient(
                 base_url=self.address,
                 headers={API_KEY: key, DETAILS: "denials"},
                 timeout=self._timeout,
@@ -219,7 +219,7 @@ class Connections:
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # it keeps none
             )
             config = CyclesConfig(base_url=self.address, api_key=key)
-            self._clients[key] = KeyedClient(config, http)
+            self._clients[key] = TenantClient(config, http)
         return self._clients[key]
 
     async def aclose(self) -> None:

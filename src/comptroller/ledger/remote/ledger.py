@@ -37,13 +37,13 @@ from runcycles import (
 )
 from runcycles.models import BalanceResponse
 
-from comptroller._ownership import Belonging
+from comptroller._ownership import Ownership
 from comptroller.errors import (
     BudgetExceeded,
     LedgerMisbehaved,
     LedgerUnreachable,
 )
-from comptroller.ledger.engine.responses import Detail
+from comptroller.ledger.engine.responses import DetailedReservation
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
 from comptroller.ledger.protocol import query_params
 from comptroller.ledger.protocol.codec import Page
@@ -51,23 +51,28 @@ from comptroller.ledger.remote.connections import (
     ASYNCIO_IN_FLIGHT,
     TRIO_IN_FLIGHT,
     ApiKeys,
-    Clients,
+    ClientProvider,
     Connections,
     NoAnswer,
     checked_address,
     on_asyncio,
     pool,
 )
-from comptroller.ledger.remote.outbox import DiskOutbox, Shelf, default_directory, directory
-from comptroller.ledger.remote.request_guard import Caution
+from comptroller.ledger.remote.outbox import (
+    DiskOutbox,
+    OutboxDirectory,
+    default_directory,
+    directory,
+)
+from comptroller.ledger.remote.request_guard import RequestGuard
 from comptroller.ledger.remote.response_validation import (
     CREATED,
     OK,
     Answer,
-    Question,
+    ProtocolRequest,
     ambiguous,
     check_grant,
-    understood,
+    parse_response,
 )
 
 _PAGE, _DEFAULT_LIMIT = 200, 50
@@ -92,17 +97,19 @@ class CyclesLedger:
     remote = durable = True
     outbox: DiskOutbox | None = None
 
-    def __init__(self, connections: Clients, *, request_timeout: float, in_flight: int) -> None:
+    def __init__(
+        self, connections: ClientProvider, *, request_timeout: float, in_flight: int
+    ) -> None:
         self.name, self.request_timeout = connections.address, request_timeout
         self._connections, self._gate = connections, anyio.CapacityLimiter(in_flight)
-        self._caution = Caution(self.name)
-        self._belonging = Belonging(self.name)
+        self._caution = RequestGuard(self.name)
+        self._belonging = Ownership(self.name)
 
     async def reserve(
         self, request: ReservationCreateRequest, *, tenant: str | None = None
     ) -> ReservationCreateResponse:
         """As `Ledger.reserve`. A denial in a 200 answer is a `BudgetExceeded` too, but dry."""
-        question = Question(
+        question = ProtocolRequest(
             "reserve",
             ReservationCreateResponse,
             lambda client: client.create_reservation(request),
@@ -127,7 +134,7 @@ class CyclesLedger:
         self, request: DecisionRequest, *, tenant: str | None = None
     ) -> DecisionResponse:
         """As `Ledger.decide`."""
-        question = Question(
+        question = ProtocolRequest(
             "decide",
             DecisionResponse,
             lambda client: client.decide(request),
@@ -141,7 +148,7 @@ class CyclesLedger:
         self, reservation_id: str, request: CommitRequest, *, tenant: str | None = None
     ) -> CommitResponse:
         """As `Ledger.commit`, one attempt."""
-        question = Question(
+        question = ProtocolRequest(
             "commit",
             CommitResponse,
             lambda client: client.commit_reservation(_path(reservation_id), request),
@@ -157,7 +164,7 @@ class CyclesLedger:
         self, reservation_id: str, request: ReleaseRequest, *, tenant: str | None = None
     ) -> ReleaseResponse:
         """As `Ledger.release`, one attempt."""
-        question = Question(
+        question = ProtocolRequest(
             "release",
             ReleaseResponse,
             lambda client: client.release_reservation(_path(reservation_id), request),
@@ -171,7 +178,7 @@ class CyclesLedger:
         self, reservation_id: str, request: ReservationExtendRequest, *, tenant: str | None = None
     ) -> ReservationExtendResponse:
         """As `Ledger.extend`, one attempt."""
-        question = Question(
+        question = ProtocolRequest(
             "extend",
             ReservationExtendResponse,
             lambda client: client.extend_reservation(_path(reservation_id), request),
@@ -183,7 +190,7 @@ class CyclesLedger:
         self, request: EventCreateRequest, *, tenant: str | None = None
     ) -> EventCreateResponse:
         """As `Ledger.record`, one attempt."""
-        question = Question(
+        question = ProtocolRequest(
             "record",
             EventCreateResponse,
             lambda client: client.create_event(request),
@@ -203,7 +210,7 @@ class CyclesLedger:
             ValueError: no filter was given (protocol, getBalances).
         """
         filters = query_params.parameters(tenant=tenant, **{"limit": _PAGE, **query})
-        question = Question(
+        question = ProtocolRequest(
             "balances",
             BalanceResponse,
             lambda client: client.get_balances(**filters),
@@ -220,7 +227,7 @@ class CyclesLedger:
             LedgerMisbehaved: a page that comes after itself, too: reading on would never end.
         """
         filters = query_params.parameters(tenant=tenant, **{"limit": _DEFAULT_LIMIT, **query})
-        question = Question(
+        question = ProtocolRequest(
             "reservations",
             Page,
             lambda client: client.list_reservations(**filters),
@@ -237,9 +244,9 @@ class CyclesLedger:
         self, reservation_id: str, *, tenant: str | None = None
     ) -> ReservationDetail:
         """As `Ledger.reservation`."""
-        question = Question(
+        question = ProtocolRequest(
             "reservation",
-            Detail,
+            DetailedReservation,
             lambda client: client.get_reservation(_path(reservation_id)),
             tenant,
         )
@@ -275,7 +282,7 @@ class CyclesLedger:
         if not self._belonging.in_fork:  # a fork's sockets are still its parent's
             await self._connections.aclose()
 
-    async def _ask_again_if_lost(self, question: Question[Answer]) -> Answer:
+    async def _ask_again_if_lost(self, question: ProtocolRequest[Answer]) -> Answer:
         try:
             return await self._ask(question)
         except (LedgerUnreachable, LedgerMisbehaved) as error:
@@ -283,7 +290,7 @@ class CyclesLedger:
                 raise
         return await self._ask(question)
 
-    async def _ask(self, question: Question[Answer]) -> Answer:
+    async def _ask(self, question: ProtocolRequest[Answer]) -> Answer:
         """One attempt, within `request_timeout` in all."""
         self._belonging.check()
         held_back = question.verb not in _NEVER_HELD_BACK
@@ -304,12 +311,12 @@ class CyclesLedger:
                     raise self._unreachable(question, f"no answer: {error}") from error
             if self._caution.answered() and self.outbox is not None:
                 self.outbox.hasten()
-            return understood(answer, question, self.name)
+            return parse_response(answer, question, self.name)
         if sent is not None:  # else it was never asked
             self._caution.unanswered(sent)
         raise self._unreachable(question, f"{missing} within {self.request_timeout:g} s")
 
-    def _unreachable(self, question: Question[Any], problem: str) -> LedgerUnreachable:
+    def _unreachable(self, question: ProtocolRequest[Any], problem: str) -> LedgerUnreachable:
         return LedgerUnreachable(f"{self.name}: {question.verb}: {problem}", status=-1)
 
 
@@ -377,7 +384,7 @@ async def open_cycles(
             yield ledger
             return
         root = default_directory() if outbox is True else directory(outbox)
-        shelf = Shelf(root, ledger.name)
+        shelf = OutboxDirectory(root, ledger.name)
         async with DiskOutbox(ledger, shelf, patience=drain_timeout) as ledger.outbox:
             yield ledger
     finally:

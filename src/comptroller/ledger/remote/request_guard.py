@@ -12,7 +12,7 @@ import anyio
 import attrs
 from runcycles import Amount, Subject, Unit
 
-from comptroller.core.circuit_breaker import CLOSED, Circuit, Denied, Where, scopes
+from comptroller.core.circuit_breaker import CLOSED, CircuitBreaker, DenialBackoff, Where, scopes
 from comptroller.errors import BudgetExceeded, LedgerUnreachable
 
 _REMEMBERED = 1_000
@@ -20,13 +20,13 @@ _REMEMBERED = 1_000
 
 
 @attrs.define
-class Caution:
+class RequestGuard:
     """What one ledger's answers have taught."""
 
     ledger: str
     _now: Callable[[], float] = anyio.current_time
-    _circuit: Circuit = CLOSED
-    _denied: dict[Where, tuple[Denied, BudgetExceeded]] = attrs.field(factory=dict)
+    _circuit: CircuitBreaker = CLOSED
+    _denied: dict[Where, tuple[DenialBackoff, BudgetExceeded]] = attrs.field(factory=dict)
 
     # -- no answer
 
@@ -89,7 +89,7 @@ class Caution:
             self._denied.clear()
         before = self._denied.get(where)
         known = (
-            Denied(code, estimate.amount, since=now)
+            DenialBackoff(code, estimate.amount, since=now)
             if before is None
             else before[0].again(code, estimate.amount, sent, now)
         )
@@ -118,7 +118,7 @@ class Caution:
 
 
 def _repeated(
-    known: Denied, denial: BudgetExceeded, estimate: Amount, now: float
+    known: DenialBackoff, denial: BudgetExceeded, estimate: Amount, now: float
 ) -> BudgetExceeded:
     rest = known.until - now
     repeated = BudgetExceeded(

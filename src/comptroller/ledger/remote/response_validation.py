@@ -28,7 +28,7 @@ OK = 200
 CREATED = 201
 _CONFLICT = 409  # with the budget, of what asks for one
 _KEY_REFUSED = (401, 403)
-_MOST_SAID = 500
+_MAX_QUOTED = 500
 """Characters of what a server says that an error repeats."""
 _UNSAID = "no reason given"
 _BY_STATUS = {
@@ -41,7 +41,7 @@ _BY_STATUS = {
 
 
 @attrs.frozen
-class Question(Generic[Answer]):
+class ProtocolRequest(Generic[Answer]):
     """One request: how it is sent, and what would be an answer to it."""
 
     verb: str
@@ -55,7 +55,9 @@ class Question(Generic[Answer]):
     """Whose budget is asked for; None where a reservation is."""
 
 
-def understood(answer: CyclesResponse, question: Question[Answer], ledger: str) -> Answer:
+def parse_response(
+    answer: CyclesResponse, question: ProtocolRequest[Answer], ledger: str
+) -> Answer:
     """The value that `answer` carries.
 
     Raises:
@@ -107,7 +109,9 @@ def check_grant(
         )
 
 
-def _refusal(answer: CyclesResponse, question: Question[Any], ledger: str) -> ComptrollerError:
+def _refusal(
+    answer: CyclesResponse, question: ProtocolRequest[Any], ledger: str
+) -> ComptrollerError:
     # Not get_error_response(): its model refuses every body that carries a trace_id.
     body = answer.body if isinstance(answer.body, dict) else {}
     code, details = body.get("error"), body.get("details")
@@ -132,7 +136,7 @@ def _retry_after_ms(answer: CyclesResponse) -> int | None:
 
 
 def _text(
-    answer: CyclesResponse, question: Question[Any], error_code: str | None, ledger: str
+    answer: CyclesResponse, question: ProtocolRequest[Any], error_code: str | None, ledger: str
 ) -> str:
     if question.subject is not None and error_code in ("NOT_FOUND", "BUDGET_NOT_FOUND"):
         levels = question.subject.model_dump(exclude_none=True, exclude={"dimensions"})
@@ -152,7 +156,7 @@ def _text(
 def _line(said: object) -> str:
     """What somebody else's server said, as part of a line; nothing where it is no text."""
     text = said if isinstance(said, str) else ""
-    start = " ".join(text.split())[:_MOST_SAID]
+    start = " ".join(text.split())[:_MAX_QUOTED]
     return "".join(each for each in start if each.isprintable())
 
 

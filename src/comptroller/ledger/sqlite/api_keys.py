@@ -10,14 +10,14 @@ from pathlib import Path
 
 import attrs
 
-from comptroller.ledger.api_keys import Key, KeyTable, unknown
-from comptroller.ledger.sqlite.database_file import Aside
+from comptroller.ledger.api_keys import ApiKey, ApiKeyStore, unknown
+from comptroller.ledger.sqlite.database_file import SideConnection
 
-_FRESH = 1.0  # seconds
+_CACHE_TTL = 1.0  # seconds
 _KEY = "id, tenant, digest, created_ms, revoked_ms, note"
 
 
-class SqliteKeys(KeyTable):
+class SqliteKeys(ApiKeyStore):
     """The keys of an opened ledger's file.
 
     Raises:
@@ -26,17 +26,17 @@ class SqliteKeys(KeyTable):
 
     def __init__(self, path: Path, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._found: dict[str, tuple[Key, float]] = {}
-        self._aside = Aside(path, durable=True)
+        self._found: dict[str, tuple[ApiKey, float]] = {}
+        self._aside = SideConnection(path, durable=True)
 
     def close(self) -> None:
         """End of use."""
         self._aside.close()
 
-    def find(self, key_id: str) -> Key | None:
-        """See `KeyTable.find`. Reads do not wait for writers."""
+    def find(self, key_id: str) -> ApiKey | None:
+        """See `ApiKeyStore.find`. Reads do not wait for writers."""
         known, since = self._found.get(key_id, (None, 0.0))
-        if known is not None and self._now() - since < _FRESH:
+        if known is not None and self._now() - since < _CACHE_TTL:
             return known
         with self._aside.explained():
             row = self._aside.sql.execute(
@@ -45,25 +45,25 @@ class SqliteKeys(KeyTable):
         if row is None:
             self._found.pop(key_id, None)
             return None
-        key = Key(*row)
+        key = ApiKey(*row)
         self._found[key_id] = key, self._now()
         return key
 
-    def add(self, key: Key) -> None:
-        """See `KeyTable.add`."""
+    def add(self, key: ApiKey) -> None:
+        """See `ApiKeyStore.add`."""
         with self._aside.writing() as sql:
             sql.execute(
                 f"INSERT INTO api_keys ({_KEY}) VALUES (?, ?, ?, ?, ?, ?)", attrs.astuple(key)
             )
 
-    def all(self) -> list[Key]:
-        """See `KeyTable.all`."""
+    def all(self) -> list[ApiKey]:
+        """See `ApiKeyStore.all`."""
         with self._aside.explained():
             found = self._aside.sql.execute(f"SELECT {_KEY} FROM api_keys ORDER BY created_ms, id")
-            return [Key(*row) for row in found]
+            return [ApiKey(*row) for row in found]
 
-    def revoke(self, key_id: str, now_ms: int) -> Key:
-        """See `KeyTable.revoke`."""
+    def revoke(self, key_id: str, now_ms: int) -> ApiKey:
+        """See `ApiKeyStore.revoke`."""
         self._found.pop(key_id, None)
         with self._aside.writing() as sql:
             sql.execute(

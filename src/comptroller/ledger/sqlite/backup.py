@@ -17,10 +17,10 @@ from pathlib import Path
 import attrs
 
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.engine.verify import Verified, verified
+from comptroller.ledger.engine.verify import VerificationReport, verified
 from comptroller.ledger.sqlite import database_file, schema
 from comptroller.ledger.sqlite.file_guard import opening
-from comptroller.ledger.sqlite.snapshot import SqliteRecords
+from comptroller.ledger.sqlite.snapshot import SqliteSnapshot
 
 _PAGES = 4_096
 """Copied between two looks at whether somebody wants it to end, about (16 MB)."""
@@ -39,7 +39,7 @@ class Backup:
 
     path: Path
     size: int
-    verified: Verified | None
+    verified: VerificationReport | None
 
 
 def back_up(ledger: Path, path: Path, *, replace: bool = False) -> Backup:
@@ -109,7 +109,7 @@ def _copy(ledger: Path, aside: Path) -> None:
         raise ComptrollerError(_failed(ledger, aside, error)) from None
 
 
-def _checked(ledger: Path, aside: Path) -> Verified | None:
+def _checked(ledger: Path, aside: Path) -> VerificationReport | None:
     """Read the copy through, and recompute its balances."""
     try:
         with closing(sqlite3.connect(f"{aside.as_uri()}?mode=ro", uri=True)) as copy:
@@ -125,7 +125,7 @@ def _checked(ledger: Path, aside: Path) -> Verified | None:
                 )
             if schema.version(copy) != schema.newest():
                 return None
-            return verified(SqliteRecords(aside, copy))
+            return verified(SqliteSnapshot(aside, copy))
     except (sqlite3.Error, TypeError, ValueError) as error:  # rows that no ledger has written
         raise ComptrollerError(database_file.explained(ledger, error)) from None
 

@@ -29,11 +29,11 @@ from comptroller import _private_files
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.sqlite import retention, schema
 from comptroller.ledger.sqlite.file_guard import OpenedFiles, connect
-from comptroller.ledger.sqlite.file_lock import PRIMARY, Turns, beside, waited
+from comptroller.ledger.sqlite.file_lock import PRIMARY, FileLock, beside, retry_until
 
 APPLICATION = 0x434D5054  # "CMPT", registered nowhere; it tells our files from others
 
-_PATIENCE = 5.0  # seconds for another program's lock while a file is opened
+_BUSY_TIMEOUT = 5.0  # seconds for another program's lock while a file is opened
 _A_MOMENT = 0.1  # seconds, longer than opening or closing a file takes
 _WRITE_VERSION = 18
 """Where it stands in a file (SQLite's file format, 1.3.3)."""
@@ -84,7 +84,7 @@ def connected(path: Path, synchronous: str, kept: timedelta | None = None) -> sq
     """
     try:
         _make_ours(path)
-        connection = connect(path, _PATIENCE)
+        connection = connect(path, _BUSY_TIMEOUT)
         try:
             _prepare(path, connection, synchronous, kept)
         except BaseException:
@@ -137,7 +137,7 @@ def _must_have_its_log(path: Path) -> None:
     def is_settled() -> bool:
         return _has_its_log(path) or _has_nobody(path)
 
-    if not waited(is_settled, time.monotonic() + _PATIENCE):
+    if not retry_until(is_settled, time.monotonic() + _BUSY_TIMEOUT):
         raise ComptrollerError(
             f"the log of {shown(path)} ({path.name}-wal, {path.name}-shm) was removed while it was"
             " open: close it there first, where what the log held is saved, and open it again"
@@ -181,7 +181,7 @@ def _write_version(path: Path) -> bytes:
 
 def _lasts(state: Callable[[], bool]) -> bool:
     """Whether it is more than what another process is about as it opens or closes the file."""
-    return state() and not waited(lambda: not state(), time.monotonic() + _A_MOMENT)
+    return state() and not retry_until(lambda: not state(), time.monotonic() + _A_MOMENT)
 
 
 def _prepare(
@@ -284,7 +284,7 @@ def _must_be_ours(path: Path, connection: sqlite3.Connection) -> None:
 _SIDE_TIMEOUT = 5.0  # seconds for a turn, and for another program's lock
 
 
-class Aside:
+class SideConnection:
     """Such a connection. One thread uses it at a time.
 
     Args:
@@ -314,7 +314,7 @@ class Aside:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction. Blocks until its turn has come."""
-        turns = Turns(self._path)
+        turns = FileLock(self._path)
         try:
             with self.explained():
                 if not turns.begin(self.sql, time.monotonic() + _SIDE_TIMEOUT):

@@ -12,13 +12,13 @@ from typing import Any
 from runcycles import Unit
 
 from comptroller.core.accounts import Account
-from comptroller.ledger.engine.denial_counter import Denied
-from comptroller.ledger.engine.event_log import Entry, Origin
+from comptroller.ledger.engine.denial_counter import DenialKey
+from comptroller.ledger.engine.event_log import LogEntry, RequestOrigin
 from comptroller.ledger.engine.records import Event, Reservation
 from comptroller.ledger.engine.statistics import DENIED, Totals, add
 from comptroller.ledger.engine.usage_report import EVERYTHING, of_event, of_reservation
 from comptroller.ledger.sqlite import rows
-from comptroller.money import MOST
+from comptroller.money import MAX_AMOUNT
 
 ENTRY = (
     "at_ms, kind, scope, unit, amount, debt, since_ms, about, who, request_id, trace_id, details"
@@ -34,7 +34,7 @@ def _adding(table: str, columns: str, sums: str) -> str:
     Callers say what they ask for and how many tokens they used, however much: a sum ends at what a
     column holds.
     """
-    added = [f"{one} = min({one} + excluded.{one}, {MOST})" for one in sums.split(", ")]
+    added = [f"{one} = min({one} + excluded.{one}, {MAX_AMOUNT})" for one in sums.split(", ")]
     return (
         f"INSERT INTO {table} ({columns}, {sums}) VALUES ({rows.marks(f'{columns}, {sums}')})"
         f" ON CONFLICT DO UPDATE SET {', '.join(added)}"
@@ -50,7 +50,7 @@ _USE = _adding(
 _COUNT = _adding("totals", "what, unit", "count")
 
 
-class Audit:
+class EventLogTables:
     """What a store writes of these, over its connection."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -59,8 +59,8 @@ class Audit:
 
     def forget(self) -> None:
         """Drop what is buffered."""
-        self._entries: list[Entry] = []
-        self._denied: dict[Denied, tuple[int, int]] = {}
+        self._entries: list[LogEntry] = []
+        self._denied: dict[DenialKey, tuple[int, int]] = {}
 
     def period(self, scope: str, unit: Unit, since_ms: int) -> Account | None:
         """The account of a period that is over."""
@@ -71,11 +71,11 @@ class Audit:
         """Write the account of a period that is over: there are few."""
         self._sql.execute(_KEEP, (account.scope, account.unit.value, *rows.of_state(account)))
 
-    def log(self, entry: Entry) -> None:
+    def log(self, entry: LogEntry) -> None:
         """Add an entry."""
         self._entries.append(entry)
 
-    def deny(self, denied: Denied, requested: int, entry: Entry | None) -> None:
+    def deny(self, denied: DenialKey, requested: int, entry: LogEntry | None) -> None:
         """Count a denial."""
         count, before = self._denied.get(denied, (0, 0))
         self._denied[denied] = count + 1, before + requested
@@ -131,10 +131,10 @@ class Audit:
 
 def _held(*sums: int) -> Iterator[int]:
     """What columns hold of them."""
-    return (min(one, MOST) for one in sums)
+    return (min(one, MAX_AMOUNT) for one in sums)
 
 
-def _of_entry(entry: Entry) -> rows.Row:
+def _of_entry(entry: LogEntry) -> rows.Row:
     """`ENTRY`'s columns."""
     origin = entry.origin
     return (
@@ -153,10 +153,10 @@ def _of_entry(entry: Entry) -> rows.Row:
     )
 
 
-def entry(row: tuple[Any, ...]) -> Entry:
+def entry(row: tuple[Any, ...]) -> LogEntry:
     """The entry of a row of `id` and `ENTRY`."""
     number, at_ms, kind, scope, unit, amount, debt, since_ms, about, *origin, details = row
-    return Entry(
+    return LogEntry(
         at_ms,
         kind,
         scope,
@@ -165,7 +165,7 @@ def entry(row: tuple[Any, ...]) -> Entry:
         debt,
         since_ms,
         about,
-        Origin(*origin),
+        RequestOrigin(*origin),
         json.loads(details) if details else {},
         number,
     )

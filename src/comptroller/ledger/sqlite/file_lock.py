@@ -25,7 +25,7 @@ long one."""
 PRIMARY = 0xFF  # the part of an extended SQLite error code that names the kind
 
 
-class Turns:
+class FileLock:
     """The turns of one opened ledger. Used by one thread at a time.
 
     Raises:
@@ -49,12 +49,12 @@ class Turns:
 
     def take(self, deadline: float, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the turn until `deadline` (`time.monotonic`), or until given up. Blocks."""
-        return waited(self.take_now, deadline, given_up)
+        return retry_until(self.take_now, deadline, given_up)
 
     def begin(self, sql: sqlite3.Connection, deadline: float) -> bool:
         """Begin a transaction when it is our turn; False where that was not by then. Blocks."""
         try:
-            return self.take(deadline) and waited(partial(begun, sql), deadline)
+            return self.take(deadline) and retry_until(partial(try_begin, sql), deadline)
         finally:
             self.pass_on()
 
@@ -77,7 +77,7 @@ def beside(path: Path, suffix: str) -> Path:
     return real.with_name(f"{real.name}{suffix}")
 
 
-_open: WeakSet[Turns] = WeakSet()
+_open: WeakSet[FileLock] = WeakSet()
 
 
 def _in_a_fork() -> None:
@@ -88,7 +88,7 @@ def _in_a_fork() -> None:
 os.register_at_fork(after_in_child=_in_a_fork)
 
 
-def waited(
+def retry_until(
     succeeds: Callable[[], bool], deadline: float, given_up: Callable[[], bool] = lambda: False
 ) -> bool:
     """Try until it succeeds, until `deadline` (`time.monotonic`), or until given up. Blocks."""
@@ -101,7 +101,7 @@ def waited(
     return True
 
 
-def begun(sql: sqlite3.Connection) -> bool:
+def try_begin(sql: sqlite3.Connection) -> bool:
     """Begin a transaction that writes; False where another one is under way."""
     try:
         sql.execute("BEGIN IMMEDIATE")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from runcycles import Unit
 
-from comptroller.ledger.engine.records import Endpoint, Remembered
+from comptroller.ledger.engine.records import Endpoint, StoredResponse
 from comptroller.ledger.sqlite import rows
 
 GRANT = "digest, fingerprint, leased_ms, caps, balances"
@@ -37,7 +37,7 @@ Numbers = Mapping[tuple[str, Unit], int]
 """The rows of accounts."""
 
 
-class Answers:
+class ResponseTable:
     """The answers of a store: those of the present batch, and those before it."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -46,12 +46,12 @@ class Answers:
 
     def forget(self) -> None:
         """Drop what is buffered."""
-        self._fresh: dict[tuple[int, bytes], Remembered] = {}
-        self._grants: dict[int, tuple[bytes, Remembered]] = {}
-        self._ends: dict[int, tuple[bytes, Remembered]] = {}
-        self._others: list[tuple[int, bytes, Remembered]] = []
+        self._fresh: dict[tuple[int, bytes], StoredResponse] = {}
+        self._grants: dict[int, tuple[bytes, StoredResponse]] = {}
+        self._ends: dict[int, tuple[bytes, StoredResponse]] = {}
+        self._others: list[tuple[int, bytes, StoredResponse]] = []
 
-    def remember(self, endpoint: Endpoint, digest: bytes, answer: Remembered, row: int) -> None:
+    def remember(self, endpoint: Endpoint, digest: bytes, answer: StoredResponse, row: int) -> None:
         """Keep what a key was answered."""
         self._fresh[row, digest] = answer
         if endpoint == "reserve" and answer.row:
@@ -61,7 +61,7 @@ class Answers:
         else:
             self._others.append((row, digest, answer))
 
-    def recall(self, endpoint: Endpoint, digest: bytes, row: int) -> Remembered | None:
+    def recall(self, endpoint: Endpoint, digest: bytes, row: int) -> StoredResponse | None:
         """What a key was answered."""
         fresh = self._fresh.get((row, digest))
         if fresh is not None:
@@ -113,12 +113,12 @@ class Answers:
             self._sql.executemany(_ADD_KEY, keys)
         self.forget()
 
-    def _found(self, statement: str, *given: int | bytes) -> Remembered | None:
+    def _found(self, statement: str, *given: int | bytes) -> StoredResponse | None:
         found = self._sql.execute(statement, given).fetchone()
         if found is None:
             return None
         fingerprint, made, token, amount, moment_ms, reason, caps, balances = found
-        return Remembered(
+        return StoredResponse(
             fingerprint,
             row=made,
             token=token,
@@ -136,7 +136,7 @@ class Answers:
         return scope, Unit(unit)
 
 
-def _thin(answer: Remembered, numbers: Numbers) -> rows.Row:
+def _thin(answer: StoredResponse, numbers: Numbers) -> rows.Row:
     return (
         answer.fingerprint,
         answer.row,

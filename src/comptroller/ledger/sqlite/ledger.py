@@ -30,7 +30,7 @@ import anyio
 import anyio.lowlevel
 from runcycles import Amount
 
-from comptroller._validation import at_home
+from comptroller._validation import expand_path
 from comptroller.core.budgets import BudgetTerms
 from comptroller.errors import ComptrollerError, refusal
 from comptroller.ledger import daemon_threads
@@ -38,25 +38,25 @@ from comptroller.ledger.embedded.alerts import OnAlert
 from comptroller.ledger.embedded.base import (
     RETENTION,
     Act,
-    Embedded,
-    Records,
-    Settings,
+    EmbeddedLedgerBase,
+    EmbeddedOptions,
+    LedgerSnapshot,
     T,
     wall_clock,
 )
 from comptroller.ledger.engine import commit
-from comptroller.ledger.engine.engine import Book
-from comptroller.ledger.engine.responses import Answer
+from comptroller.ledger.engine.engine import Engine
+from comptroller.ledger.engine.responses import ResponseFactory
 from comptroller.ledger.sqlite import database_file
 from comptroller.ledger.sqlite.file_guard import OpenedFiles, opening
-from comptroller.ledger.sqlite.file_lock import Turns, waited
-from comptroller.ledger.sqlite.maintenance import Upkeep
+from comptroller.ledger.sqlite.file_lock import FileLock, retry_until
+from comptroller.ledger.sqlite.maintenance import Maintenance
 from comptroller.ledger.sqlite.retention import Retention
-from comptroller.ledger.sqlite.snapshot import reading
+from comptroller.ledger.sqlite.snapshot import open_snapshot
 from comptroller.ledger.sqlite.store import SqliteStore
-from comptroller.ledger.sqlite.webhooks import Courier
+from comptroller.ledger.sqlite.webhooks import WebhookSender
 
-_MOST = 256
+_MAX_BATCH = 256
 """Requests in one batch: about as many as an event loop may be kept from its other work for."""
 
 
@@ -70,10 +70,10 @@ class _Request(Generic[T]):
     def __init__(self, act: Act[T]) -> None:
         self._act, self.asked = act, time.perf_counter()
         self.done = False
-        self._answer: Answer[T]
+        self._answer: ResponseFactory[T]
         self._error: Exception | None = None
 
-    def perform(self, book: Book, store: SqliteStore, now_ms: int) -> None:
+    def perform(self, book: Engine, store: SqliteStore, now_ms: int) -> None:
         """Perform the act. What fails before it changed anything fails alone."""
         before = store.changes
         try:
@@ -96,11 +96,16 @@ class _Request(Generic[T]):
         return self._answer()
 
 
-class SqliteLedger(Embedded):
+class SqliteLedger(EmbeddedLedgerBase):
     """An `EmbeddedLedger` in a file. Made by `open_sqlite`."""
 
     def __init__(
-        self, path: Path, synchronous: str, now: Callable[[], int], settings: Settings, name: str
+        self,
+        path: Path,
+        synchronous: str,
+        now: Callable[[], int],
+        settings: EmbeddedOptions,
+        name: str,
     ) -> None:
         super().__init__(name, now, settings)
         self._path, self._full = path, synchronous == "FULL"
@@ -109,8 +114,8 @@ class SqliteLedger(Embedded):
         self._performing: anyio.Event | None = None  # set when the worker thread's batch ends
         self._thread = anyio.CapacityLimiter(1)
         self._in_use = threading.Lock()  # the connection and the turn, by who performs
-        self._upkeep = Upkeep(path, Retention(RETENTION), now)
-        self._courier = Courier(path)
+        self._upkeep = Maintenance(path, Retention(RETENTION), now)
+        self._courier = WebhookSender(path)
         self.on_wait: Callable[[float], object] | None = None
         """Is told how many seconds each request has waited to be performed."""
 
@@ -128,7 +133,7 @@ class SqliteLedger(Embedded):
         with opening():
             database_file.must_be_usable(self._path)
         try:
-            self._turns = Turns(self._path)
+            self._turns = FileLock(self._path)
         except OSError as error:
             raise ComptrollerError(database_file.explained(self._path, error)) from None
         try:
@@ -145,7 +150,7 @@ class SqliteLedger(Embedded):
             raise
         self._turns.pass_on()
         self._store = SqliteStore(self._path, self._sql)
-        self._book = Book(self._store, self.name, self._settings.default_budget)
+        self._book = Engine(self._store, self.name, self._settings.default_budget)
         self._courier.begin(self._sql)
 
     async def shut(self) -> None:
@@ -197,15 +202,15 @@ class SqliteLedger(Embedded):
             raise
         return request.outcome()
 
-    async def _read(self, work: Callable[[Records], T]) -> T:
+    async def _read(self, work: Callable[[LedgerSnapshot], T]) -> T:
         self._must_be_usable()
         return await daemon_threads.run_sync(self._read_now, work)
 
-    def _read_now(self, work: Callable[[Records], T]) -> T:
+    def _read_now(self, work: Callable[[LedgerSnapshot], T]) -> T:
         """Blocks, as long as `work` does."""
         self._files.must_still_be()
         try:
-            with reading(self._path) as records:
+            with open_snapshot(self._path) as records:
                 return work(records)
         except (sqlite3.Error, TypeError, ValueError) as error:  # rows that no ledger has written
             raise ComptrollerError(database_file.explained(self._path, error)) from error
@@ -240,7 +245,7 @@ class SqliteLedger(Embedded):
             if self._closed:
                 return
             try:
-                performed = self._turns.take(deadline, self._given_up) and waited(
+                performed = self._turns.take(deadline, self._given_up) and retry_until(
                     self._performed, deadline, self._given_up
                 )
             finally:
@@ -256,7 +261,7 @@ class SqliteLedger(Embedded):
     def _taken(self) -> list[_Request[Any]]:
         """The requests of one batch: from here on they are performed, or told why not."""
         batch: list[_Request[Any]] = []
-        while self._waiting and len(batch) < _MOST:
+        while self._waiting and len(batch) < _MAX_BATCH:
             batch.append(self._waiting.popleft())
         if self.on_wait is not None:
             now = time.perf_counter()
@@ -342,9 +347,9 @@ async def open_sqlite(
     """
     if synchronous not in ("NORMAL", "FULL"):
         raise ValueError(f'synchronous={synchronous!r}: use "NORMAL" or "FULL"')
-    settings = Settings(default_budget, on_alert, retention)
+    settings = EmbeddedOptions(default_budget, on_alert, retention)
     ledger = SqliteLedger(
-        at_home(path, "names no ledger"), synchronous, now, settings, name or os.fspath(path)
+        expand_path(path, "names no ledger"), synchronous, now, settings, name or os.fspath(path)
     )
     await daemon_threads.run_sync(ledger.open, synchronous)
     try:

@@ -21,22 +21,22 @@ from pathlib import Path
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.sqlite import schema
 from comptroller.ledger.sqlite.file_guard import OpenedFiles, connect
-from comptroller.ledger.sqlite.file_lock import Turns, begun, waited
-from comptroller.ledger.sqlite.retention import Due, Retention
+from comptroller.ledger.sqlite.file_lock import FileLock, retry_until, try_begin
+from comptroller.ledger.sqlite.retention import ExpiredRows, Retention
 
-_ENOUGH = 2_000
+_CHECKPOINT_PAGES = 2_000
 """Pages written between two checkpoints, about (8 MB)."""
 _PAGES_PER_BATCH, _PAGES_PER_ACT = 5, 2
 _TOO_LONG = 16_000
 """Pages in the log (64 MB) that are worth a pause of all writers."""
-_PATIENCE = 5.0  # seconds for a turn
+_LOCK_TIMEOUT = 5.0  # seconds for a turn
 _CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
 _BETWEEN_PASSES = 3600.0  # seconds
 _SHARE = 10
 """A removal is followed by a pause this many times as long."""
 
 
-class Upkeep:
+class Maintenance:
     """The thread that keeps up one opened ledger. `now` gives epoch milliseconds."""
 
     def __init__(self, path: Path, retention: Retention, now: Callable[[], int]) -> None:
@@ -62,7 +62,7 @@ class Upkeep:
     def note(self, acts: int) -> None:
         """A batch was written."""
         self._pages += _PAGES_PER_BATCH + _PAGES_PER_ACT * acts
-        if self._pages >= _ENOUGH:
+        if self._pages >= _CHECKPOINT_PAGES:
             self._pages = 0
             self._checkpoint_wanted = True
             self._wanted.set()
@@ -109,15 +109,15 @@ class Upkeep:
 
     def _checkpoint_alone(self) -> None:
         """A checkpoint while nobody writes: who keeps the turn lets no transaction begin."""
-        deadline = time.monotonic() + _PATIENCE
-        with closing(Turns(self._path)) as turns:
-            if turns.take(deadline) and waited(partial(begun, self._sql), deadline):
+        deadline = time.monotonic() + _LOCK_TIMEOUT
+        with closing(FileLock(self._path)) as turns:
+            if turns.take(deadline) and retry_until(partial(try_begin, self._sql), deadline):
                 self._sql.execute("ROLLBACK")  # the last one before us has ended
                 self._sql.execute(_CHECKPOINT)
 
-    def _forget(self, due: Due) -> None:
-        with closing(Turns(self._path)) as turns:
-            if turns.begin(self._sql, time.monotonic() + _PATIENCE):
+    def _forget(self, due: ExpiredRows) -> None:
+        with closing(FileLock(self._path)) as turns:
+            if turns.begin(self._sql, time.monotonic() + _LOCK_TIMEOUT):
                 try:
                     due.forget(self._sql)
                     self._sql.execute("COMMIT")

@@ -16,7 +16,7 @@ from itertools import repeat
 
 import attrs
 
-from comptroller.ledger.embedded.base import LONGEST_LEASE
+from comptroller.ledger.embedded.base import MAX_LEASE
 from comptroller.ledger.engine.event_log import FORGOTTEN
 from comptroller.ledger.sqlite import rows
 
@@ -50,25 +50,25 @@ _ARCHIVE = (
 
 
 @attrs.frozen
-class _Table:
+class RetentionTable:
     name: str
     look: str
     archived: bool = True
 
 
 _TABLES = (
-    _Table("reservations", _RESERVATIONS),
-    _Table("events", _EVENTS),
-    _Table("answers", _ANSWERS, archived=False),
-    _Table("log", _LOG, archived=False),
+    RetentionTable("reservations", _RESERVATIONS),
+    RetentionTable("events", _EVENTS),
+    RetentionTable("answers", _ANSWERS, archived=False),
+    RetentionTable("log", _LOG, archived=False),
 )
 
 
 @attrs.frozen
-class Due:
+class ExpiredRows:
     """Rows whose time is over; often none."""
 
-    table: _Table
+    table: RetentionTable
     rows: list[rows.Row]
 
     def forget(self, connection: sqlite3.Connection) -> None:
@@ -112,11 +112,11 @@ class Retention:
 
     def __init__(self, finished: timedelta) -> None:
         self._default_ms = self._finished_ms = _ms(finished)
-        self._answers_ms = _ms(LONGEST_LEASE)
+        self._answers_ms = _ms(MAX_LEASE)
         self._left = list(_TABLES)
         self._after = 0
 
-    def look(self, connection: sqlite3.Connection, now_ms: int) -> Due | None:
+    def look(self, connection: sqlite3.Connection, now_ms: int) -> ExpiredRows | None:
         """What is due of the rows that come next; None where the pass is over."""
         if not self._left:
             self._left = list(_TABLES)
@@ -133,9 +133,9 @@ class Retention:
         else:
             del self._left[0]
             self._after = 0
-        return Due(table, [row for row in looked if self._is_due(table, row, now_ms)])
+        return ExpiredRows(table, [row for row in looked if self._is_due(table, row, now_ms)])
 
-    def _is_due(self, table: _Table, row: rows.Row, now_ms: int) -> bool:
+    def _is_due(self, table: RetentionTable, row: rows.Row, now_ms: int) -> bool:
         finished_ms = row[2]
         tells_of_nothing = not table.archived and not row[4]  # a decision, or a dry run
         kept_ms = self._answers_ms if tells_of_nothing else self._finished_ms

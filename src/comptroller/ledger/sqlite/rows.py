@@ -15,8 +15,8 @@ import attrs
 from runcycles import Caps, CommitOveragePolicy, ReservationStatus, Unit
 
 from comptroller.core.accounts import Account, Alerts, Renewal
-from comptroller.core.scopes import within
-from comptroller.ledger.engine.records import ANY_TIME, LONG, Event, Reservation, Wanted
+from comptroller.core.scopes import ancestor_scopes
+from comptroller.ledger.engine.records import ANY_TIME, LONG, Event, Reservation, ReservationFilter
 
 Row = tuple[Any, ...]
 
@@ -129,13 +129,13 @@ def of_reservation(reservation: Reservation) -> Row:
 
 @lru_cache(maxsize=4096)
 def _of_held(path: str, held: tuple[str, ...]) -> int:
-    return sum(1 << depth for depth, scope in enumerate(within(path)) if scope in held)
+    return sum(1 << depth for depth, scope in enumerate(ancestor_scopes(path)) if scope in held)
 
 
 @lru_cache(maxsize=4096)
 def to_held(path: str, held: int) -> tuple[str, ...]:
     """The scopes of `path` whose bits are set."""
-    return tuple(scope for depth, scope in enumerate(within(path)) if held >> depth & 1)
+    return tuple(scope for depth, scope in enumerate(ancestor_scopes(path)) if held >> depth & 1)
 
 
 def _of_since(since: tuple[int, ...]) -> str | None:
@@ -277,7 +277,7 @@ FROM reservations WHERE id = ?
 finds in a long request what is shown, while Python runs on."""
 
 
-def statement(wanted: Wanted) -> tuple[str, dict[str, Any]]:
+def statement(wanted: ReservationFilter) -> tuple[str, dict[str, Any]]:
     """The statement that finds the reservations wanted: their `id`s, in the order wanted."""
     tests, given = _filters(wanted)
     order, way = _ORDERS[wanted.order], "ASC" if wanted.ascending else "DESC"
@@ -291,7 +291,7 @@ def statement(wanted: Wanted) -> tuple[str, dict[str, Any]]:
     return text, given | {"limit": wanted.limit}
 
 
-def _filters(wanted: Wanted) -> tuple[list[str], dict[str, Any]]:
+def _filters(wanted: ReservationFilter) -> tuple[list[str], dict[str, Any]]:
     tests, given = [], dict[str, Any]()
     for name in ("tenant", "key"):
         if (value := getattr(wanted, name)) is not None:

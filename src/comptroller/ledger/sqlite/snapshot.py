@@ -14,10 +14,10 @@ from pathlib import Path
 from runcycles import Unit
 
 from comptroller.core.accounts import Account
-from comptroller.core.periods import began
+from comptroller.core.periods import period_start
 from comptroller.ledger.engine import usage_report, verify
-from comptroller.ledger.engine.event_log import REQUESTS, Entry, Sought
-from comptroller.ledger.engine.records import Reservation, Wanted
+from comptroller.ledger.engine.event_log import REQUESTS, LogEntry, LogQuery
+from comptroller.ledger.engine.records import Reservation, ReservationFilter
 from comptroller.ledger.engine.statistics import Statistics
 from comptroller.ledger.sqlite import event_log_store, rows, statistics
 from comptroller.ledger.sqlite import rows as listing
@@ -32,7 +32,7 @@ SELECT path, held, since, unit, sum(charged), 0 FROM events GROUP BY path, held,
 
 
 @contextmanager
-def reading(path: Path) -> Iterator["SqliteRecords"]:
+def open_snapshot(path: Path) -> Iterator["SqliteSnapshot"]:
     """The records of the file at `path`, for the length of the block. Blocks.
 
     Raises:
@@ -42,12 +42,12 @@ def reading(path: Path) -> Iterator["SqliteRecords"]:
     try:
         connection.isolation_level = None
         connection.execute("BEGIN")
-        yield SqliteRecords(path, connection)
+        yield SqliteSnapshot(path, connection)
     finally:
         connection.close()
 
 
-class SqliteRecords:
+class SqliteSnapshot:
     """What a ledger file holds."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -61,7 +61,7 @@ class SqliteRecords:
         )
         return map(rows.account, found)
 
-    def listed(self, wanted: Wanted) -> Iterable[Reservation]:
+    def listed(self, wanted: ReservationFilter) -> Iterable[Reservation]:
         """The reservations wanted, in the order wanted, read one by one."""
         one = listing.WHOLE if wanted.whole else listing.BARE
         for number in self._sql.execute(*listing.statement(wanted)).fetchall():
@@ -72,21 +72,21 @@ class SqliteRecords:
         """The accounts of the periods that are over."""
         return map(rows.account, self._sql.execute(f"SELECT {rows.ACCOUNT} FROM periods"))
 
-    def changes(self) -> Iterable[Entry]:
+    def changes(self) -> Iterable[LogEntry]:
         """The entries of the log that change a balance, oldest first."""
-        return self.entries(Sought(kinds=verify.KINDS))
+        return self.entries(LogQuery(kinds=verify.KINDS))
 
-    def sums(self) -> Iterable[verify.Sum]:
+    def sums(self) -> Iterable[verify.ChargedTotal]:
         """What all reservations and events come to, those included that are no longer kept."""
         for path, held, since, unit, charged, reserved in self._sql.execute(_SUMS):
             scopes = rows.to_held(path, held)
             periods = rows.to_since(since)
-            yield verify.Sum(scopes, periods, Unit(unit), charged or 0, reserved)
+            yield verify.ChargedTotal(scopes, periods, Unit(unit), charged or 0, reserved)
         archived = self._sql.execute("SELECT scope, since_ms, unit, charged, debt FROM archived")
         for scope, since_ms, unit, charged, debt in archived:
-            yield verify.Sum((scope,), (since_ms,), Unit(unit), charged, debt=debt)
+            yield verify.ChargedTotal((scope,), (since_ms,), Unit(unit), charged, debt=debt)
 
-    def entries(self, sought: Sought) -> list[Entry]:
+    def entries(self, sought: LogQuery) -> list[LogEntry]:
         """The entries of the log that are sought, oldest first."""
         tests: list[str] = ["id > ?"]
         given: list[int | str] = [sought.after]
@@ -114,7 +114,7 @@ class SqliteRecords:
         """How the ledger stands."""
         return statistics.statistics(self._sql, self._path, now_ms, by_tenant=by_tenant)
 
-    def spending(self, asked: usage_report.Asked) -> Iterable[usage_report.Spending]:
+    def spending(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
         """What calls and denials come to, by what the report tells apart."""
         if asked.one_by_one:
             yield from self._one_by_one(asked)
@@ -123,17 +123,17 @@ class SqliteRecords:
             yield from self._calls("status = 'ACTIVE'", asked)
         yield from self._denied(asked)
 
-    def _added_up(self, asked: usage_report.Asked) -> Iterable[usage_report.Spending]:
+    def _added_up(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
         """What was added up as calls were settled."""
         sums = "calls, charged, 0, abandoned, 0, 0, tokens_input, tokens_output"
         return self._grouped("usage", sums, asked)
 
-    def _denied(self, asked: usage_report.Asked) -> Iterable[usage_report.Spending]:
+    def _denied(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
         return self._grouped("denials", "0, 0, 0, 0, count, requested, 0, 0", asked)
 
     def _grouped(
-        self, table: str, sums: str, asked: usage_report.Asked
-    ) -> Iterable[usage_report.Spending]:
+        self, table: str, sums: str, asked: usage_report.UsageQuery
+    ) -> Iterable[usage_report.UsageRow]:
         """The sums of `table` by what the report tells apart, and by nothing else.
 
         Each is made of two, of which neither can be more than SQLite adds up.
@@ -148,7 +148,7 @@ class SqliteRecords:
         told = [column for column in columns.values() if column]
         shown = [column or ("0" if name == "day" else "''") for name, column in columns.items()]
         self._sql.create_function(
-            "day_of", 1, lambda at_ms: began("day", asked.zone, at_ms), deterministic=True
+            "day_of", 1, lambda at_ms: period_start("day", asked.zone, at_ms), deterministic=True
         )
         halves = [f"sum({one} >> 32), sum({one} & {2**32 - 1})" for one in sums.split(", ")]
         found = self._sql.execute(
@@ -160,9 +160,9 @@ class SqliteRecords:
         for path, unit, kind, name, run, day, *added in found:
             pairs = zip(added[::2], added[1::2], strict=True)
             counts = ((high << 32) + low for high, low in pairs)
-            yield usage_report.Spending(path, Unit(unit), kind, name, run, day, *counts)
+            yield usage_report.UsageRow(path, Unit(unit), kind, name, run, day, *counts)
 
-    def _one_by_one(self, asked: usage_report.Asked) -> Iterable[usage_report.Spending]:
+    def _one_by_one(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
         """The reservations and events that are kept, each by itself."""
         settled = "status IN ('ACTIVE', 'COMMITTED') AND id >= :first"
         yield from self._calls(settled, asked, first=self._first("reservations", asked.since_ms))
@@ -174,8 +174,8 @@ class SqliteRecords:
             yield usage_report.of_event(rows.event(row), asked)
 
     def _calls(
-        self, which: str, asked: usage_report.Asked, **more: int
-    ) -> Iterable[usage_report.Spending]:
+        self, which: str, asked: usage_report.UsageQuery, **more: int
+    ) -> Iterable[usage_report.UsageRow]:
         found = self._sql.execute(
             "SELECT path, unit, created_ms, request, settlement, coalesce(charged, 0),"
             " CASE status WHEN 'ACTIVE' THEN estimate ELSE 0 END"
@@ -206,17 +206,17 @@ class SqliteRecords:
         return first
 
 
-def _made(asked: usage_report.Asked) -> str:
+def _made(asked: usage_report.UsageQuery) -> str:
     return f"created_ms >= :since AND created_ms < :until{_of_tenant(asked)}"
 
 
-def _of_tenant(asked: usage_report.Asked) -> str:
+def _of_tenant(asked: usage_report.UsageQuery) -> str:
     if asked.tenant is None:
         return ""
     return " AND (path = :scope OR substr(path, 1, length(:scope) + 1) = :scope || '/')"
 
 
-def _given(asked: usage_report.Asked, **more: int) -> dict[str, int | str]:
+def _given(asked: usage_report.UsageQuery, **more: int) -> dict[str, int | str]:
     """What the conditions above ask for."""
     scope = f"tenant:{asked.tenant}"
     return {"since": asked.since_ms, "until": asked.until_ms, "scope": scope, **more}

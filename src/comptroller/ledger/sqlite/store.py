@@ -13,13 +13,13 @@ from pathlib import Path
 from runcycles import Unit
 
 from comptroller.core.accounts import Account
-from comptroller.ledger.engine.denial_counter import Denied
-from comptroller.ledger.engine.event_log import Entry
-from comptroller.ledger.engine.records import LONG, Endpoint, Event, Remembered, Reservation
+from comptroller.ledger.engine.denial_counter import DenialKey
+from comptroller.ledger.engine.event_log import LogEntry
+from comptroller.ledger.engine.records import LONG, Endpoint, Event, Reservation, StoredResponse
 from comptroller.ledger.sqlite import idempotency_store, rows, schema
-from comptroller.ledger.sqlite.event_log_store import Audit
-from comptroller.ledger.sqlite.file_lock import begun
-from comptroller.ledger.sqlite.idempotency_store import Answers
+from comptroller.ledger.sqlite.event_log_store import EventLogTables
+from comptroller.ledger.sqlite.file_lock import try_begin
+from comptroller.ledger.sqlite.idempotency_store import ResponseTable
 
 _INSERT_ACCOUNT = f"INSERT INTO accounts ({rows.ACCOUNT}) VALUES ({rows.marks(rows.ACCOUNT)})"
 _UPDATE_ACCOUNT = f"UPDATE accounts SET ({rows.STATE}) = ({rows.marks(rows.STATE)}) WHERE id = ?"
@@ -32,13 +32,13 @@ _UPDATE_RESERVATION = (
     f"UPDATE reservations SET ({_CHANGED}) = ({rows.marks(_CHANGED)}) WHERE id = ?"
 )
 _INSERT_EVENT = f"INSERT INTO events ({rows.EVENT}) VALUES ({rows.marks(rows.EVENT)})"
-_KEPT = 10_000  # scopes, with and without a budget, that are kept in memory
+_CACHE_SIZE = 10_000  # scopes, with and without a budget, that are kept in memory
 _FIRST_END = f"SELECT coalesce(min(ends_ms), {2**63 - 1}) FROM reservations WHERE status = 'ACTIVE'"
 _OVERDUE = (
     f"SELECT {rows.RESERVATION} FROM reservations WHERE status = 'ACTIVE' AND ends_ms < ?"
     " ORDER BY ends_ms LIMIT ?"
 )
-_SWEPT = 1_000
+_EXPIRY_BATCH = 1_000
 """Leases whose end is dealt with in one batch: after a night in which thousands were left behind,
 the first callers do not wait for all of them."""
 
@@ -48,7 +48,7 @@ class SqliteStore:
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path, self._sql = path, connection
-        self._answers, self._audit = Answers(connection), Audit(connection)
+        self._answers, self._audit = ResponseTable(connection), EventLogTables(connection)
         self._version, self._now_ms = -1, 0
         self.changes = 0
         """Grows with every change, so that it can be told whether an act made any."""
@@ -80,10 +80,10 @@ class SqliteStore:
         self._now_ms = now_ms
         if self._sql.in_transaction:  # left by an `abandon` that the disk did not allow
             self._sql.execute("ROLLBACK")
-        if not begun(self._sql):
+        if not try_begin(self._sql):
             return False
         (version,) = self._sql.execute("PRAGMA data_version").fetchone()
-        if version != self._version or len(self._accounts) > _KEPT:
+        if version != self._version or len(self._accounts) > _CACHE_SIZE:
             self._forget()
             schema.must_be_current(self._path, self._sql)
             self._version = version
@@ -148,12 +148,12 @@ class SqliteStore:
         self.changes += 1
         self._audit.keep_period(account)
 
-    def log(self, entry: Entry) -> None:
+    def log(self, entry: LogEntry) -> None:
         """Add an entry to the event log."""
         self.changes += 1
         self._audit.log(entry)
 
-    def deny(self, denied: Denied, requested: int, entry: Entry | None) -> None:
+    def deny(self, denied: DenialKey, requested: int, entry: LogEntry | None) -> None:
         """Count a denial, and log `entry`."""
         self._audit.deny(denied, requested, entry)
 
@@ -205,7 +205,9 @@ class SqliteStore:
             return ()
         self._flush()
         self._ends_ms = None
-        return map(rows.reservation, self._sql.execute(_OVERDUE, (now_ms, _SWEPT)).fetchall())
+        return map(
+            rows.reservation, self._sql.execute(_OVERDUE, (now_ms, _EXPIRY_BATCH)).fetchall()
+        )
 
     def next_event(self) -> int:
         """The row of an event about to be added."""
@@ -219,11 +221,13 @@ class SqliteStore:
 
     # Answers
 
-    def recall(self, endpoint: Endpoint, digest: bytes, row: int = 0) -> Remembered | None:
+    def recall(self, endpoint: Endpoint, digest: bytes, row: int = 0) -> StoredResponse | None:
         """What the key was answered."""
         return self._answers.recall(endpoint, digest, row)
 
-    def remember(self, endpoint: Endpoint, digest: bytes, answer: Remembered, row: int = 0) -> None:
+    def remember(
+        self, endpoint: Endpoint, digest: bytes, answer: StoredResponse, row: int = 0
+    ) -> None:
         """Keep what a key was answered."""
         self.changes += 1
         self._answers.remember(endpoint, digest, answer, row)

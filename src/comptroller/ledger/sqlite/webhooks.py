@@ -13,16 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from comptroller.ledger.engine.event_log import Entry
+from comptroller.ledger.engine.event_log import LogEntry
 from comptroller.ledger.sqlite import event_log_store
-from comptroller.ledger.sqlite.database_file import Aside
+from comptroller.ledger.sqlite.database_file import SideConnection
 from comptroller.ledger.webhooks import MOST_SECONDS, Webhook, body_of, headers_of, post
 
 _WEBHOOK = "url, secret, created_ms, told, failures, not_before_ms, problem"
 _NEXT = f"SELECT id, {event_log_store.ENTRY} FROM log WHERE kind = 'alert' AND id > ? ORDER BY id LIMIT 1"
 _PATIENCE = 5.0  # seconds beyond one telling that an end waits
 _TAKEN_MS = 20_000  # for which a webhook is somebody's who tells it: longer than one telling takes
-_LONGEST_MS = 300_000  # between two tries
+_MAX_BACKOFF_MS = 300_000  # between two tries
 _DAYS_MS = 3 * 86_400_000  # after which an alert is no news any more
 _LOOK = 60.0  # seconds between two looks at what another process has left behind
 
@@ -33,7 +33,7 @@ class SqliteWebhooks:
     """The webhooks of a ledger file. Methods block."""
 
     def __init__(self, path: Path) -> None:
-        self._aside = Aside(path)
+        self._aside = SideConnection(path)
 
     def close(self) -> None:
         """End of use."""
@@ -66,7 +66,7 @@ class SqliteWebhooks:
         if not removed:
             raise ValueError(f"no webhook {url}: see comptroller webhook list")
 
-    def next_for(self, webhook: Webhook) -> Entry | None:
+    def next_for(self, webhook: Webhook) -> LogEntry | None:
         """The next alert that `webhook` is to be told."""
         with self._aside.explained():
             row = self._aside.sql.execute(_NEXT, (webhook.told,)).fetchone()
@@ -78,7 +78,7 @@ class SqliteWebhooks:
             taken = sql.execute(
                 "UPDATE webhooks SET not_before_ms = ? WHERE url = ? AND told = ?"
                 " AND (not_before_ms <= ? OR not_before_ms > ?)",  # put off by a clock ahead
-                (now_ms + _TAKEN_MS, webhook.url, webhook.told, now_ms, now_ms + _LONGEST_MS),
+                (now_ms + _TAKEN_MS, webhook.url, webhook.told, now_ms, now_ms + _MAX_BACKOFF_MS),
             ).rowcount
         return bool(taken)
 
@@ -93,7 +93,7 @@ class SqliteWebhooks:
 
     def failed(self, webhook: Webhook, problem: str, now_ms: int) -> None:
         """It has not: it is tried again, later each time."""
-        pause_ms = min(1000 * 2 ** min(webhook.failures, 20), _LONGEST_MS)
+        pause_ms = min(1000 * 2 ** min(webhook.failures, 20), _MAX_BACKOFF_MS)
         with self._aside.writing() as sql:
             sql.execute(
                 "UPDATE webhooks SET failures = failures + 1, not_before_ms = ?, problem = ?"
@@ -102,7 +102,7 @@ class SqliteWebhooks:
             )
 
 
-class Courier:
+class WebhookSender:
     """Tells one opened ledger's webhooks. Its thread begins with the first alert.
 
     Each webhook is told in a thread of its own, while there is something to tell it: a slow one
@@ -204,7 +204,7 @@ class Courier:
             del self._telling[known.url]
             self._wanted.set()
 
-    def _post(self, webhooks: SqliteWebhooks, webhook: Webhook, alert: Entry) -> None:
+    def _post(self, webhooks: SqliteWebhooks, webhook: Webhook, alert: LogEntry) -> None:
         if alert.at_ms < self._now_ms() - _DAYS_MS:
             _logger.warning("webhook %s was not told of %s: too long ago", webhook.url, alert)
             webhooks.told(webhook, alert.number)

@@ -10,7 +10,7 @@ from runcycles import Amount, Unit
 
 from comptroller.errors import BudgetExceeded, BudgetNotFound, LedgerRefused, UnitMismatch
 from comptroller.ledger.interface import MEMBERS, Ledger
-from comptroller.money import MOST, tokens
+from comptroller.money import MAX_AMOUNT, tokens
 from comptroller.testing.contract.asking import (
     REJECT,
     amount,
@@ -252,7 +252,7 @@ class BudgetLaws(Given):
         assert (await balance_of(ledger, "tenant:acme"))["reserved"] == 100
         await ledger.commit(one, committing("c", 100))
 
-    @pytest.mark.parametrize("count", [-1, True, MOST + 1])
+    @pytest.mark.parametrize("count", [-1, True, MAX_AMOUNT + 1])
     @law
     async def test_an_amount_that_escaped_validation_is_refused(
         self, ledger: Ledger, set_budget: SetBudget, count: int

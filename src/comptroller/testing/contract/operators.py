@@ -8,7 +8,7 @@ from runcycles import Balance, Caps, Decision, Unit
 
 from comptroller.errors import BudgetExceeded, BudgetNotFound, ComptrollerError, UnitMismatch
 from comptroller.ledger.interface import EmbeddedLedger
-from comptroller.money import MOST, tokens, usd
+from comptroller.money import MAX_AMOUNT, tokens, usd
 from comptroller.testing.contract.asking import (
     OVERDRAFT,
     REJECT,
@@ -309,13 +309,13 @@ class OperatorLaws(Given):
         self, ledger: EmbeddedLedger
     ) -> None:
         """No amount grows beyond 2**63 - 1, the most that the protocol carries."""
-        await ledger.set_budget("tenant:acme", amount(MOST), overdraft_limit=MOST)
+        await ledger.set_budget("tenant:acme", amount(MAX_AMOUNT), overdraft_limit=MAX_AMOUNT)
         with pytest.raises(ComptrollerError):
             await ledger.fund("tenant:acme", amount(1))
-        await ledger.record(event("e1", MOST))
+        await ledger.record(event("e1", MAX_AMOUNT))
         with pytest.raises(BudgetExceeded):
-            await ledger.record(event("e2", MOST, policy=OVERDRAFT))
-        assert (await balance_of(ledger, "tenant:acme"))["spent"] == MOST
+            await ledger.record(event("e2", MAX_AMOUNT, policy=OVERDRAFT))
+        assert (await balance_of(ledger, "tenant:acme"))["spent"] == MAX_AMOUNT
 
     @law
     async def test_a_rejected_overage_says_so(self, ledger: EmbeddedLedger) -> None:

@@ -8,17 +8,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from comptroller.testing.virtual_time.asyncio_loop import VirtualTimeLoop
-from comptroller.testing.virtual_time.steps import Turns
+from comptroller.testing.virtual_time.steps import StepCounter
 
 T = TypeVar("T")
 
 
-def run_counted(backend: str, main: Callable[[Turns], Awaitable[T]], patience: float) -> T:
+def run_counted(backend: str, main: Callable[[StepCounter], Awaitable[T]], patience: float) -> T:
     """Run `main(turns)` on a loop of its own, `asyncio` or `trio`, whose turns are counted.
 
     Raises DidNotEnd when it has not ended after `patience` real seconds.
     """
-    turns = Turns()
+    turns = StepCounter()
     with turns.bounded(patience):
         if backend == "trio":
             from comptroller.testing.virtual_time.trio_clock import (
@@ -31,11 +31,11 @@ def run_counted(backend: str, main: Callable[[Turns], Awaitable[T]], patience: f
             return runner.run(_awaited(main, turns))
 
 
-async def _awaited(main: Callable[[Turns], Awaitable[T]], turns: Turns) -> T:
+async def _awaited(main: Callable[[StepCounter], Awaitable[T]], turns: StepCounter) -> T:
     return await main(turns)
 
 
-def counted_loop(turns: Turns) -> type[VirtualTimeLoop]:
+def counted_loop(turns: StepCounter) -> type[VirtualTimeLoop]:
     """A loop on virtual time that counts into `turns`."""
 
     class CountedLoop(VirtualTimeLoop):

@@ -9,7 +9,7 @@ class DidNotEnd(AssertionError):
     """Raised out of the loop itself: nothing less stops a program that ignores its cancellation."""
 
 
-class Turns:
+class StepCounter:
     """Counts, and calls what was asked for at its turn.
 
     Attributes:

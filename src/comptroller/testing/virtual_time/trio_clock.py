@@ -12,18 +12,18 @@ from typing import TypeVar
 import trio
 from trio.testing import MockClock, active_thread_count
 
-from comptroller.testing.virtual_time.steps import Turns
+from comptroller.testing.virtual_time.steps import StepCounter
 
 T = TypeVar("T")
 
 
-def virtual_clock() -> tuple[MockClock, "Pacing"]:
+def virtual_clock() -> tuple[MockClock, "ClockPacing"]:
     """A clock for one `trio.run`, and the instrument which must be given along with it."""
     clock = MockClock(autojump_threshold=0)
-    return clock, Pacing(clock)
+    return clock, ClockPacing(clock)
 
 
-class Pacing(trio.abc.Instrument):
+class ClockPacing(trio.abc.Instrument):
     """Keeps `clock` at real time while a thread, a socket or a child process is awaited."""
 
     def __init__(self, clock: MockClock) -> None:
@@ -54,7 +54,7 @@ def _files_awaited(statistics: object) -> int:
 class CountedSteps(trio.abc.Instrument):
     """Counts the steps of all tasks. What is due at one of them is done soon after it."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: StepCounter) -> None:
         self._turns = turns
         turns.soon = lambda then: trio.lowlevel.current_trio_token().run_sync_soon(then)
 
@@ -69,7 +69,7 @@ class CountedSteps(trio.abc.Instrument):
         self._turns.turn()
 
 
-def run_counted(turns: Turns, main: Callable[[Turns], Awaitable[T]]) -> T:
+def run_counted(turns: StepCounter, main: Callable[[StepCounter], Awaitable[T]]) -> T:
     """`main(turns)` on virtual time, its steps counted."""
     clock, pacing = virtual_clock()
     read = clock.current_time

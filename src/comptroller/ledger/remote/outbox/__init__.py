@@ -9,7 +9,7 @@ sending   when each charge is sent, and what the ledger's answer does to it
 from comptroller.ledger.remote.outbox.entries import Entry
 from comptroller.ledger.remote.outbox.outbox import DiskOutbox
 from comptroller.ledger.remote.outbox.storage import (
-    Shelf,
+    OutboxDirectory,
     browse,
     counted,
     default_directory,
@@ -21,7 +21,7 @@ from comptroller.ledger.remote.outbox.storage import (
 __all__ = [
     "DiskOutbox",
     "Entry",
-    "Shelf",
+    "OutboxDirectory",
     "browse",
     "counted",
     "default_directory",

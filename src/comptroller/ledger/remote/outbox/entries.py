@@ -11,7 +11,7 @@ from runcycles import Amount, CommitRequest, EventCreateRequest
 from runcycles.journal import PendingCommitRecord
 
 from comptroller.core import backoff
-from comptroller.ledger.interface import Owed
+from comptroller.ledger.interface import PendingCharge
 
 
 def now_ms() -> int:
@@ -45,7 +45,7 @@ class Entry:
     not_before_ms: int | None = None
 
     @classmethod
-    def of(cls, owed: Owed, address: str) -> "Entry":
+    def of(cls, owed: PendingCharge, address: str) -> "Entry":
         """What is owed to the ledger at `address`."""
         entry = cls(key=owed.key, address=address, commit=owed.commit, event=owed.event)
         wait = owed.retry_after_ms

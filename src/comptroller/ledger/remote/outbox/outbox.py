@@ -27,14 +27,14 @@ from runcycles import CommitRequest, EventCreateRequest
 
 from comptroller._interrupts import uninterrupted
 from comptroller.core import backoff
-from comptroller.core.settlement import Next, after
+from comptroller.core.settlement import SettlementAction, next_action
 from comptroller.errors import ComptrollerError
 from comptroller.ledger import daemon_threads
-from comptroller.ledger.interface import Owed, Tells, after_finalized
+from comptroller.ledger.interface import PendingCharge, Tells, after_finalized
 from comptroller.ledger.remote.outbox.entries import Entry
-from comptroller.ledger.remote.outbox.retry_queue import Parcel, Parcels, Signal
-from comptroller.ledger.remote.outbox.storage import Shelf
-from comptroller.ledger.remote.outbox.writer import Clerk
+from comptroller.ledger.remote.outbox.retry_queue import Condition, QueuedCharge, RetryQueue
+from comptroller.ledger.remote.outbox.storage import OutboxDirectory
+from comptroller.ledger.remote.outbox.writer import FileWriter
 
 log = logging.getLogger("comptroller.ledger")
 
@@ -48,7 +48,7 @@ _LOOKING = 5.0
 """Seconds that a search for what others left behind may keep those who wait for it."""
 
 
-class Settles(Tells, Protocol):
+class ChargeSink(Tells, Protocol):
     """The part of a ledger that charges are sent to."""
 
     async def commit(
@@ -76,29 +76,31 @@ class DiskOutbox:
 
     attempts = 1
 
-    def __init__(self, ledger: Settles, shelf: Shelf, *, patience: float = 5.0) -> None:
+    def __init__(
+        self, ledger: ChargeSink, shelf: OutboxDirectory, *, patience: float = 5.0
+    ) -> None:
         self._ledger, self._shelf, self._patience = ledger, shelf, patience
-        self._clerk = Clerk()
-        self._parcels = Parcels()
+        self._clerk = FileWriter()
+        self._parcels = RetryQueue()
         self._loaded = False
         self._unread: int | None = None  # files that may be owed; None: how many is not known
         self._hidden_by: OSError | None = None
         self._looking = anyio.Lock()
-        self._hastened = Signal()
+        self._hastened = Condition()
         self._over: set[str] = set()  # the keys of what ended while somebody looks
         self._life = anyio.CancelScope(shield=True)
         self._home: TaskGroup
 
     # -- what those who settle ask for
 
-    async def write_ahead(self, owed: Owed) -> None:
+    async def write_ahead(self, owed: PendingCharge) -> None:
         """As `Outbox.write_ahead`. What the disk does not take is sent all the same, and told."""
-        await self._write(self._parcels.add(Parcel(Entry.of(owed, self._shelf.address))))
+        await self._write(self._parcels.add(QueuedCharge(Entry.of(owed, self._shelf.address))))
 
-    def keep(self, owed: Owed) -> None:
+    def keep(self, owed: PendingCharge) -> None:
         """As `Outbox.keep`: on disk when it returns, if the disk takes it."""
         entry = Entry.of(owed, self._shelf.address)
-        parcel = self._parcels.get(owed.key) or self._parcels.add(Parcel(entry))
+        parcel = self._parcels.get(owed.key) or self._parcels.add(QueuedCharge(entry))
         if entry.not_before_ms is not None or not parcel.safe:
             parcel.becomes(attrs.evolve(entry, recorded_at_ms=parcel.entry.recorded_at_ms))
             try:
@@ -175,7 +177,7 @@ class DiskOutbox:
     def _take_up(self, found: list[Entry]) -> None:
         for entry in found:  # but what its owner is sending, or has just sent
             if entry.key not in self._parcels and entry.key not in self._over:
-                parcel = self._parcels.add(Parcel(entry, safe=True))
+                parcel = self._parcels.add(QueuedCharge(entry, safe=True))
                 self._parcels.put_off(parcel, parcel.allowed)
 
     async def found(self) -> None:
@@ -264,7 +266,7 @@ class DiskOutbox:
             with anyio.move_on_after(rest):
                 await self._hastened.wait()
 
-    async def _attempt(self, parcel: Parcel) -> float | None:
+    async def _attempt(self, parcel: QueuedCharge) -> float | None:
         """When it is to be sent again; None where that is over."""
         entry = parcel.entry
         try:
@@ -280,20 +282,26 @@ class DiskOutbox:
         self.settled(entry.key)
         return None
 
-    async def _refused(self, parcel: Parcel, error: ComptrollerError) -> float | None:
+    async def _refused(self, parcel: QueuedCharge, error: ComptrollerError) -> float | None:
         status = getattr(error, "status", None)
-        then = Next.KEEP if status is None else after(status, getattr(error, "error_code", None))
+        then = (
+            SettlementAction.KEEP
+            if status is None
+            else next_action(status, getattr(error, "error_code", None))
+        )
         entry, due = parcel.entry, None
-        if then is Next.SETTLED and entry.commit is not None:
+        if then is SettlementAction.SETTLED and entry.commit is not None:
             then = await after_finalized(self._ledger, entry.key, entry.tenant)
-        if then is Next.SETTLED:
+        if then is SettlementAction.SETTLED:
             self.settled(entry.key)
-        elif then is Next.STOP:
+        elif then is SettlementAction.STOP:
             self.rejected(entry.key, str(error))
-        elif then is Next.RECORD and entry.commit is not None and entry.event is not None:
+        elif (
+            then is SettlementAction.RECORD and entry.commit is not None and entry.event is not None
+        ):
             parcel.becomes(entry.as_event())
             due = parcel.allowed
-        elif then is Next.RETRY:
+        elif then is SettlementAction.RETRY:
             if (wait := getattr(error, "retry_after_ms", None)) is not None:
                 parcel.becomes(entry.put_off(wait))
             due = _later(parcel)
@@ -311,12 +319,12 @@ class DiskOutbox:
         asked = anyio.current_time() + self._ledger.rest
         return self._loaded and not any(_can(each, asked, deadline) for each in self._parcels)
 
-    def _forget(self, key: str) -> Parcel | None:
+    def _forget(self, key: str) -> QueuedCharge | None:
         if self._looking.locked():
             self._over.add(key)
         return self._parcels.remove(key)
 
-    async def _write(self, parcel: Parcel) -> None:
+    async def _write(self, parcel: QueuedCharge) -> None:
         try:
             await self._clerk.do(partial(self._shelf.put, parcel.entry))
         except OSError as error:
@@ -324,13 +332,13 @@ class DiskOutbox:
         else:
             parcel.safe = True
 
-    async def _is_safe(self, parcel: Parcel) -> bool:
+    async def _is_safe(self, parcel: QueuedCharge) -> bool:
         """Whether it outlives this process: there may be room on the disk by now."""
         if not parcel.safe:
             await self._write(parcel)
         return parcel.safe
 
-    def _put_off(self, parcel: Parcel) -> None:
+    def _put_off(self, parcel: QueuedCharge) -> None:
         self._parcels.put_off(parcel, _later(parcel))
 
 
@@ -338,12 +346,12 @@ def _nothing() -> None:
     """Done when all that the clerk was given before is."""
 
 
-def _can(parcel: Parcel, asked: float, deadline: float) -> bool:
+def _can(parcel: QueuedCharge, asked: float, deadline: float) -> bool:
     """Whether it may still be accepted before `deadline` by a ledger that is asked from `asked`."""
     return parcel.in_hand or parcel.due is None or max(parcel.due, asked) < deadline
 
 
-def _later(parcel: Parcel, at_least: float = 0.0) -> float:
+def _later(parcel: QueuedCharge, at_least: float = 0.0) -> float:
     """When it is sent again, after one more failure."""
     parcel.failures += 1
     pause = max(at_least, backoff.pause(parcel.failures, random.random()))  # noqa: S311 - it spreads

@@ -13,7 +13,7 @@ from comptroller.ledger.remote.outbox.entries import Entry, now_ms
 
 
 @attrs.define(eq=False)
-class Parcel:
+class QueuedCharge:
     """A charge on its way.
 
     Attributes:
@@ -45,7 +45,7 @@ def _allowed(entry: Entry) -> float:
     return anyio.current_time() + backoff.floor(entry.not_before_ms, now_ms())
 
 
-class Signal:
+class Condition:
     """Wakes those who wait for a change."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Signal:
             await self.wait()
 
 
-class Parcels:
+class RetryQueue:
     """All of an outbox, by their keys.
 
     Attributes:
@@ -79,44 +79,46 @@ class Parcels:
     """
 
     def __init__(self) -> None:
-        self.changed = Signal()
-        self._all: dict[str, Parcel] = {}
-        self._turns: list[tuple[float, int, Parcel]] = []  # a heap; those out of date are skipped
+        self.changed = Condition()
+        self._all: dict[str, QueuedCharge] = {}
+        self._turns: list[
+            tuple[float, int, QueuedCharge]
+        ] = []  # a heap; those out of date are skipped
         self._number = itertools.count()
-        self._turn = Signal()
+        self._turn = Condition()
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def __iter__(self) -> Iterator[Parcel]:
+    def __iter__(self) -> Iterator[QueuedCharge]:
         return iter(self._all.values())
 
     def __contains__(self, key: str) -> bool:
         return key in self._all
 
-    def get(self, key: str) -> Parcel | None:
+    def get(self, key: str) -> QueuedCharge | None:
         """The parcel of this key."""
         return self._all.get(key)
 
-    def add(self, parcel: Parcel) -> Parcel:
+    def add(self, parcel: QueuedCharge) -> QueuedCharge:
         """One more, or another one of the same key."""
         self._all[parcel.entry.key] = parcel
         return parcel
 
-    def remove(self, key: str) -> Parcel | None:
+    def remove(self, key: str) -> QueuedCharge | None:
         """It is over."""
         parcel = self._all.pop(key, None)
         self.changed.notify()
         return parcel
 
-    def put_off(self, parcel: Parcel, due: float) -> None:
+    def put_off(self, parcel: QueuedCharge, due: float) -> None:
         """It is sent at `due`."""
         parcel.due = due
         heapq.heappush(self._turns, (due, next(self._number), parcel))
         self._turn.notify()
         self.changed.notify()
 
-    async def next(self) -> Parcel:
+    async def next(self) -> QueuedCharge:
         """Wait for the one that is due first, and take it in hand."""
         while True:
             due = self._first()

@@ -20,14 +20,14 @@ import platformdirs
 from runcycles.journal import CommitJournal, PendingCommitRecord, auth_fingerprint
 
 from comptroller import _private_files
-from comptroller._validation import at_home
+from comptroller._validation import expand_path
 from comptroller.ledger.remote.outbox.entries import Entry
 
 log = logging.getLogger("comptroller.ledger")
 
 _ENTRY, CORRUPT, REJECTED, _PART = ".json", ".corrupt", ".rejected", ".tmp"
 
-_TORN = 3_600.0
+_STALE_TMP_AGE = 3_600.0
 """Seconds after which nobody is still writing a file: its process died before it was whole."""
 
 _MOST_BYTES = 1 << 24
@@ -48,11 +48,11 @@ def directory(named: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: it is nobody's.
     """
-    return at_home(named, "is no directory for an outbox")
+    return expand_path(named, "is no directory for an outbox")
 
 
 @attrs.define
-class Shelf:
+class OutboxDirectory:
     """Where the charges owed to the ledger at `address` lie. For any thread.
 
     The directory of a tenant bears its name in a form that no key is part of: it is found again
@@ -233,7 +233,7 @@ def _sweep(place: Path) -> None:
     now = time.time()
     for part in place.glob(f"*{_PART}"):
         with suppress(OSError):  # another process sweeps, too
-            if abs(now - part.lstat().st_mtime) > _TORN:  # or a clock was ahead
+            if abs(now - part.lstat().st_mtime) > _STALE_TMP_AGE:  # or a clock was ahead
                 part.unlink()
 
 

@@ -19,7 +19,7 @@ log = logging.getLogger("comptroller.ledger")
 
 
 @attrs.define(eq=False)
-class _Job:
+class _FileJob:
     work: Callable[[], None]
     done: anyio.Event = attrs.field(factory=anyio.Event)
     error: OSError | None = None
@@ -31,16 +31,16 @@ class _Job:
             self.error = error
 
 
-class Clerk:
+class FileWriter:
     """Performs file work while `serve` runs; before and after it, at once and where it stands.
 
     Work may be performed twice, when a loop ends in the middle of it.
     """
 
     def __init__(self) -> None:
-        self._send, self._receive = anyio.create_memory_object_stream[_Job](math.inf)
+        self._send, self._receive = anyio.create_memory_object_stream[_FileJob](math.inf)
         self._thread = anyio.CapacityLimiter(1)
-        self._jobs: list[_Job] = []  # under way
+        self._jobs: list[_FileJob] = []  # under way
         self._serving = False
 
     async def do(self, work: Callable[[], None]) -> None:
@@ -55,8 +55,8 @@ class Clerk:
         """Have `work` done soon; an OSError of it is logged."""
         self._given(lambda: _told(work))
 
-    def _given(self, work: Callable[[], None]) -> _Job:
-        job = _Job(work)
+    def _given(self, work: Callable[[], None]) -> _FileJob:
+        job = _FileJob(work)
         if self._serving:
             self._send.send_nowait(job)
         else:
@@ -101,7 +101,7 @@ class Clerk:
         self._jobs.clear()
 
 
-def _perform(jobs: Iterable[_Job]) -> None:
+def _perform(jobs: Iterable[_FileJob]) -> None:
     for job in jobs:
         job.perform()
 
