@@ -7,7 +7,7 @@ does not fit is not made.
 import asyncio
 from typing import Any
 
-from _stage import account, ledger, model
+from _common import account, ledger, model
 from agents import Agent
 from runcycles import BudgetExceededError
 

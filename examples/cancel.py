@@ -7,7 +7,7 @@ an expired timeout of asyncio ends the runs in it like anything else.
 import asyncio
 from typing import Any
 
-from _stage import account, ledger, model
+from _common import account, ledger, model
 from agents import Agent
 
 from comptroller import GovernedRun, LimitReached, Limits, RunCancelled, governed_run, usd

@@ -19,7 +19,7 @@ from typing import Annotated
 import anyio
 import httpx
 import uvicorn
-from _stage import ledger, model
+from _common import ledger, model
 from agents import Agent
 from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse, StreamingResponse

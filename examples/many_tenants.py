@@ -5,7 +5,7 @@ Each tenant has its own budget: globex's is used up, which ends globex's runs an
 
 import asyncio
 
-from _stage import account, ledger, model
+from _common import account, ledger, model
 from agents import Agent
 
 from comptroller import Cancelled, Completed, Denied, Failed, Limits, open_supervisor, usd

@@ -6,7 +6,7 @@ Where the budget is not expected to last for the run, no model is asked: it cost
 import asyncio
 from typing import Any
 
-from _stage import account, ledger, model
+from _common import account, ledger, model
 from agents import Agent, InputGuardrailTripwireTriggered
 from agents.testing import function_call
 from runcycles import BudgetExceededError

@@ -6,7 +6,7 @@ The run has one receipt and one set of limits, however often the agent is starte
 import asyncio
 from contextlib import closing
 
-from _stage import account, ledger, model
+from _common import account, ledger, model
 from agents import Agent, SQLiteSession
 
 from comptroller import Limits, governed_run, usd

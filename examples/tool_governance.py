@@ -7,7 +7,7 @@ second email does not fit any more, so it is not sent.
 import asyncio
 from typing import Any
 
-from _stage import account, ledger, model
+from _common import account, ledger, model
 from agents import Agent, function_tool
 from agents.testing import function_call
 from runcycles import BudgetExceededError

@@ -7,7 +7,7 @@ trio's ends a run as it ends anything else. Needs: pip install "comptroller[trio
 from typing import Any
 
 import trio
-from _stage import account, ledger, model
+from _common import account, ledger, model
 from agents import Agent
 
 from comptroller import governed_run, usd

@@ -10,7 +10,7 @@ Time. The clocks are real, unless the test, its class or its module is marked `v
     pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 Then the clock of either backend jumps to the next timer when nothing is ready, and keeps pace
-with real time while a worker thread or a socket is awaited (`comptroller.testing.virtual_time.asyncio_loop`).
+with real time while a worker thread or a socket is awaited (`comptroller.testing.virtual_time`).
 
 The world. No test reaches beyond loopback, sees settings of the person who runs it, or writes
 outside pytest's temporary directories; the SDK's tracing, which would send, is off. The tests of

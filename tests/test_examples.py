@@ -5,8 +5,9 @@ import re
 import subprocess
 from pathlib import Path
 
-import children
 import pytest
+
+from support import subprocesses
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LOOPBACK_ONLY = """
@@ -104,7 +105,7 @@ def run(tmp_path):
     own = {**homes, "PYTHONPATH": str(hooks), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(name, **settings):
-        code, out, err = children.run(
+        code, out, err = subprocesses.run(
             ["-W", "always::ResourceWarning", EXAMPLES / f"{name}.py", *OPTIONS.get(name, [])],
             cwd=place,
             env={**os.environ, **own, **settings},

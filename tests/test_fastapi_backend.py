@@ -158,7 +158,7 @@ def served(monkeypatch, tmp_path):
     ledger = str(tmp_path / "ledger.db")
     monkeypatch.setenv("COMPTROLLER_LEDGER", ledger)
     monkeypatch.syspath_prepend(EXAMPLES)
-    for name in ("_stage", "fastapi_backend"):
+    for name in ("_common", "fastapi_backend"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     served = Served(importlib.import_module("fastapi_backend"), ledger)
     with served.listener:

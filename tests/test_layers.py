@@ -14,16 +14,17 @@ pytestmark = pytest.mark.alike
 ROOT = Path(__file__).parents[1] / "src"
 
 LAYERS = [  # the lowest first; a name is a module or a package under `comptroller`
-    {"values", "interrupts", "arguments", "private_files"},
+    {"_frozen", "_interrupts", "_validation", "_private_files"},
     {"errors", "money"},
-    {"policy", "decide"},  # a policy is checked by the price book that it names
+    {"_ownership", "policy", "core"},  # a policy is checked by the price book that it names
+    {"receipts"},
     {"ledger"},
-    {"runtime"},
+    {"server", "runtime"},
     {"openai_agents"},
-    {"trio_loop", "host", "scope", "governed", "carried", "supervision", "cycles"},
+    {"_eventloop", "_trio_loop", "runs", "supervisor", "cycles"},
     {"testing"},  # beside the public scopes: for users' tests, used by nothing below
     {""},  # comptroller/__init__.py: the public API
-    {"cli", "console", "__main__"},
+    {"cli", "demo", "__main__"},
 ]
 
 WAITING = ["anyio", "asyncio", "trio", "trio_asyncio", "threading", "multiprocessing", "concurrent"]
@@ -36,17 +37,15 @@ FORBIDDEN = {  # layer -> what its files may not import
     "money": NO_VALUES,
     "policy": NO_VALUES,
     "errors": ["anyio", "asyncio", "trio", "trio_asyncio"],
-    "decide": NO_VALUES,
+    "core": NO_VALUES,
     "ledger": ["agents", "asyncio", "trio", "trio_asyncio"],
+    "server": ["agents", "trio", "trio_asyncio"],
     "runtime": ["agents", "asyncio", "trio", "trio_asyncio"],
 }
 
 EXCEPTIONS: dict[tuple[str, str], str] = {  # (module, what it imports all the same): why
     ("comptroller.core.estimates", "threading"): "a lock: what is learned serves all threads",
-    (
-        "comptroller.ledger.daemon_threads",
-        "asyncio",
-    ): "anyio's threads there keep a process from its end",
+    ("comptroller.ledger.daemon_threads", "asyncio"): "anyio's keep a process from its end",
     ("comptroller.ledger.remote.connections", "asyncio"): "to ask which flavour of loop is running",
 }
 
@@ -184,7 +183,7 @@ def test_each_layer_keeps_to_its_tools():
 
 
 def test_what_decides_does_not_wait_and_knows_no_clock():
-    pure = {name: text for name, text in sources().items() if layer(name) == "decide"}
+    pure = {name: text for name, text in sources().items() if layer(name) == "core"}
     assert pure
     assert {name: found for name, text in pure.items() if (found := clocks_and_waits(text))} == {}
 
@@ -202,9 +201,9 @@ def test_every_exception_is_needed():
 @pytest.mark.parametrize(
     ("module", "text"),
     [
-        ("comptroller.money", "from .decide import lifecycle"),
+        ("comptroller.money", "from .core import call_lifecycle"),
         ("comptroller.core.x", "def f():\n    from ..ledger import interface"),
-        ("comptroller.runtime.x", "from ..ledger import memory"),
+        ("comptroller.runtime.x", "from ..ledger.embedded import memory"),
         ("comptroller.runtime.x", "from comptroller.openai_agents.model import M"),
         ("comptroller.ledger.x", "import comptroller"),
     ],

@@ -15,8 +15,8 @@ MODULE_LINES, FUNCTION_LINES, MOST_FUNCTIONS_LINES = 400, 60, 30
 LONG_SLEEP = 0.2  # seconds
 
 DETACHED_TASKS: dict[str, str] = {  # file under src/comptroller: why it may start a bare task
-    "host.py": "a scope that frameworks leave in another task than they entered it; its exit waits",
-    "trio_loop.py": "the loop of a whole trio program: trio ends it with the program's main task",
+    "_eventloop.py": "a scope that frameworks leave in another task; its exit waits",
+    "_trio_loop.py": "the loop of a whole trio program: trio ends it with the program's main task",
 }
 
 

@@ -1,7 +1,4 @@
-"""`governed_run`: the scope of one run, on a supervisor's hub or on a private one.
-
-One governed run as its user holds it: start agents, stream, cancel, read the receipt.
-"""
+"""`governed_run`, the scope of one run, and the run as its user holds it in the scope."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager

@@ -23,6 +23,7 @@ from comptroller import open_ledger, open_supervisor, risk_points, tokens
 from support.cli import done
 from support.fake_cycles_server import open_bank
 from support.processes.killed_supervisor import ESTIMATE, POINTS, RUNS, TENANTS, TOOLS, policy
+from support.subprocesses import PROCESSES
 
 KILLS = int(os.environ.get("COMPTROLLER_KILLS", "4"))
 SEED = os.environ.get("COMPTROLLER_SEED") or secrets.token_hex(4)
@@ -72,7 +73,7 @@ class Zygote:
 def zygote():
     paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
-        [sys.executable, "-P", HERE / "victim.py"],
+        [sys.executable, "-P", PROCESSES / "killed_supervisor.py"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from comptroller.errors import BudgetExceeded, LedgerRefused
 from comptroller.ledger.embedded.memory import open_memory
 from comptroller.testing.contract import EmbeddedContract, OperatorContract
-from ledger.conftest import client, memory, sqlite
 from support.http_ledger import over_http
+from support.ledger_fixtures import client, memory, sqlite
 from support.manual_clock import Clock
 from support.requests import amount, asking, committing, counts, event, releasing
 

@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from comptroller.ledger.sqlite import open_sqlite
 from support.requests import amount, balance_of
-from support.subprocesses import Python, environment
+from support.subprocesses import PROCESSES, Python, environment
 
 pytestmark = pytest.mark.anyio
 
@@ -21,17 +20,16 @@ KILLS = int(os.environ.get("COMPTROLLER_KILLS", "1"))
 LATE = 0.2 if "COMPTROLLER_KILLS" in os.environ else 2.0
 """Seconds within which the others go on: as promised where it is asked for, on an idle machine."""
 CALLERS = 5
-HERE = Path(__file__).parent
 
 
 def hammering(path, name):
-    return started("hammer.py", path, name, "0", str(CALLERS))
+    return started("concurrent_writer.py", path, name, "0", str(CALLERS))
 
 
 def started(script, *arguments):
     """A script beside this one as a process of its own."""
     return Python(
-        [sys.executable, "-P", HERE / script, *arguments],
+        [sys.executable, "-P", PROCESSES / script, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -113,7 +111,7 @@ async def test_three_processes_pass_midnight_and_each_day_is_charged_what_it_res
         await ledger.set_budget("tenant:acme/agent:a", amount(1_000_000), per="day")
     with contextlib.ExitStack() as running:
         processes = [
-            running.enter_context(started("midnight.py", path, name, str(midnight_ms)))
+            running.enter_context(started("period_rollover.py", path, name, str(midnight_ms)))
             for name in ("a", "b", "c")
         ]
         assert [one.stdout.readline() for one in processes] == ["ready\n"] * 3

@@ -26,7 +26,7 @@ from comptroller.testing import ScriptedLedger, lost_request
 from support.cli import ended, start
 from support.fake_cycles_server import fault, open_bank, verb_of
 from support.run_harness import DONE, bench, funded, tokens_spent, tool
-from support.subprocesses import Python, environment
+from support.subprocesses import PROCESSES, Python, environment
 
 HERE = Path(__file__).parent
 PROFILE = HERE.parent / "data" / "recovery-scenarios.yaml"
@@ -190,7 +190,7 @@ async def test_what_failed_without_an_actual_is_told_and_not_settled(tmp_path):
 def child(bank, outbox):
     """A process that spends 30 tokens."""
     return Python(
-        [sys.executable, "-P", HERE / "debtor.py", bank.url, outbox, "key"],
+        [sys.executable, "-P", PROCESSES / "spend_once.py", bank.url, outbox, "key"],
         stdout=subprocess.PIPE,
         env=environment(),
     )

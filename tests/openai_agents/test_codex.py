@@ -290,8 +290,8 @@ def test_the_options_are_where_they_are_looked_for():
 def test_the_extension_is_not_imported_for_those_who_do_not_use_it():
     code = (
         "import sys, comptroller.runs, comptroller.openai_agents.codex as c;"
-        "from comptroller.runtime.call import Draft;"
-        "d = Draft(kind='tool', name='t', agent='A', episode='1');"
+        "from comptroller.runtime.call import CallRequest;"
+        "d = CallRequest(kind='tool', name='t', agent='A', episode='1');"
         "assert c.turn_of(object(), 'text', d) is None;"
         "assert not [m for m in sys.modules if '.codex.' in m and 'agents.ext' in m]"
     )

@@ -113,9 +113,9 @@ async def test_fail_open_lets_calls_through_and_records_them_when_the_ledger_is_
     async with open_books(team(trace), around=around, fail_open=True) as books:
         await books.run("go")
     assert facts(books) == [
-        ("voices:quick", "committed", 242), ("weather", "recorded", 3),
-        ("voices:quick", "recorded", 244), ("Second", "recorded", 0),
-        ("voices:clever", "committed", 122),
+        ("recording_models:quick", "committed", 242), ("weather", "recorded", 3),
+        ("recording_models:quick", "recorded", 244), ("Second", "recorded", 0),
+        ("recording_models:clever", "committed", 122),
     ]  # fmt: skip
     assert [line.reservation_id is None for line in books.lines] == [False, True, True, True, False]
     assert all("fail-open" in line.reason for line in books.lines[1:3])
@@ -183,9 +183,9 @@ async def test_a_zero_estimate_reserves_nothing_and_charges_what_it_cost():
     async with open_books(team(trace), llm_estimate=tokens(0)) as books:
         await books.run("go")
     assert facts(books) == [
-        ("voices:quick", "recorded", 242), ("weather", "committed", 3),
-        ("voices:quick", "recorded", 244), ("Second", "recorded", 0),
-        ("voices:clever", "recorded", 122),
+        ("recording_models:quick", "recorded", 242), ("weather", "committed", 3),
+        ("recording_models:quick", "recorded", 244), ("Second", "recorded", 0),
+        ("recording_models:clever", "recorded", 122),
     ]  # fmt: skip
     assert books.lines[0].reason == "nothing to reserve"
 

@@ -110,7 +110,7 @@ def test_what_is_private_in_the_sdk_is_used_in_one_module():
     private = re.compile(r"from agents[\w.]* import [^#\n]*\b_[a-z]|agents\.run_internal|agents\._")
     sources = Path(sdk_internals.__file__).parents[1].rglob("*.py")
     found = {path.name for path in sources if private.search(path.read_text("utf-8"))}
-    assert found == {"compat.py"}
+    assert found == {"sdk_internals.py"}
 
 
 def test_a_tools_context_has_a_run_config_that_can_be_shown_otherwise():

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import anyio
-import children
 import httpx
 import pytest
 from httpx_aiohttp import AiohttpTransport
@@ -29,6 +28,7 @@ from comptroller.ledger.remote import connections
 from comptroller.ledger.remote.connections import TenantClient, pool
 from comptroller.ledger.remote.ledger import open_cycles
 from comptroller.money import tokens
+from support import subprocesses
 from support.subprocesses import Python
 
 pytestmark = pytest.mark.anyio
@@ -341,7 +341,7 @@ anyio.run(main)
 
 
 def test_use_in_a_forked_child_is_one_clear_error():
-    code, out, err = children.run(["-W", "ignore::DeprecationWarning", "-c", FORKS])
+    code, out, err = subprocesses.run(["-W", "ignore::DeprecationWarning", "-c", FORKS])
     assert code == 0, err
     (line,) = out.splitlines()
     assert line.startswith("ComptrollerError the ledger http://127.0.0.1:1 was opened in process ")

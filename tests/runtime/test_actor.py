@@ -754,7 +754,7 @@ async def test_a_defect_in_handing_over_a_refusal_to_a_guest_leaves_the_home_in_
         raise ValueError("a slip")
 
     async with no_task_left(), funded() as memory, bench(memory, limits=Limits(llm_calls=0)) as it:
-        monkeypatch.setattr("comptroller.runtime.run.explained", slip)
+        monkeypatch.setattr("comptroller.runtime.run.add_context", slip)
         asked = await anyio.to_thread.run_sync(it.open, llm())
         answer = await asked.answer()
         assert isinstance(answer.__cause__, ValueError)

@@ -8,7 +8,6 @@ import sys
 import time
 from contextlib import contextmanager
 from itertools import repeat
-from pathlib import Path
 
 import pytest
 from agents import Agent
@@ -21,9 +20,7 @@ from comptroller.testing import CountingModel, Fault, ScriptedLedger, lost_reque
 from support.cli import done
 from support.fake_cycles_server import open_bank
 from support.run_harness import bench, reserved, tokens_spent
-from support.subprocesses import Python, environment
-
-HERE = Path(__file__).parent
+from support.subprocesses import PROCESSES, Python, environment
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +29,7 @@ pytestmark = pytest.mark.anyio
 def doomed(*words):
     """A process with two calls in flight, and their keys; killed at the end."""
     process = Python(
-        [sys.executable, "-P", HERE / "doomed.py", *map(str, words)],
+        [sys.executable, "-P", PROCESSES / "crash_mid_call.py", *map(str, words)],
         stdout=subprocess.PIPE,
         text=True,
         env=environment(),

@@ -11,7 +11,6 @@ import itertools
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import anyio
 import pytest
@@ -21,7 +20,7 @@ from agents.testing import function_call
 from comptroller import governed_run, open_ledger, open_supervisor, risk_points, tokens
 from comptroller.testing import BlockedModel, CountingModel
 from support.agent_scenarios import policy
-from support.subprocesses import Python
+from support.subprocesses import PROCESSES, Python
 
 CARRYING = ["trio", "trio with a loop of its own"]
 RAISED = {"interrupt": KeyboardInterrupt("pressed"), "exit": SystemExit(3)}
@@ -139,7 +138,7 @@ def test_no_thread_of_ours_keeps_a_process_that_a_tool_has_ended(
     tmp_path, backend, error, code, tool
 ):
     """Asyncio leaves its loop at once, and nobody tells a thread that waits for work to stop."""
-    program = str(Path(__file__).with_name("leaving.py"))
+    program = str(PROCESSES / "tool_that_exits.py")
     with Python(
         [sys.executable, program, "ledger.db", backend, error, tool],
         cwd=tmp_path, stderr=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ import pytest
 from comptroller.testing import virtual_backend
 from soak.audited_ledgers import loops_clock
 
-PROGRAM = Path(__file__).parents[1] / "benchmarks" / "leases.py"
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "leases.py"
 
 
 def program():

@@ -9,7 +9,6 @@ import gc
 import signal
 import textwrap
 
-import children
 import pytest
 from agents import Agent, Runner, function_tool
 from runcycles import Unit
@@ -29,6 +28,7 @@ from comptroller.testing import (
     open_reservations,
     spent,
 )
+from support import subprocesses
 from support.agent_scenarios import SHAPES, asking, plain, policy, streamed, with_tool
 
 WHOSE = ["governed", "supervised"]
@@ -268,7 +268,7 @@ PROGRAM = """
     from comptroller.errors import ComptrollerError
     from comptroller.money import risk_points, tokens
     from comptroller.testing import open_reservations, spent
-    from plays import SHAPES, policy
+    from support.agent_scenarios import SHAPES, policy
     set_tracing_disabled(True)
 
     async def fund(ledger):
@@ -287,7 +287,7 @@ PROGRAM = """
 def python(body, *args, code=0):
     """What a program of its own prints; it must end by itself, and with this exit code."""
     script = textwrap.dedent(PROGRAM) + textwrap.dedent(body)
-    ended, out, err = children.run(["-W", "ignore", "-c", script, *map(str, args)])
+    ended, out, err = subprocesses.run(["-W", "ignore", "-c", script, *map(str, args)])
     assert ended == code, err
     return out.splitlines(), err
 

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import anyio
 import pytest
@@ -21,9 +20,9 @@ from support.agent_scenarios import policy
 from support.cli import done
 from support.processes.supervisor_until_signal import ESTIMATE, RUNS
 from support.run_harness import funded
-from support.subprocesses import Python, environment
+from support.subprocesses import PROCESSES, Python, environment
 
-SCRIPT = Path(__file__).with_name("stopped.py")
+SCRIPT = PROCESSES / "supervisor_until_signal.py"
 SETTLED = {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: -signal.SIGINT}
 
 either = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])

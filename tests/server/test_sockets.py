@@ -95,7 +95,7 @@ async def test_a_head_without_end_is_refused(pieces):
     ],
 )
 async def test_who_falls_silent_does_not_keep_the_connection(monkeypatch, piece):
-    monkeypatch.setattr(uvicorn_server, "_LONGEST", 0.05)
+    monkeypatch.setattr(uvicorn_server, "_MAX_REQUEST_SECONDS", 0.05)
     async with open_memory() as ledger, listening(serve_ledger(ledger, KEYS)) as url:
         host, port = url.removeprefix("http://").split(":")
         async with await anyio.connect_tcp(host, int(port)) as line:
@@ -142,7 +142,7 @@ async def test_line_ends_after_a_request_are_silence(monkeypatch, after):
 @on_asyncio
 async def test_who_does_not_read_its_answers_loses_the_connection(monkeypatch):
     """Whether they wait in the server for room on the way, or for the connection's end."""
-    monkeypatch.setattr(uvicorn_server, "_LONGEST", 0.05)
+    monkeypatch.setattr(uvicorn_server, "_MAX_REQUEST_SECONDS", 0.05)
     gone = anyio.Event()
 
     async def application(scope, receive, send):
@@ -182,7 +182,7 @@ async def test_what_is_closed_is_gone_whoever_reads(read):
 )
 async def test_a_refusal_does_not_answer_the_request_before(monkeypatch, broken):
     """It comes after that one's answer, however late: else a commit would be read as refused."""
-    monkeypatch.setattr(uvicorn_server, "_LONGEST", 0.05)
+    monkeypatch.setattr(uvicorn_server, "_MAX_REQUEST_SECONDS", 0.05)
     refused, given_up = anyio.Event(), uvicorn_server.Protocol._refuse
 
     def refuse(self, why):

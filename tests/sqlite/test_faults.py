@@ -4,11 +4,11 @@ import re
 from contextlib import contextmanager
 
 import anyio
-import children
 import pytest
 
 from comptroller.errors import ComptrollerError, LedgerRefused, LedgerUnreachable
 from comptroller.ledger.sqlite import database_file, open_sqlite
+from support import subprocesses
 from support.requests import amount, asking, balance_of, committing, event, extending, releasing
 
 pytestmark = pytest.mark.anyio
@@ -84,10 +84,10 @@ async def test_a_full_disk_refuses_what_it_cannot_hold_and_keeps_the_rest(path, 
 LIMITED = """
 import resource, sys
 import anyio
-from ledger import hammer
+from support.processes import concurrent_writer
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
-anyio.run(hammer.main, *sys.argv[1:])
+anyio.run(concurrent_writer.main, *sys.argv[1:])
 """
 
 
@@ -95,7 +95,7 @@ async def test_a_process_whose_writes_fail_has_acknowledged_only_what_others_fin
     """The system itself refuses the write here, in the middle of a transaction's pages."""
     async with open_sqlite(path) as ledger:
         await ledger.set_budget("tenant:acme", amount(1_000_000))
-    code, out, err = children.run(["-P", "-c", LIMITED, path, "limited", "1000", "5"])
+    code, out, err = subprocesses.run(["-P", "-c", LIMITED, path, "limited", "1000", "5"])
     assert code
     assert re.search(r"LedgerUnreachable: .*ledger\.db ", err)
     acknowledged = {line.split()[0] for line in out.splitlines()}
@@ -184,8 +184,8 @@ async def test_a_log_that_was_left_by_a_dead_process_is_read(path):
     """Nothing of it was in the file itself yet."""
     script = (
         "import anyio, os, sys\n"
-        "from comptroller.ledger.sqlite import files, open_sqlite\n"
-        "from ledger.asking import amount, asking\n"
+        "from comptroller.ledger.sqlite import open_sqlite\n"
+        "from support.requests import amount, asking\n"
         "async def main():\n"
         "    async with open_sqlite(sys.argv[1]) as ledger:\n"
         "        await ledger.set_budget('tenant:acme', amount(100))\n"
@@ -193,7 +193,7 @@ async def test_a_log_that_was_left_by_a_dead_process_is_read(path):
         "        os.kill(os.getpid(), 9)\n"
         "anyio.run(main)\n"
     )
-    _, printed, _ = children.run(["-P", "-c", script, path])
+    _, printed, _ = subprocesses.run(["-P", "-c", script, path])
     assert path.with_name("ledger.db-wal").stat().st_size
     async with open_sqlite(path) as ledger:
         assert await stored(ledger) == {printed.strip()}
@@ -243,7 +243,7 @@ async def test_a_log_removed_in_use_is_saved_by_one_that_only_closes(path):
 
 async def test_nobody_opens_a_ledger_whose_log_was_removed_in_use(path, monkeypatch):
     """It would not find what the other one was told."""
-    monkeypatch.setattr(database_file, "_PATIENCE", 0.1)
+    monkeypatch.setattr(database_file, "_BUSY_TIMEOUT", 0.1)
     async with open_sqlite(path) as ledger:
         await ledger.set_budget("tenant:acme", amount(100))
         for suffix in ("-wal", "-shm"):

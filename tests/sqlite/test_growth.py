@@ -96,7 +96,7 @@ async def test_what_operators_did_is_found_without_reading_the_requests_through(
 
 
 async def test_many_leases_that_end_at_once_are_dealt_with_in_turns(path, clock, monkeypatch):
-    monkeypatch.setattr(store, "_SWEPT", 40)
+    monkeypatch.setattr(store, "_EXPIRY_BATCH", 40)
     async with open_sqlite(path, now=clock) as ledger:
         await ledger.set_budget("tenant:acme", amount(1_000))
 

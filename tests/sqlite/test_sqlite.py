@@ -14,12 +14,12 @@ from contextlib import closing, contextmanager
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-import children
 import pytest
 
 from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerUnreachable
 from comptroller.ledger.sqlite import open_sqlite
 from comptroller.ledger.sqlite.file_lock import FileLock, retry_until, try_begin
+from support import subprocesses
 from support.requests import amount, asking, balance_of, committing, event, extending, releasing
 from support.subprocesses import Python
 
@@ -252,7 +252,7 @@ async def test_asyncios_own_cancellation_leaves_a_batch_to_those_who_were_not_ca
 async def test_the_log_does_not_grow_without_bound(tmp_path, monkeypatch):
     from comptroller.ledger.sqlite import maintenance
 
-    monkeypatch.setattr(maintenance, "_ENOUGH", 100)
+    monkeypatch.setattr(maintenance, "_CHECKPOINT_PAGES", 100)
     monkeypatch.setattr(maintenance, "_TOO_LONG", 0)
     path = tmp_path / "ledger.db"
     async with open_sqlite(path) as ledger:
@@ -489,9 +489,9 @@ anyio.run(main)
 ORPHANED = """
 import os, signal, sys
 from pathlib import Path
-from comptroller.ledger.sqlite.file_lock import Turns
+from comptroller.ledger.sqlite.file_lock import FileLock
 
-turns = Turns(Path(sys.argv[1]))
+turns = FileLock(Path(sys.argv[1]))
 assert turns.take_now()
 if os.fork():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -513,7 +513,7 @@ def test_a_turn_ends_with_its_process_whatever_forks_it_leaves(tmp_path):
 
 def test_a_forked_child_is_told_to_open_the_ledger_again(tmp_path):
     words = ["-W", "ignore", "-c", FORKED, str(tmp_path / "ledger.db")]
-    code, out, err = children.run(words)
+    code, out, err = subprocesses.run(words)
     assert code == 0, err
     told = out.splitlines()
     assert [line.endswith("open the ledger again in this process") for line in told] == [

@@ -17,7 +17,7 @@ from runcycles import Amount, Caps, Unit
 
 from comptroller.core.budgets import Funding
 
-DATA = Path(__file__).parent / "data" / "exchanges"
+DATA = Path(__file__).parents[1] / "data" / "exchanges"
 MORE = os.environ.get("COMPTROLLER_EXCHANGES")  # read before the tests forget the environment
 ROWS = ("reservations", "balances")
 

@@ -25,6 +25,9 @@ import types
 import warnings
 from pathlib import Path
 
+PROCESSES = Path(__file__).parent / "processes"
+"""Programs that tests run as processes of their own."""
+
 IMPORTED = ["agents", "agents.testing", "runcycles", "typer.testing", "uvicorn"]
 MOST_BYTES = 1 << 17
 NUMBER = struct.Struct("i")
@@ -90,7 +93,7 @@ Python = _Forked if sys.platform == "linux" else subprocess.Popen
 def environment(**more):
     """The variables of a child that finds the package under test, and what tests share."""
     package = Path(importlib.import_module("comptroller").__file__)
-    paths = [Path(__file__).parent, package.parents[1]]
+    paths = [Path(__file__).parents[1], package.parents[1]]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), **more}
 
 

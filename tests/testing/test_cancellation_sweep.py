@@ -106,7 +106,7 @@ async def spins(trial: Trial):
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("program", [goes_on_waiting, spins])
 def test_a_program_that_never_ends_is_found(program, backend, monkeypatch):
-    monkeypatch.setattr(cancellation_sweep, "PATIENCE", 0.3)
+    monkeypatch.setattr(cancellation_sweep, "SWEEP_TIMEOUT", 0.3)
     report = str(cancel_everywhere(program, backend=backend, most=1, first=20))
     gc.collect()  # what stood in the loop that was abandoned
     assert "it did not end in 0.3 s of real time, whatever cancelled it" in report

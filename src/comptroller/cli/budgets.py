@@ -52,7 +52,7 @@ def at_file(
     *args: Any,
     create: bool = False,
 ) -> T:
-    """As `with_ledger`, for a `command` that only its file can answer: a server has no such request.
+    """As `with_ledger`, for a `command` that only the file can answer: servers have no such request.
 
     Raises:
         LedgerRefused: it is a server; where to run the command is said.
@@ -72,7 +72,7 @@ def as_operator(
     *args: Any,
     create: bool = False,
 ) -> T:
-    """As `with_ledger`, for who sets budgets: at a server with its operator's key, of the environment.
+    """As `with_ledger`, to set budgets: at a server with the operator's key of the environment.
 
     Raises:
         LedgerRefused: it is a server, and there is no such key.

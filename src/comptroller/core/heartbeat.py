@@ -36,10 +36,10 @@ from comptroller.core.heartbeat_types import (
 )
 
 __all__ = [
-    "LeaseResponse",
     "ExtendAfter",
     "Failure",
     "Lease",
+    "LeaseResponse",
     "Permanent",
     "Step",
     "Stop",

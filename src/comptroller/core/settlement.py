@@ -3,8 +3,8 @@
 Law 3: work that ran is never released. Known usage is committed; unknown usage of dispatched work
 is charged as policy says; only what never began is released.
 
-Two tables: `settlement` (from a call's end to a decision) and `next_action` (from the ledger's answer
-to the next step).
+Two tables: `settlement` (from a call's end to a decision) and `next_action` (from the ledger's
+answer to the next step).
 """
 
 from enum import Enum

@@ -12,8 +12,8 @@ Change the import, `from comptroller.cycles import CyclesRunHooks`, and nothing 
 `errors`            the refusals, so that `except BudgetExceededError` catches them
 ==================  ==========================================================================
 
-The hooks have no life cycle of their own: they bring a governed run along (`comptroller.cycles.background_run`),
-and what the SDK calls back becomes a message to the same actors as under `governed_run`.
+The hooks have no life cycle of their own: they bring a governed run along (`background_run`), and
+what the SDK calls back becomes a message to the same actors as under `governed_run`.
 """
 
 from comptroller.cycles.config import ToolEstimateConfig

@@ -27,12 +27,12 @@ class Turn:
     Attributes:
         draft: its model's part of the tool's call.
         used: its tokens, None where it did not say.
-        told: whether it ran to its end, and that reached us.
+        known: whether it ran to its end, and that reached us.
     """
 
     draft: CallRequest
     used: TokenCount | None
-    field_of: bool
+    known: bool
 
 
 def turn_of(tool: Any, result: Any, asked: CallRequest) -> Turn | None:

@@ -118,7 +118,7 @@ class ToolCallHooks(RunHooks[Any]):
             return end
         if asked.name in self._run.terms.policy.tools:
             return attrs.evolve(end, usage=turn.used)
-        if not turn.told:
+        if not turn.known:
             return attrs.evolve(end, problem=UNTOLD)
         self._run.used(turn.draft, turn.used)
         return end

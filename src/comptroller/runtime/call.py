@@ -1,4 +1,4 @@
-"""What is said about one call: before it (`CallRequest`, `Call`), and as the answer (`CallGrant`)."""
+"""What is said about one call: before it (`CallRequest`, `Call`), and in answer (`CallGrant`)."""
 
 from collections.abc import Callable
 from typing import Literal

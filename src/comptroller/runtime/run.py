@@ -2,8 +2,7 @@
 
 The laws it keeps:
 - A refusal ends the run wherever it fell: the first one is kept, further calls are refused with
-  it, the other episodes are stopped. (The SDK would turn it into a text for the outer model, which
-  invites the very loop that a budget is to stop.)
+  it, the other episodes are stopped. (The SDK would make a text for the outer model of it.)
 - When its scope has exited, every actor has ended (law 4). See `Run.close` for the order.
 """
 
@@ -206,14 +205,8 @@ class Run:
         self, draft: CallRequest, kind: str, estimate: Amount, source: str, metadata: dict[str, str]
     ) -> Call:
         call_id = f"{draft.kind}-{next(self._numbers)}"
-        subject = self._subject.model_copy(
-            update={
-                "agent": normalize_identifier(draft.agent),
-                "toolset": normalize_identifier(draft.name)
-                if draft.kind == "tool"
-                else self._subject.toolset,
-            }
-        )
+        tool = normalize_identifier(draft.name) if draft.kind == "tool" else None
+        levels = {"agent": normalize_identifier(draft.agent)} | ({"toolset": tool} if tool else {})
         told = {
             "run": self.id,
             "call": call_id,
@@ -227,7 +220,7 @@ class Run:
             run_id=self.id,
             draft=draft,
             tenant=self.tenant,
-            subject=subject,
+            subject=self._subject.model_copy(update=levels),
             action=Action(kind=kind, name=truncate_utf8(draft.name)),
             estimate=estimate,
             estimate_source=source,

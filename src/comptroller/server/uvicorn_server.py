@@ -85,7 +85,7 @@ class Protocol(HttpToolsProtocol):
     more requests before the first ones are answered. Whoever falls silent, sends a byte now and
     then, or does not read its answers, loses the connection: there are only so many.
 
-    - A request has `_MAX_REQUEST_SECONDS` seconds from its first byte to its last; the first one of a
+    - A request has `_MAX_REQUEST_SECONDS` from its first byte to its last; the first one of a
       connection as many to begin, a later one `_KEEP_ALIVE`. Line ends between two requests begin
       none.
     - What was written has to be read within `_MAX_REQUEST_SECONDS` seconds.

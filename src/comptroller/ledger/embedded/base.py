@@ -14,6 +14,7 @@ from functools import cache
 from typing import Protocol, TypeVar, Unpack
 
 import attrs
+from attrs.validators import optional
 from runcycles import (
     Amount,
     Balance,
@@ -42,21 +43,20 @@ from comptroller.core.periods import zone_of
 from comptroller.errors import ComptrollerError
 from comptroller.ledger import daemon_threads
 from comptroller.ledger.embedded.alerts import AlertDispatcher, OnAlert
-from comptroller.ledger.engine import (
-    admin,
-    commit,
-    queries,
-    reserve,
-    responses,
-    usage_report,
-    verify,
-)
+from comptroller.ledger.engine import admin, commit, queries, reserve, responses, verify
 from comptroller.ledger.engine.engine import Engine
 from comptroller.ledger.engine.event_log import LogEntry, LogQuery, RequestOrigin, request_origin
 from comptroller.ledger.engine.records import LONG, Reservation
 from comptroller.ledger.engine.responses import ResponseFactory
 from comptroller.ledger.engine.statistics import Statistics
-from comptroller.ledger.engine.usage_report import Usage
+from comptroller.ledger.engine.usage_report import (
+    Usage,
+    UsageQuery,
+    UsageRow,
+    asked,
+    milliseconds,
+    report,
+)
 from comptroller.ledger.engine.verify import VerificationReport
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
 
@@ -77,7 +77,7 @@ class LedgerSnapshot(queries.Records, verify.Records, Protocol):
     def statistics(self, now_ms: int, *, by_tenant: bool) -> Statistics:
         """How the ledger stands."""
 
-    def spending(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
+    def spending(self, query: UsageQuery) -> Iterable[UsageRow]:
         """What calls and denials come to, added up as far as this store does it by itself."""
 
 
@@ -86,15 +86,12 @@ def _terms(given: Amount | BudgetTerms | None) -> BudgetTerms | None:
 
 
 MAX_LEASE = timedelta(days=1, minutes=1)
-"""A reservation's longest time to live and grace (protocol, createReservation): as long its
-requests may be sent again, so as long every answer is kept."""
+"""A reservation's longest time to live and grace (protocol, createReservation)."""
 RETENTION = timedelta(days=30)
 """How long what is finished is kept, where neither the operator nor the file says."""
 
 
-def _long_enough(_: object, __: object, given: timedelta | None) -> None:
-    if given is None:
-        return
+def _long_enough(_: object, __: object, given: timedelta) -> None:
     if not isinstance(given, timedelta):
         raise TypeError(f"retention={given!r}: give a timedelta, such as timedelta(days=30)")
     if given < MAX_LEASE:
@@ -117,7 +114,7 @@ class EmbeddedOptions:
 
     default_budget: BudgetTerms | None = attrs.field(default=None, converter=_terms)
     on_alert: OnAlert | None = None
-    retention: timedelta | None = attrs.field(default=None, validator=_long_enough)
+    retention: timedelta | None = attrs.field(default=None, validator=optional(_long_enough))
 
 
 @cache
@@ -349,8 +346,8 @@ class EmbeddedLedgerBase(ABC):
         zone: str = "UTC",
     ) -> list[Usage]:
         """What was charged, reserved, abandoned and denied."""
-        asked = usage_report.asked(by, since, until, tenant, zone_of(zone))
-        return await self._read(lambda records: usage_report.report(records.spending(asked), asked))
+        query = asked(by, since, until, tenant, zone_of(zone))
+        return await self._read(lambda records: report(records.spending(query), query))
 
     async def events(
         self,
@@ -368,7 +365,7 @@ class EmbeddedLedgerBase(ABC):
             limit=limit,
             kinds=tuple(kinds),
             tenant=normalize_filter("tenant", tenant),
-            since_ms=None if since is None else usage_report.milliseconds("since", since),
+            since_ms=None if since is None else milliseconds("since", since),
             newest=newest,
         )
         return await self._read(lambda records: records.entries(sought))

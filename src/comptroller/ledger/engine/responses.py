@@ -1,7 +1,7 @@
 """Records as the protocol's answers.
 
-What a request does ends with an `ResponseFactory`: it makes the answer when called, after the ledger's turn,
-which is short for it. It depends on values only.
+What a request does ends with a `ResponseFactory`: it makes the answer when called, after the
+ledger's turn, which is short for it. It depends on values only.
 """
 
 import json

@@ -4,8 +4,8 @@ A plain copy of the file lacks what stands in the log beside it, or tears it. Th
 SQLite, within one read: writers go on, and a server notices nothing. It is written aside, checked,
 on the disk, and only then gets its name, so a file of that name is always a whole backup.
 
-A backup is one file: it needs no log beside it (see `database_file`), and holds everything that the ledger
-does, digests of keys and secrets of webhooks included. So only its owner may read it.
+A backup is one file: it needs no log beside it (see `database_file`), and holds everything that the
+ledger does, digests of keys and secrets of webhooks included. So only its owner may read it.
 """
 
 import os

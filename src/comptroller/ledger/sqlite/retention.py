@@ -51,6 +51,8 @@ _ARCHIVE = (
 
 @attrs.frozen
 class RetentionTable:
+    """A table that is thinned, and the query that looks at its oldest rows."""
+
     name: str
     look: str
     archived: bool = True

@@ -19,7 +19,10 @@ from comptroller.ledger.sqlite.database_file import SideConnection
 from comptroller.ledger.webhooks import MOST_SECONDS, Webhook, body_of, headers_of, post
 
 _WEBHOOK = "url, secret, created_ms, told, failures, not_before_ms, problem"
-_NEXT = f"SELECT id, {event_log_store.ENTRY} FROM log WHERE kind = 'alert' AND id > ? ORDER BY id LIMIT 1"
+_NEXT = (
+    f"SELECT id, {event_log_store.ENTRY} FROM log WHERE kind = 'alert' AND id > ?"
+    " ORDER BY id LIMIT 1"
+)
 _PATIENCE = 5.0  # seconds beyond one telling that an end waits
 _TAKEN_MS = 20_000  # for which a webhook is somebody's who tells it: longer than one telling takes
 _MAX_BACKOFF_MS = 300_000  # between two tries

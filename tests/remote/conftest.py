@@ -1,0 +1,5 @@
+"""Ledgers to test."""
+
+from support.ledger_fixtures import clock, embedded, ledger, reopened
+
+__all__ = ["clock", "embedded", "ledger", "reopened"]
