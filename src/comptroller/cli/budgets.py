@@ -52,7 +52,7 @@ def at_file(
     *args: Any,
     create: bool = False,
 ) -> T:
-    """As `with_ledger`, for a `command` that only the file can answer: servers have no such request.
+    """As `with_ledger`, for a `command` that only the file can answer: a server cannot.
 
     Raises:
         LedgerRefused: it is a server; where to run the command is said.
