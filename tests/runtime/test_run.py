@@ -176,7 +176,7 @@ async def test_a_later_grant_without_caps_lifts_them():
         await capped(ledger, tool_denylist=["search"])
         async with bench(ledger) as it:
             await it.granted()
-            await ledger.set_budget("tenant:acme", tokens(1_000))
+            await ledger.set_budget("tenant:acme", tokens(1_000), caps=None)
             await it.granted()
             await it.granted(tool())
 
