@@ -11,6 +11,7 @@ from agents import Agent, RunHooks, Runner
 from runcycles import ErrorCode, Unit
 
 from comptroller import errors
+from comptroller.cycles.errors import as_seen
 from comptroller.errors import (
     BudgetExceeded,
     BudgetNotFound,
@@ -26,6 +27,7 @@ from comptroller.errors import (
     UnitMismatch,
     refusal,
 )
+from comptroller.openai_agents.errors import for_sdk
 from comptroller.testing import CountingModel
 
 PUBLIC = [
@@ -57,8 +59,10 @@ def test_there_is_something_to_test():
 
 @pytest.mark.parametrize("kind", PUBLIC)
 def test_everything_raised_here_may_cross_the_sdk(kind):
-    error = kind("a line")
+    error = for_sdk(kind("a line"))
+    assert isinstance(error, kind)
     assert isinstance(error, ComptrollerError)
+    assert for_sdk(error) is error
     assert isinstance(error, agents.AgentsException)
     assert str(error) == "a line"
     assert error.run_data is None  # where the SDK attaches what it knows of the run
@@ -76,7 +80,7 @@ async def test_the_sdk_hands_it_on_unwrapped_and_attaches_its_run_data(kind):
         async def on_llm_start(self, *args):
             raise error
 
-    error = kind("not now")
+    error = for_sdk(kind("not now"))
     with pytest.raises(kind) as raised:
         await Runner.run(Agent("Clerk", model=CountingModel()), "hello", hooks=Refusing())
     assert raised.value is error
@@ -115,16 +119,18 @@ def test_a_cancellation_says_why():
 @pytest.mark.parametrize(
     "travel", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))]
 )
-def test_an_error_survives_copying_and_pickling(kind, travel):
+@pytest.mark.parametrize("seen", [lambda error: error, for_sdk, as_seen])
+def test_an_error_survives_copying_and_pickling(kind, travel, seen):
     """As it happens on the way from a worker process."""
     settings = {
         **(DENIAL if issubclass(kind, CallDenied) else {}),
-        **(ANSWER if "status" in inspect.signature(kind).parameters else {}),
+        **(ANSWER if "status" in inspect.signature(kind.__init__).parameters else {}),
     }
-    error = kind("a line", **settings)
+    error = seen(kind("a line", **settings))
     error.receipt = {"calls": 1}
     arrived = travel(error)
-    assert type(arrived) is kind
+    assert type(arrived) is type(error)
+    assert isinstance(arrived, kind)
     assert arrived.args == error.args
     assert vars(arrived) == vars(error)
 

@@ -11,18 +11,18 @@ the ledger's        `LedgerMisbehaved`
 What `str` says is for whoever runs the program: it names scopes, amounts, the ledger's path or
 address, and the command that helps. What `public` says is for that program's own customers.
 
-All of them may cross the SDK, so all are `agents.AgentsException`s: the SDK hands those on as they
-are, where it wraps any other exception of a hook in a `UserError`.
+Nothing here knows the Agents SDK, which takes a second to import: a ledger and its commands need
+none of it. What a run raises through the SDK is a subclass that is an `agents.AgentsException`, too
+(`openai_agents/errors.py`).
 """
 
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from agents import AgentsException
 from runcycles import BudgetExceededError
 
 
-class ComptrollerError(AgentsException):
+class ComptrollerError(Exception):
     """The root of everything raised here.
 
     `receipt` is the run's receipt at the moment of the error, where the error belongs to a run.

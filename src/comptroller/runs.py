@@ -21,6 +21,7 @@ from comptroller.errors import CallDenied, RunCancelled
 from comptroller.ledger.factory import DefaultLedger, default_settings
 from comptroller.ledger.interface import MEMBERS, Ledger
 from comptroller.openai_agents.context import pop_run, push_run, run_scope
+from comptroller.openai_agents.errors import for_sdk
 from comptroller.openai_agents.runner import install
 from comptroller.policy import Limits, Policy
 from comptroller.receipts import Receipt
@@ -250,7 +251,7 @@ async def open_ground(books: Ledger | DefaultLedger) -> AsyncIterator[Supervisor
             ledger: Ledger = await stack.enter_async_context(books.open())
         else:
             ledger = books
-        hub = RunRegistry(await stack.enter_async_context(LoopPortal()), ledger)
+        hub = RunRegistry(await stack.enter_async_context(LoopPortal()), ledger, as_seen=for_sdk)
         try:
             yield SupervisorContext(hub, host)
         finally:

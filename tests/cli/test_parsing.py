@@ -1,11 +1,15 @@
 """What a person wrote, as values."""
 
+import importlib
+
 import pytest
 from runcycles import Unit
 
 from comptroller import risk_points, tokens, usd
 from comptroller.cli import parsing
 from comptroller.money import amount
+
+loading = importlib.import_module("comptroller.cli.run")  # the package names its function
 
 
 @pytest.mark.parametrize(
@@ -118,4 +122,4 @@ def test_looking_at_a_ledger_makes_none(tmp_path):
     ],
 )
 def test_an_agent_is_found_in_the_current_directory(text, name):
-    assert parsing.agent(text).name == name
+    assert loading.imported_agent(text).name == name

@@ -19,7 +19,6 @@ from comptroller.core.periods import Period
 from comptroller.core.scopes import parse_scope
 from comptroller.errors import LedgerRefused
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
-from comptroller.ledger.remote.connections import checked_address
 
 T = TypeVar("T")
 
@@ -92,7 +91,11 @@ def as_operator(
 def _server(address: str | None) -> str | None:
     """The address of the server that is meant; None for an embedded ledger."""
     url = parsing.meant(address).url
-    return checked_address(url) if re.match("https?:", url, re.IGNORECASE) else None
+    if not re.match("https?:", url, re.IGNORECASE):
+        return None
+    from comptroller.ledger.remote.connections import checked_address
+
+    return checked_address(url)
 
 
 @attrs.frozen(kw_only=True)

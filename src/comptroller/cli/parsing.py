@@ -1,28 +1,20 @@
-"""What a person wrote, as values: amounts, ledgers, agents. Every error shows how to write it.
+"""What a person wrote, as values: amounts, ledgers, times. Every error shows how to write it.
 
 Times as people write them: `yesterday`, `3h`, `2025-06-15`.
 """
 
-import importlib
-import inspect
 import os
 import re
-import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import attrs
-from agents import Agent
 from runcycles import Amount, Unit
 
 from comptroller._validation import expand_path
 from comptroller.core.periods import zone_of
 from comptroller.errors import ComptrollerError
 from comptroller.ledger.factory import DefaultLedger, default_settings
-from comptroller.ledger.remote.connections import checked_address
 from comptroller.money import amount as checked
 from comptroller.money import usd
 
@@ -104,6 +96,8 @@ def ledger(address: str | None, key_variable: str | None, *, create: bool = Fals
     """
     settings = meant(address)
     if re.match("https?:", settings.url, re.IGNORECASE) and (address or key_variable):
+        from comptroller.ledger.remote.connections import checked_address
+
         settings = attrs.evolve(
             settings, api_key=_key(key_variable or _KEY, checked_address(settings.url))
         )
@@ -128,82 +122,6 @@ def _key(variable: str, url: str) -> str:
     if not key:
         raise ValueError(f"no API key for {url}: set it with: export {variable}=...")
     return key
-
-
-def agent(text: str) -> Agent[Any]:
-    """The agent that `module:name` means, imported from the current directory or installed.
-
-    Raises:
-        ValueError, TypeError: it names none; the text says what is there.
-    """
-    module_name, colon, name = text.partition(":")
-    if not colon or not module_name or not name:
-        raise ValueError(f"{text!r} names no agent: write MODULE:AGENT, such as support:triage")
-    module = _imported(module_name)
-    found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"{module_name} has no {name!r}: {_agents_in(module)}")
-        found = getattr(found, part)
-    if not isinstance(found, Agent) and callable(found):
-        found = _made(found, text)
-    if not isinstance(found, Agent):
-        raise TypeError(
-            f"{text} is no agents.Agent ({type(found).__name__}), and no function that returns one:"
-            f" {_agents_in(module)}"
-        )
-    return found
-
-
-def _imported(name: str) -> ModuleType:
-    here = str(Path.cwd())
-    if name.endswith(".py") or "/" in name:
-        module = name.removesuffix(".py").strip("./").replace("/", ".")
-        raise ValueError(f"{name!r} is a path: write the module's name, such as {module}:agent")
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        missing = getattr(error, "name", None)
-        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{missing}."):
-            raise ValueError(
-                f"no module {name!r} in {here}, and none installed: cd to where it stands"
-            ) from None
-        raise ValueError(f"{name} cannot be imported: {_said(error)}{_DEBUG}") from error
-
-
-_DEBUG = " (the traceback: --debug)"
-
-
-def _made(make: Any, text: str) -> Any:
-    try:
-        return make()
-    except Exception as error:
-        raise ValueError(f"{text}() raised {_said(error)}{_DEBUG}") from error
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _agents_in(module: ModuleType) -> str:
-    names = [name for name, _ in inspect.getmembers(module, lambda value: isinstance(value, Agent))]
-    if not names:
-        return f"no agent stands in {module.__name__}; {_functions_in(module)}"
-    return f"write {' or '.join(f'{module.__name__}:{name}' for name in names)}"
-
-
-def _functions_in(module: ModuleType) -> str:
-    """What of the module's own might make one."""
-    names = [
-        name
-        for name, value in inspect.getmembers(module, inspect.isfunction)
-        if value.__module__ == module.__name__ and not name.startswith("_")
-    ]
-    if not names:
-        return "nor does a function"
-    return f"it has: {', '.join(f'{name} (a function)' for name in names)}"
 
 
 _AGO = re.compile(r"(\d{1,6})\s*(m|min|h|d|w)")

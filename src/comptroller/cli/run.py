@@ -5,11 +5,15 @@ the process at once: what was not settled is left to `comptroller recover`.
 """
 
 import functools
+import importlib
+import inspect
 import os
 import signal
+import sys
 import threading
 import traceback
-from types import FrameType
+from pathlib import Path
+from types import FrameType, ModuleType
 from typing import Any
 
 import anyio
@@ -59,7 +63,7 @@ class Order:
 def carry_out(order: Order) -> int:
     """Run it and show what came of it: the exit code."""
     try:
-        return anyio.run(_to_its_end, parsing.agent(order.agent), order)
+        return anyio.run(_to_its_end, imported_agent(order.agent), order)
     except Exception:
         if order.debug:
             traceback.print_exc()
@@ -184,3 +188,79 @@ def _text_of(event: StreamEvent) -> str:
     """The piece of the answer that an event brings."""
     data = getattr(event, "data", None)
     return data.delta if isinstance(data, ResponseTextDeltaEvent) else ""
+
+
+def imported_agent(text: str) -> Agent[Any]:
+    """The agent that `module:name` means, imported from the current directory or installed.
+
+    Raises:
+        ValueError, TypeError: it names none; the text says what is there.
+    """
+    module_name, colon, name = text.partition(":")
+    if not colon or not module_name or not name:
+        raise ValueError(f"{text!r} names no agent: write MODULE:AGENT, such as support:triage")
+    module = _imported(module_name)
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"{module_name} has no {name!r}: {_agents_in(module)}")
+        found = getattr(found, part)
+    if not isinstance(found, Agent) and callable(found):
+        found = _made(found, text)
+    if not isinstance(found, Agent):
+        raise TypeError(
+            f"{text} is no agents.Agent ({type(found).__name__}), and no function that returns one:"
+            f" {_agents_in(module)}"
+        )
+    return found
+
+
+def _imported(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if name.endswith(".py") or "/" in name:
+        module = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise ValueError(f"{name!r} is a path: write the module's name, such as {module}:agent")
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        missing = getattr(error, "name", None)
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{missing}."):
+            raise ValueError(
+                f"no module {name!r} in {here}, and none installed: cd to where it stands"
+            ) from None
+        raise ValueError(f"{name} cannot be imported: {_said(error)}{_DEBUG}") from error
+
+
+_DEBUG = " (the traceback: --debug)"
+
+
+def _made(make: Any, text: str) -> Any:
+    try:
+        return make()
+    except Exception as error:
+        raise ValueError(f"{text}() raised {_said(error)}{_DEBUG}") from error
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _agents_in(module: ModuleType) -> str:
+    names = [name for name, _ in inspect.getmembers(module, lambda value: isinstance(value, Agent))]
+    if not names:
+        return f"no agent stands in {module.__name__}; {_functions_in(module)}"
+    return f"write {' or '.join(f'{module.__name__}:{name}' for name in names)}"
+
+
+def _functions_in(module: ModuleType) -> str:
+    """What of the module's own might make one."""
+    names = [
+        name
+        for name, value in inspect.getmembers(module, inspect.isfunction)
+        if value.__module__ == module.__name__ and not name.startswith("_")
+    ]
+    if not names:
+        return "nor does a function"
+    return f"it has: {', '.join(f'{name} (a function)' for name in names)}"

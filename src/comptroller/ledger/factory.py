@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import attrs
 import platformdirs
@@ -21,9 +21,10 @@ from comptroller.ledger.api_keys import ApiKeyStore, MemoryKeys
 from comptroller.ledger.embedded.alerts import OnAlert
 from comptroller.ledger.embedded.memory import open_memory
 from comptroller.ledger.interface import EmbeddedLedger
-from comptroller.ledger.remote.connections import ApiKeys
-from comptroller.ledger.remote.ledger import open_cycles
 from comptroller.ledger.sqlite import SqliteKeys, SqliteLedger, SqliteWebhooks, open_sqlite
+
+if TYPE_CHECKING:
+    from comptroller.ledger.remote.connections import ApiKeys
 
 _MEMORY, _FILE = "memory:", "sqlite:"
 _SERVER = re.compile("https?(:|//)|(?!sqlite:)[a-z+]*://", re.IGNORECASE)
@@ -50,7 +51,7 @@ def open_ledger(
 def open_ledger(
     url: str,
     *,
-    api_key: ApiKeys | None = ...,
+    api_key: "ApiKeys | None" = ...,
     request_timeout: float = ...,
     connect_timeout: float = ...,
     in_flight: int | None = ...,
@@ -66,7 +67,7 @@ def open_ledger(
 def open_ledger(
     url: str | os.PathLike[str],
     *,
-    api_key: ApiKeys | None = None,
+    api_key: "ApiKeys | None" = None,
     request_timeout: float = 5.0,
     connect_timeout: float = 2.0,
     in_flight: int | None = None,
@@ -100,12 +101,13 @@ def open_ledger(
             minute, the longest lease). It is kept in the file, and holds for whoever opens it.
 
     Raises:
-        TypeError: `url` is neither a string nor a path, or a setting not what it should be.
-        ValueError: `url` names no ledger, or one that takes no such setting.
+        TypeError, ValueError: `url` names no ledger, or one that takes no such setting.
     """
     _must_be_known(url)
     if isinstance(url, str) and _SERVER.match(url):
         _must_be_its_operators(url, default_budget, on_alert, retention)
+        from comptroller.ledger.remote.ledger import open_cycles  # aiohttp: a sixth of a second
+
         return open_cycles(
             url,
             api_key=api_key,

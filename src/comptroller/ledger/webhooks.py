@@ -18,7 +18,7 @@ import attrs
 import httpx
 
 from comptroller.ledger.engine.event_log import LogEntry
-from comptroller.ledger.remote.connections import proxy_for
+from comptroller.ledger.proxies import proxy_for
 
 SIGNATURE = "X-Comptroller-Signature"
 DELIVERY = "X-Comptroller-Delivery"

@@ -166,7 +166,7 @@ class Run:
         No call begins from now on; what goes on is interrupted from home.
         """
         if self.ended is None:
-            self.ended = RunCancelled(reason)
+            self.ended = self.terms.as_seen(RunCancelled(reason))
             with suppress(PortalClosed):  # nothing goes on any more
                 self.terms.home.call(self._interrupt)
 
@@ -185,7 +185,7 @@ class Run:
             self.terms.home.call(function, *args)
         except PortalClosed:
             gone = RunCancelled(f"run {self.id}: its scope has exited")
-            raise without_traceback(self.ended or gone) from None
+            raise without_traceback(self.ended or self.terms.as_seen(gone)) from None
 
     # -- calls
 
@@ -279,7 +279,7 @@ class Run:
             given = self.terms.as_seen(add_context(given, call, self.receipt))
             if not (call.draft.tells_model and isinstance(given, CallDenied)):
                 self._stop(given, but=call.draft.episode)
-        return given
+        return self.terms.as_seen(given) if isinstance(given, RunCancelled) else given
 
     def _reported(self, line: CallReceipt) -> None:
         if not line.in_flight and line.id in self._in_flight:
@@ -299,7 +299,7 @@ class Run:
         except ComptrollerError as refusal:
             outcome = Outcome.DENIED if isinstance(refusal, CallDenied) else Outcome.FAILED
             self._book.put(attrs.evolve(line, outcome=outcome, reason=str(refusal)))
-            self._stop(self.terms.as_seen(add_context(refusal, call, self.receipt)))
+            self._stop(add_context(refusal, call, self.receipt))
         else:
             if waived is not None:
                 self._book.put(attrs.evolve(line, outcome=Outcome.UNRESERVED, reason=waived))
@@ -329,7 +329,7 @@ class Run:
     def _stop(self, why: ComptrollerError, but: str | None = None) -> None:
         """No further call begins. `but`: the episode in which `why` is raised anyway."""
         if self.ended is None:
-            self.ended = why
+            self.ended = self.terms.as_seen(why)
             self._interrupt(but)
 
     def _interrupt(self, but: str | None = None) -> None:

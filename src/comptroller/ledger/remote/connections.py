@@ -9,9 +9,7 @@ hold under load. `TenantClient` is the one place where its inside is replaced;
 """
 
 import asyncio
-import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Protocol, TypeAlias
 
@@ -24,6 +22,7 @@ from runcycles import AsyncCyclesClient, CyclesConfig
 
 from comptroller.errors import CredentialsMissing, LedgerRefused
 from comptroller.ledger.protocol.codec import API_KEY, DETAILS, IDEMPOTENCY_KEY
+from comptroller.ledger.proxies import proxy_for
 
 ApiKeys: TypeAlias = str | Mapping[str, str] | Callable[[str], Awaitable[str | None]]
 """One key, a mapping tenant → key, or an async callable tenant → key."""
@@ -108,26 +107,6 @@ def pool(address: str, in_flight: int) -> httpx.AsyncBaseTransport:
     if on_asyncio():
         return AiohttpPool(limits=limits, proxy=through)
     return httpx.AsyncHTTPTransport(limits=limits, proxy=through)
-
-
-def proxy_for(address: httpx.URL) -> httpx.Proxy | None:
-    """The one that the environment names, as curl reads it: `host:port` is one of HTTP.
-
-    Raises:
-        ValueError: it is no proxy of HTTP. A password in it is not repeated.
-    """
-    proxies = urllib.request.getproxies()
-    named = (proxies.get(address.scheme) or proxies.get("all") or "").strip()
-    if not named or urllib.request.proxy_bypass(address.host):
-        return None
-    with suppress(httpx.InvalidURL):
-        url = httpx.URL(named if "://" in named else f"http://{named}")
-        if url.scheme in ("http", "https") and url.host:
-            return httpx.Proxy(url)
-    raise ValueError(
-        f"the environment's proxy for {address} is none of HTTP: set {address.scheme}_proxy like"
-        f" http://proxy.example.com:3128, or name {address.host} in no_proxy"
-    )
 
 
 class AiohttpPool(AiohttpTransport):
