@@ -506,7 +506,7 @@ async def test_tools_that_clean_up_still_report(make, way):
                 else:
                     await stage.run._run.close("closed by its supervisor")
                 stage.giving_up()
-        assert type(stage.error) is (LimitReached if way == "limit" else RunCancelled)
+        assert isinstance(stage.error, LimitReached if way == "limit" else RunCancelled)
         assert play.log == ["cleaned up"] * (3 if make is with_tools else 1)
         lines = [line for line in stage.run.receipt.calls if line.kind == "tool.invoke"]
         assert {line.outcome for line in lines} == {Outcome.ABANDONED}
