@@ -77,6 +77,7 @@ _EXTRAS: dict[str, _Paths] = {
     "code_executions": ((_BY_SERVER, "code_interpreter_calls"),),
 }  # fmt: skip
 """The same for what has a price of its own, by the name that `genai-prices` has for it."""
+_HEADS = frozenset(path[0] for paths in (*_TOKENS.values(), *_EXTRAS.values()) for path in paths)
 
 
 def token_count(*usages: Any) -> TokenCount | None:
@@ -91,20 +92,24 @@ def token_count(*usages: Any) -> TokenCount | None:
         usages: an SDK `Usage`, an OpenAI `ResponseUsage` or `CompletionUsage`, or a provider's own,
             object or mapping: each count is taken from the first that has it.
     """
-    seen = {name: _first(usages, paths) for name, paths in _TOKENS.items()}
+    told = [usage for usage in usages if usage is not None]
+    members = [{head: field_of(usage, head) for head in _HEADS} for usage in told]
+    seen = {name: _first(members, paths) for name, paths in _TOKENS.items()}
     if not any(seen[name] for name in ("input", "output", "total")):
         return None
     beside = max(0, seen.pop("total") - seen["input"] - seen["output"])
     from_cache = beside == seen["cached"] + seen["cache_write"] != seen["reasoning"]
     seen["input" if from_cache else "output"] += beside
-    extras = {unit: _first(usages, paths) for unit, paths in _EXTRAS.items()}
+    extras = {unit: _first(members, paths) for unit, paths in _EXTRAS.items()}
     return TokenCount(**seen, extras={unit: count for unit, count in extras.items() if count})
 
 
-def _first(usages: tuple[Any, ...], paths: _Paths) -> int:
-    for usage in usages:
-        for path in paths:
-            if count := whole_number(reduce(field_of, path, usage)):
+def _first(members: list[dict[str, Any]], paths: _Paths) -> int:
+    """The first count that is there; most members of a usage are not, and are not looked into."""
+    for known in members:
+        for head, *rest in paths:
+            found = known[head]
+            if found is not None and (count := whole_number(reduce(field_of, rest, found))):
                 return count
     return 0
 
