@@ -3,8 +3,8 @@
     python benchmarks/call_path.py [--trace]
 
 One answer of a scripted model, without tools, on a ledger in a file: from `run(...)` to its return,
-counted by `sys.setprofile`. A switch: a function is entered that stands in another file than the one
-entered before. `--trace` prints the walk itself.
+counted by `sys.setprofile`. A switch: a function is entered that stands in another file than
+the one entered before. `--trace` prints the walk itself.
 """
 
 import argparse

@@ -145,3 +145,42 @@ def test_the_project_names_nothing_of_the_machine_it_was_written_on():
     assert len(ours) > 50
     homes = re.compile(r"/(?:root|home|work|Users)/\w")
     assert [str(p) for p in ours if p != Path(__file__) and homes.search(p.read_text())] == []
+
+
+PATHS = [
+    pytest.param(page, path, id=f"{page.stem}-{path}")
+    for page in [
+        *PAGES,
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs" / "decisions").glob("*.md")),
+    ]
+    for path in sorted(set(re.findall(r"`((?:\w+/)+\w*(?:\.py)?|\w+\.py)`", page.read_text())))
+]
+
+
+@pytest.mark.parametrize(("page", "path"), PATHS)
+def test_a_file_that_is_named_is_there(page, path):
+    """From the top, or below the package, or among the examples."""
+    places = [ROOT, ROOT / "src" / "comptroller", ROOT / "examples", page.parent]
+    assert any((place / path).exists() for place in places), f"{page.name} names {path}"
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md"))], ids=str
+)
+def test_a_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_law_that_the_code_cites_is_written_down():
+    laws = set(
+        re.findall(r"^(\d+)\. ", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    )
+    cited = {
+        number
+        for path in (ROOT / "src").rglob("*.py")
+        for number in re.findall(r"\blaws? (\d+)", path.read_text(), re.IGNORECASE)
+    }
+    assert cited
+    assert cited <= laws
