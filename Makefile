@@ -8,6 +8,7 @@
 #   make e2e       the same promises against a real language model, on loopback
 #   make soak      5,000 random run trees through a ledger that fails; SOAK="--help" says what else
 #   make examples  every example, as its reader would run it
+#   make docs      the documentation as a site, in build/site; a warning is an error
 #   make format    rewrite the code as the checks want it
 #   make clean     remove what the above have made
 
@@ -38,7 +39,7 @@ ifeq ($(MAIN),)
 $(error Comptroller needs Python 3.11, 3.12 or 3.13, with venv: none was found on the path)
 endif
 
-.PHONY: help test test-pre check lint types coverage e2e soak demo examples format clean environments
+.PHONY: help test test-pre check lint types coverage e2e soak demo examples docs format clean environments
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -117,6 +118,16 @@ examples: .venv/$(MAIN)/ready-e2e
 	    case $$example in *_backend.py) option=--try ;; *) option= ;; esac; \
 	    echo "-- $$example $$option"; $(BIN)/python $$example $$option < /dev/null; \
 	done
+
+.venv/docs/ready: pyproject.toml
+	@rm -rf .venv/docs
+	@$(call interpreter,$(NEWEST)) -m venv .venv/docs
+	@.venv/docs/bin/python -m pip install -q --disable-pip-version-check -e ".[docs]"
+	@touch $@
+
+docs: .venv/docs/ready
+	@NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build -q
+	@echo "the site is in build/site"
 
 format: .venv/$(MAIN)/ready
 	$(BIN)/ruff check --fix .
