@@ -43,6 +43,12 @@ FORBIDDEN = {  # layer -> what its files may not import
     "runtime": ["agents", "asyncio", "trio", "trio_asyncio"],
 }
 
+SHARED = tuple(
+    f"comptroller.{name}"
+    for name in ("ledger.interface", "ledger.models", "ledger.protocol", "ledger.remote", "runtime")
+)
+IMPLEMENTATIONS = tuple(f"comptroller.ledger.{name}" for name in ("engine", "embedded", "sqlite"))
+
 EXCEPTIONS: dict[tuple[str, str], str] = {  # (module, what it imports all the same): why
     ("comptroller.core.estimates", "threading"): "a lock: what is learned serves all threads",
     ("comptroller.ledger.daemon_threads", "asyncio"): "anyio's keep a process from its end",
@@ -136,6 +142,17 @@ def forbidden(modules: Mapping[str, str]) -> list[str]:
     return found
 
 
+def past_the_models(modules: Mapping[str, str]) -> list[str]:
+    """What every ledger shares stands on no implementation: imports that say otherwise."""
+    return [
+        f"{module} imports {name}"
+        for module, text in modules.items()
+        if module.startswith(SHARED)
+        for name, _ in imports(module, text, modules)
+        if name.startswith(IMPLEMENTATIONS)
+    ]
+
+
 def circle(modules: Mapping[str, str]) -> list[str]:
     """The names along one circle of imports, or nothing."""
     edges = {
@@ -172,6 +189,13 @@ def clocks_and_waits(text: str) -> list[str]:
 
 def test_imports_point_downwards_only():
     assert upward(sources()) == []
+
+
+def test_what_all_ledgers_share_stands_on_none_of_them():
+    assert past_the_models(sources()) == []
+    text = "def f():\n    from ..engine import reserve"
+    wrong = {"comptroller.ledger.protocol.x": text, "comptroller.ledger.engine.reserve": ""}
+    assert len(past_the_models(wrong)) == 1
 
 
 def test_no_imports_run_in_a_circle():

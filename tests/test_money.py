@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runcycles import Amount, Unit
 
 from comptroller import CallReceipt, Receipt, open_ledger
-from comptroller.ledger.engine.usage_report import Usage
+from comptroller.ledger.models import Usage
 from comptroller.money import MAX_AMOUNT, amount, formatted, risk_points, show, tokens, usd
 
 DOLLARS = st.decimals(min_value=0, max_value=10**9, allow_nan=False, allow_infinity=False)

@@ -136,3 +136,19 @@ def test_what_is_allowed_is_not_an_offence():
     assert swallowed("try: ...\nexcept BaseException:\n    undo()\n    raise") == []
     assert swallowed("try: ...\nexcept ValueError: pass") == []
     assert long_sleeps("time.sleep(0.05)") == []
+
+
+RETIRED = {
+    "active", "admission", "arguments", "aside", "attachments", "belonging", "callbacks",
+    "carriage", "carried", "caution", "circuit", "clerk", "compat", "console", "courier",
+    "deciding", "decide", "denials", "episode", "funding", "gate", "governed", "home", "host",
+    "hub", "lazily", "lending", "lifecycle", "listing", "moments", "names", "opened", "opening",
+    "operating", "owing", "owner", "parcels", "presence", "private_files", "repeated", "sending",
+    "settling", "shelf", "shown", "supervision", "terms", "turns", "upkeep", "values", "verdicts",
+}  # fmt: skip
+"""Names that modules had before they were called by what is in them."""
+
+
+def test_no_module_has_a_retired_name():
+    found = {path.stem for path in files("src")} | {path.parent.name for path in files("src")}
+    assert found & RETIRED == set()

@@ -13,8 +13,8 @@ import pytest
 
 import comptroller.ledger.webhooks
 from comptroller.ledger.embedded.memory import open_memory
-from comptroller.ledger.engine.event_log import LogEntry
 from comptroller.ledger.factory import open_ledger, open_webhooks
+from comptroller.ledger.models import LogEntry
 from comptroller.ledger.sqlite import SqliteWebhooks, open_sqlite
 from comptroller.ledger.sqlite.webhooks import WebhookSender
 from comptroller.ledger.webhooks import DELIVERY, SIGNATURE, Webhook, verify_signature

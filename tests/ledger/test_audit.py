@@ -16,7 +16,7 @@ from comptroller.core.budgets import Funding
 from comptroller.errors import BudgetExceeded, BudgetNotFound, ComptrollerError
 from comptroller.ledger.embedded.memory import open_memory
 from comptroller.ledger.engine.denial_counter import DenialCounter, DenialKey
-from comptroller.ledger.engine.event_log import FORGOTTEN, RequestOrigin, request_origin
+from comptroller.ledger.models import FORGOTTEN, RequestOrigin, request_origin
 from comptroller.ledger.sqlite import open_sqlite, schema
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.money import tokens

@@ -8,7 +8,7 @@ from runcycles import CommitOveragePolicy, Unit
 
 from comptroller.errors import BudgetExceeded
 from comptroller.ledger.embedded.memory import open_memory
-from comptroller.ledger.engine.statistics import UnitStatistics
+from comptroller.ledger.models import UnitStatistics
 from comptroller.ledger.sqlite import open_sqlite
 from support.requests import amount, asking, committing, event, releasing
 

@@ -7,7 +7,7 @@ from contextlib import closing
 import anyio
 import pytest
 
-from comptroller.ledger.engine.event_log import ACTS, LogQuery
+from comptroller.ledger.models import ACTS, LogQuery
 from comptroller.ledger.sqlite import open_sqlite, store
 from comptroller.ledger.sqlite.snapshot import open_snapshot
 from support.requests import (

@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerRefused
-from comptroller.ledger.engine.event_log import RequestOrigin, request_origin
 from comptroller.ledger.factory import open_ledger
+from comptroller.ledger.models import RequestOrigin, request_origin
 from comptroller.ledger.sqlite import open_sqlite, retention, schema
 from comptroller.ledger.sqlite.file_guard import OpenedFiles, connect
 from comptroller.ledger.sqlite.maintenance import Maintenance

@@ -12,10 +12,8 @@ from agents import Agent, Model
 from runcycles import Amount, Caps, CommitOveragePolicy, Unit
 
 from comptroller import BudgetTerms, open_ledger
-from comptroller.ledger.engine.event_log import LogEntry
-from comptroller.ledger.engine.usage_report import Usage
-from comptroller.ledger.engine.verify import BalanceMismatch
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
+from comptroller.ledger.models import BalanceMismatch, LogEntry, Usage
 from comptroller.money import formatted, risk_points, show, tokens, usd
 from comptroller.policy import Limits, Policy, ToolEstimateConfig, ToolEstimateMap
 from comptroller.testing import (

@@ -15,9 +15,8 @@ from comptroller.cli.budgets import require_embedded
 from comptroller.cli.exit_codes import DONE, FAILED, SIGNALLED
 from comptroller.cli.parsing import moment
 from comptroller.cli.tables import Table
-from comptroller.ledger.engine.event_log import ACTS, OPERATORS, REQUESTS, Kind, LogEntry
-from comptroller.ledger.engine.verify import BalanceMismatch
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
+from comptroller.ledger.models import ACTS, OPERATORS, REQUESTS, BalanceMismatch, Kind, LogEntry
 from comptroller.money import dollars, formatted
 
 _OF_AMOUNTS = ("set", "fund", "debit", "repay", "renewed", "reserve", "commit", "record")

@@ -9,7 +9,7 @@ from runcycles import Amount, Balance, Unit
 from comptroller.core.budgets import Terms, shares
 from comptroller.core.scopes import parse_scope
 from comptroller.errors import LedgerRefused, LedgerUnreachable
-from comptroller.ledger.engine.responses import Budget
+from comptroller.ledger.models import Budget
 
 _BUDGETS = "/v1/admin/budgets"
 _SECONDS = 10.0

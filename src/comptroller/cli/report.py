@@ -13,8 +13,9 @@ from comptroller.cli import output
 from comptroller.cli.budgets import require_embedded
 from comptroller.cli.parsing import moment
 from comptroller.cli.tables import NOTHING, Table
-from comptroller.ledger.engine.usage_report import COUNTED, Usage, dimensions
+from comptroller.ledger.engine.usage_report import COUNTED, dimensions
 from comptroller.ledger.interface import Ledger
+from comptroller.ledger.models import Usage
 from comptroller.money import dollars, formatted
 
 FORMATS = ("table", "csv", "json")

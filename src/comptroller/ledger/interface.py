@@ -37,10 +37,7 @@ from runcycles.models import BalanceResponse
 from comptroller.core.budgets import Funding, Terms
 from comptroller.core.settlement import SettlementAction
 from comptroller.errors import ComptrollerError, LedgerRefused
-from comptroller.ledger.engine.event_log import LogEntry
-from comptroller.ledger.engine.statistics import Statistics
-from comptroller.ledger.engine.usage_report import Usage
-from comptroller.ledger.engine.verify import VerificationReport
+from comptroller.ledger.models import LogEntry, Statistics, Usage, VerificationReport
 
 
 def check_seconds(timeout: float) -> None:

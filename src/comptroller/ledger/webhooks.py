@@ -17,7 +17,7 @@ import anyio
 import attrs
 import httpx
 
-from comptroller.ledger.engine.event_log import LogEntry
+from comptroller.ledger.models import LogEntry
 from comptroller.ledger.proxies import proxy_for
 
 SIGNATURE = "X-Comptroller-Signature"

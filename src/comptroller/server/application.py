@@ -17,9 +17,9 @@ from pydantic_core import to_json
 
 from comptroller.errors import ComptrollerError, LedgerRefused
 from comptroller.ledger.api_keys import ApiKeyVerifier, StaticApiKeys
-from comptroller.ledger.engine.event_log import RequestOrigin, request_origin
 from comptroller.ledger.engine.lazy_responses import as_json
 from comptroller.ledger.interface import Ledger
+from comptroller.ledger.models import RequestOrigin, request_origin
 from comptroller.ledger.protocol import codec
 from comptroller.server import admin_routes, asgi, protocol_routes
 from comptroller.server.access_log import RequestMetrics, observed

@@ -24,8 +24,9 @@ from prometheus_client.registry import Collector
 from runcycles import Unit
 
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.engine.statistics import FULL_PERCENT, Statistics
+from comptroller.ledger.engine.statistics import FULL_PERCENT
 from comptroller.ledger.interface import EmbeddedLedger
+from comptroller.ledger.models import Statistics
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _MICROCENTS = 100_000_000

@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable
 
-from comptroller.ledger.engine.event_log import LogEntry
+from comptroller.ledger.models import LogEntry
 
 OnAlert = Callable[[LogEntry], object]
 _CALLBACK_TIMEOUT = 5.0  # seconds that a ledger's end waits for a callback

@@ -45,20 +45,19 @@ from comptroller.ledger import daemon_threads
 from comptroller.ledger.embedded.alerts import AlertDispatcher, OnAlert
 from comptroller.ledger.engine import admin, commit, queries, reserve, responses, verify
 from comptroller.ledger.engine.engine import Engine
-from comptroller.ledger.engine.event_log import LogEntry, LogQuery, RequestOrigin, request_origin
 from comptroller.ledger.engine.records import LONG, Reservation
 from comptroller.ledger.engine.responses import ResponseFactory
-from comptroller.ledger.engine.statistics import Statistics
-from comptroller.ledger.engine.usage_report import (
-    Usage,
-    UsageQuery,
-    UsageRow,
-    asked,
-    milliseconds,
-    report,
-)
-from comptroller.ledger.engine.verify import VerificationReport
+from comptroller.ledger.engine.usage_report import UsageQuery, UsageRow, asked, milliseconds, report
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
+from comptroller.ledger.models import (
+    LogEntry,
+    LogQuery,
+    RequestOrigin,
+    Statistics,
+    Usage,
+    VerificationReport,
+    request_origin,
+)
 
 T = TypeVar("T")
 Act = Callable[[Engine, int], ResponseFactory[T]]

@@ -33,7 +33,6 @@ from comptroller.ledger.engine import commit, statistics, usage_report, verify
 from comptroller.ledger.engine.denial_counter import DenialKey
 from comptroller.ledger.engine.denial_errors import MEMORY
 from comptroller.ledger.engine.engine import Engine
-from comptroller.ledger.engine.event_log import LogEntry, LogQuery
 from comptroller.ledger.engine.records import (
     Endpoint,
     Event,
@@ -41,6 +40,7 @@ from comptroller.ledger.engine.records import (
     ReservationFilter,
     StoredResponse,
 )
+from comptroller.ledger.models import LogEntry, LogQuery, Statistics
 
 _AT_ONCE = 2**18
 """Of records of this size (some thousand plain ones) a reader makes an answer at once: they are
@@ -202,7 +202,7 @@ class MemoryStore:
         for event in self._events.values():
             yield verify.ChargedTotal(event.held, event.since, event.unit, event.charged)
 
-    def statistics(self, now_ms: int, *, by_tenant: bool) -> statistics.Statistics:
+    def statistics(self, now_ms: int, *, by_tenant: bool) -> Statistics:
         """How the ledger stands."""
         budgets: dict[Unit, Counter[str]] = {}
         tenants = []
@@ -219,7 +219,7 @@ class MemoryStore:
             active, reserved = held.get(one.unit, (0, 0))
             held[one.unit] = active + 1, reserved + one.estimate
         units = statistics.of_units(self._totals, budgets, held)
-        return statistics.Statistics(units, tuple(tenants))
+        return Statistics(units, tuple(tenants))
 
     def spending(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
         """What each reservation, event and count of denials comes to."""

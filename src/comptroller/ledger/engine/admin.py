@@ -17,10 +17,10 @@ from comptroller.errors import ComptrollerError, refusal
 from comptroller.ledger.engine import responses
 from comptroller.ledger.engine.denial_errors import denied, unknown
 from comptroller.ledger.engine.engine import Engine
-from comptroller.ledger.engine.event_log import Kind, RequestOrigin
 from comptroller.ledger.engine.idempotency import IdempotencyKey, key_of
 from comptroller.ledger.engine.records import StoredResponse
 from comptroller.ledger.engine.responses import ResponseFactory
+from comptroller.ledger.models import Kind, RequestOrigin
 
 _VERBS: dict[Funding, Kind] = {
     Funding.CREDIT: "fund",

@@ -22,8 +22,8 @@ from comptroller.core.accounts import Account, Accounts, Denial
 from comptroller.core.budgets import BudgetTerms
 from comptroller.ledger.engine.denial_counter import DenialCounter, DenialKey
 from comptroller.ledger.engine.denial_errors import SERVED
-from comptroller.ledger.engine.event_log import Kind, LogEntry, RequestOrigin
 from comptroller.ledger.engine.records import Store
+from comptroller.ledger.models import Kind, LogEntry, RequestOrigin
 
 _NOBODY = RequestOrigin()
 _DEFAULT = RequestOrigin("default_budget")

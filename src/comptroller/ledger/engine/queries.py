@@ -31,6 +31,7 @@ from comptroller.ledger.engine.denial_errors import invalid
 from comptroller.ledger.engine.engine import Engine
 from comptroller.ledger.engine.records import ORDERS, Bounds, Reservation, ReservationFilter
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery
+from comptroller.ledger.models import ReservationPage
 
 _DIGEST, _LONGEST = 8, 1_024
 _WHOLE_NUMBERS = range(-(2**63), 2**63)
@@ -145,7 +146,7 @@ def budgets(records: Records, now_ms: int) -> list[Balance]:
 
 def reservations(
     *, tenant: str | None = None, **query: Unpack[ReservationQuery]
-) -> Callable[[Records], responses.ReservationPage]:
+) -> Callable[[Records], ReservationPage]:
     """One page of reservations (protocol, listReservations).
 
     It ends at `limit` of them, or before what their callers have added is more than `MOST_SHOWN`.
@@ -173,7 +174,7 @@ def reservations(
         whole=bool(include & set(responses.METADATA)),
     )
 
-    def page(records: Records) -> responses.ReservationPage:
+    def page(records: Records) -> ReservationPage:
         shown: list[Reservation] = []
         size, more = 0, None
         for one in records.listed(wanted):

@@ -12,7 +12,7 @@ from runcycles import Caps, CommitOveragePolicy, ReservationStatus, Unit
 from comptroller._frozen import frozen_record
 from comptroller.core.accounts import Account, Accounts
 from comptroller.ledger.engine.denial_counter import DenialKey
-from comptroller.ledger.engine.event_log import LogEntry
+from comptroller.ledger.models import LogEntry
 
 LONG = 2**12
 """Characters of JSON from which on a request is long: what a caller adds to it has no bound of its

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable
 from typing import Any, Protocol, TypeVar
 
-from pydantic import SerializeAsAny
 from runcycles import (
     Amount,
     Balance,
@@ -20,9 +19,7 @@ from runcycles import (
     ReleaseResponse,
     ReservationCreateRequest,
     ReservationCreateResponse,
-    ReservationDetail,
     ReservationExtendResponse,
-    ReservationListResponse,
     ReservationStatus,
     Unit,
 )
@@ -32,11 +29,9 @@ from runcycles.models import (
     EventStatus,
     ExtendStatus,
     ReleaseStatus,
-    ReservationSummary,
 )
 
 from comptroller.core.accounts import Account
-from comptroller.core.periods import Period
 from comptroller.core.scopes import ancestor_scopes
 from comptroller.ledger.engine import lazy_responses
 from comptroller.ledger.engine.lazy_responses import (
@@ -49,7 +44,7 @@ from comptroller.ledger.engine.lazy_responses import (
     made,
 )
 from comptroller.ledger.engine.records import Reservation, StoredResponse
-from comptroller.money import show
+from comptroller.ledger.models import Budget, DetailedReservation, ReservationPage, ReservationRow
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -59,52 +54,6 @@ class ResponseFactory(Protocol[T_co]):
 
     def __call__(self) -> T_co:
         """The answer."""
-
-
-class Budget(Balance):
-    """A balance as its operator sees it, with what the protocol does not show.
-
-    `per`: the period of `zone` in which it begins anew, or None; `renews_at_ms`: when next, and
-    `renews_with` how much.
-    `caps` bind always, or below the share `caps_below` of what was allocated; `alerts` are told
-    when that share is spent. Shares are in percent.
-    """
-
-    frozen: bool = False
-    closed: bool = False
-    per: Period | None = None
-    zone: str | None = None
-    renews_at_ms: int | None = None
-    renews_with: Amount | None = None
-    caps: Caps | None = None
-    caps_below: int | None = None
-    alerts: list[int] | None = None
-
-    def __str__(self) -> str:
-        of = f" of {show(self.allocated)}" if self.allocated else ""
-        each = f" each {self.per} ({self.zone})" if self.per else ""
-        return f"{self.scope_path}: {show(self.remaining)} left{of}{each}"
-
-
-class ReservationRow(ReservationSummary):
-    """A row of a listing, with what the protocol has added to it since."""
-
-    committed: Amount | None = None
-    finalized_at_ms: int | None = None
-    metadata: dict[str, Any] | None = None
-    committed_metadata: dict[str, Any] | None = None
-
-
-class ReservationPage(ReservationListResponse):
-    """A page of reservations."""
-
-    reservations: list[SerializeAsAny[ReservationSummary]]
-
-
-class DetailedReservation(ReservationDetail):
-    """One reservation, with what the protocol has added to it since."""
-
-    committed_metadata: dict[str, Any] | None = None
 
 
 def balance(account: Account) -> Balance:

@@ -7,66 +7,16 @@ is read from the budgets and from what is reserved now, which are few.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-import attrs
 from runcycles import ReservationStatus, Unit
 
 from comptroller.core.accounts import Account
 from comptroller.ledger.engine.records import Event, Reservation
+from comptroller.ledger.models import UnitStatistics
 
 CALLS, CHARGED, EXPIRED, DENIED = "calls", "charged", "expired", "denied:"
 """What is added up, by unit; denials by their code, which follows."""
 FULL_PERCENT = 80
 """Of its budget spent, from which on a budget is worth a look."""
-
-
-@attrs.frozen
-class UnitStatistics:
-    """How a ledger stands in one unit. Amounts are whole numbers of it.
-
-    Attributes:
-        unit: the unit.
-        calls: how many calls were charged since counting began; so are the next three counted.
-        charged: what they were charged, each once, however many scopes paid it.
-        expired: leases that ran out, unsettled.
-        denied: requests that a budget refused, by the reason's code.
-        active: reservations that hold their estimate now.
-        reserved: what they hold, each once.
-        budgets: how many budgets there are.
-        full: those of which `FULL_PERCENT` or more is spent or owed.
-        in_debt: those that owe something.
-        debt: what they owe in all; a call's debt is owed by every scope that it was charged to.
-    """
-
-    unit: Unit
-    calls: int = 0
-    charged: int = 0
-    expired: int = 0
-    denied: Mapping[str, int] = attrs.field(factory=dict)
-    active: int = 0
-    reserved: int = 0
-    budgets: int = 0
-    full: int = 0
-    in_debt: int = 0
-    debt: int = 0
-
-
-@attrs.frozen
-class Statistics:
-    """How a ledger stands.
-
-    Attributes:
-        units: in each unit that it knows.
-        tenants: the budgets of tenants as a whole, where they were asked for.
-        oldest_alert_ms: when the oldest alert was made that a webhook has not taken; None: all are.
-        failing_webhooks: those whose last delivery failed.
-        file_bytes: the sizes of the file (`ledger`) and of the log beside it (`wal`).
-    """
-
-    units: tuple[UnitStatistics, ...] = ()
-    tenants: tuple[Account, ...] = ()
-    oldest_alert_ms: int | None = None
-    failing_webhooks: int = 0
-    file_bytes: Mapping[str, int] = attrs.field(factory=dict)
 
 
 Totals = Counter[tuple[str, Unit]]

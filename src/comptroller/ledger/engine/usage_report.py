@@ -22,7 +22,7 @@ from comptroller.core.identifiers import normalize_filter
 from comptroller.core.scopes import LEVELS
 from comptroller.ledger.engine.denial_counter import QUARTER_MS, DenialKey
 from comptroller.ledger.engine.records import Event, Reservation
-from comptroller.money import formatted
+from comptroller.ledger.models import Usage
 
 DIMENSIONS = (*LEVELS[:-1], "tool", "model", "day", "run")
 """What a report may be told apart by, besides the labels of runs."""
@@ -82,39 +82,6 @@ class UsageRow:
     tokens_output: int = 0
     labels: tuple[str, ...] = ()
     """The values of `Asked.labels`; denials have none."""
-
-
-@attrs.frozen
-class Usage:
-    """One line of a report. Amounts are whole numbers of `unit`.
-
-    Attributes:
-        by: what the line is about: `{"tenant": "acme", "agent": "triage"}`; "" where a call names
-            none.
-        calls: those that were charged or still hold their reservation.
-        charged: what they were charged, the abandoned ones included.
-        reserved: what is still held by those that are not settled.
-        abandoned: the part of `charged` that belongs to calls given up before their end.
-        denied: how many requests a budget refused; `refused` is what they asked for.
-        refused: see `denied`.
-        tokens_input, tokens_output: as the models reported them.
-    """
-
-    by: dict[str, str]
-    unit: Unit
-    calls: int = 0
-    charged: int = 0
-    reserved: int = 0
-    abandoned: int = 0
-    denied: int = 0
-    refused: int = 0
-    tokens_input: int = 0
-    tokens_output: int = 0
-
-    def __str__(self) -> str:
-        about = ", ".join(f"{name} {given or '-'}" for name, given in self.by.items())
-        calls = f"{self.calls:,} call{'' if self.calls == 1 else 's'}"
-        return f"{about}: {formatted(self.unit, self.charged)} charged, {calls}"
 
 
 EVERYTHING = UsageQuery(by=("tool", "model", "day"))

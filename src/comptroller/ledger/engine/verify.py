@@ -19,7 +19,7 @@ import attrs
 from runcycles import Unit
 
 from comptroller.core.accounts import Account
-from comptroller.ledger.engine.event_log import LogEntry
+from comptroller.ledger.models import BalanceMismatch, LogEntry, VerificationReport
 
 BALANCES = ("allocated", "spent", "reserved", "debt")
 KINDS = ("opened", "set", "fund", "debit", "repay", "renewed", "carried", "debt")
@@ -56,27 +56,6 @@ class Records(Protocol):
 
     def changes(self) -> Iterable[LogEntry]:
         """The entries of `KINDS`, oldest first."""
-
-
-@attrs.frozen
-class BalanceMismatch:
-    """A balance that is not what it should be: the account says `found`, its history `expected`."""
-
-    scope: str
-    unit: Unit
-    since_ms: int
-    balance: str
-    found: int
-    expected: int
-
-
-@attrs.frozen
-class VerificationReport:
-    """What was looked at, and every difference; none: the ledger is as its history says."""
-
-    accounts: int
-    periods: int
-    differences: tuple[BalanceMismatch, ...]
 
 
 @attrs.define

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 from runcycles import DecisionResponse, ReleaseResponse, ReservationListResponse
 
-from comptroller.ledger.engine.responses import DetailedReservation, ReservationRow
+from comptroller.ledger.models import DetailedReservation, ReservationRow
 
 _MOST = 2**64
 """Above every integer of the protocol."""

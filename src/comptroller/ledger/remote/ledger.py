@@ -43,8 +43,8 @@ from comptroller.errors import (
     LedgerMisbehaved,
     LedgerUnreachable,
 )
-from comptroller.ledger.engine.responses import DetailedReservation
 from comptroller.ledger.interface import BalanceQuery, ReservationQuery, check_seconds
+from comptroller.ledger.models import DetailedReservation
 from comptroller.ledger.protocol import query_params
 from comptroller.ledger.protocol.codec import Page
 from comptroller.ledger.remote.connections import (

@@ -17,7 +17,8 @@ from pathlib import Path
 import attrs
 
 from comptroller.errors import ComptrollerError
-from comptroller.ledger.engine.verify import VerificationReport, verified
+from comptroller.ledger.engine.verify import verified
+from comptroller.ledger.models import VerificationReport
 from comptroller.ledger.sqlite import database_file, schema
 from comptroller.ledger.sqlite.file_guard import opening
 from comptroller.ledger.sqlite.snapshot import SqliteSnapshot

@@ -13,10 +13,10 @@ from runcycles import Unit
 
 from comptroller.core.accounts import Account
 from comptroller.ledger.engine.denial_counter import DenialKey
-from comptroller.ledger.engine.event_log import LogEntry, RequestOrigin
 from comptroller.ledger.engine.records import Event, Reservation
 from comptroller.ledger.engine.statistics import DENIED, Totals, add
 from comptroller.ledger.engine.usage_report import EVERYTHING, of_event, of_reservation
+from comptroller.ledger.models import LogEntry, RequestOrigin
 from comptroller.ledger.sqlite import rows
 from comptroller.money import MAX_AMOUNT
 

@@ -17,7 +17,7 @@ from itertools import repeat
 import attrs
 
 from comptroller.ledger.embedded.base import MAX_LEASE
-from comptroller.ledger.engine.event_log import FORGOTTEN
+from comptroller.ledger.models import FORGOTTEN
 from comptroller.ledger.sqlite import rows
 
 _AT_ONCE = 100

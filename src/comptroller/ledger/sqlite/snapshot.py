@@ -16,9 +16,8 @@ from runcycles import Unit
 from comptroller.core.accounts import Account
 from comptroller.core.periods import period_start
 from comptroller.ledger.engine import usage_report, verify
-from comptroller.ledger.engine.event_log import REQUESTS, LogEntry, LogQuery
 from comptroller.ledger.engine.records import Reservation, ReservationFilter
-from comptroller.ledger.engine.statistics import Statistics
+from comptroller.ledger.models import REQUESTS, LogEntry, LogQuery, Statistics
 from comptroller.ledger.sqlite import event_log_store, rows, statistics
 from comptroller.ledger.sqlite import rows as listing
 

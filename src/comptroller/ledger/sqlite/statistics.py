@@ -8,7 +8,8 @@ from pathlib import Path
 
 from runcycles import Unit
 
-from comptroller.ledger.engine.statistics import FULL_PERCENT, Statistics, UnitStatistics, of_units
+from comptroller.ledger.engine.statistics import FULL_PERCENT, of_units
+from comptroller.ledger.models import Statistics, UnitStatistics
 from comptroller.ledger.sqlite import rows
 
 # the index holds none but the active ones

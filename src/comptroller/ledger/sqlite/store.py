@@ -14,8 +14,8 @@ from runcycles import Unit
 
 from comptroller.core.accounts import Account
 from comptroller.ledger.engine.denial_counter import DenialKey
-from comptroller.ledger.engine.event_log import LogEntry
 from comptroller.ledger.engine.records import LONG, Endpoint, Event, Reservation, StoredResponse
+from comptroller.ledger.models import LogEntry
 from comptroller.ledger.sqlite import idempotency_store, rows, schema
 from comptroller.ledger.sqlite.event_log_store import EventLogTables
 from comptroller.ledger.sqlite.file_lock import try_begin

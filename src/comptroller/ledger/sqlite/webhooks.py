@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from comptroller.ledger.engine.event_log import LogEntry
+from comptroller.ledger.models import LogEntry
 from comptroller.ledger.sqlite import event_log_store
 from comptroller.ledger.sqlite.database_file import SideConnection
 from comptroller.ledger.webhooks import MOST_SECONDS, Webhook, body_of, headers_of, post
