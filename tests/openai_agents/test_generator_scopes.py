@@ -10,6 +10,7 @@ An async generator has no context of its own (PEP 568): what is set in it, its r
 
 import asyncio
 import contextlib
+import sys
 
 import pytest
 from agents import Agent, Runner
@@ -69,7 +70,11 @@ def in_time(generator):
     return asyncio.wait_for(anext(generator), 5)
 
 
-@pytest.mark.parametrize("step", [anext, in_time])
+STEPS = [anext, in_time] if sys.version_info >= (3, 12) else [anext]
+"""Before, `wait_for` took each step in a task of its own, whose context ends with the step."""
+
+
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("inside", [Runner.run, streamed])
 async def test_generators_read_in_turn_are_charged_each_to_its_own_tenant(books, inside, step):
     one, other = (books.answers(tenant, inside=inside) for tenant in TENANTS)

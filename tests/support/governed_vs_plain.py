@@ -216,7 +216,7 @@ async def governed(scenario: Callable[[Trace], Play], way: Way, **policy: Any) -
                 with anyio.fail_after(600):
                     outcome = await perform(trace, play, stage)
         assert snapshot(trace, play) == before
-        assert await open_reservations(behind) == []
+        assert await open_reservations(behind) == [], stage.governed.receipt
         receipt = stage.governed.receipt
         details = [
             await behind.reservation(line.reservation_id)

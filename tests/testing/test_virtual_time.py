@@ -11,6 +11,7 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
+from comptroller.ledger import daemon_threads
 from comptroller.testing import VirtualTimeLoop, virtual_backend
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -72,6 +73,24 @@ async def test_time_goes_on_while_a_thread_waits_for_the_loop():
         return anyio.from_thread.run(anyio.sleep, 0.01) or "woken"
 
     assert await anyio.to_thread.run_sync(in_thread) == "woken"
+
+
+async def test_a_ledgers_thread_that_has_told_its_result_does_not_hold_the_clock(monkeypatch):
+    """It may take a while to end: nothing is awaited of it by then."""
+    over, run = threading.Event(), daemon_threads._Job.run
+
+    def lingering(job):
+        run(job)
+        over.wait(10)
+
+    monkeypatch.setattr(daemon_threads._Job, "run", lingering)
+    try:
+        assert await daemon_threads.run_sync(str, 5) == "5"
+        real = time.monotonic()
+        await anyio.sleep(5)
+        assert time.monotonic() - real < 2
+    finally:
+        over.set()
 
 
 async def test_a_thread_that_nobody_awaits_any_more_does_not_hold_the_clock(anyio_backend_name):

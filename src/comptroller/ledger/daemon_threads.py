@@ -23,7 +23,8 @@ class _Job(threading.Thread):
     """A daemon for one job: what blocks takes longer than starting a thread.
 
     Attributes:
-        loop: which one waits for it; None once it does not have to any more.
+        loop: whose job it is; None when nobody waits for it any more. A thread outlives the news of
+            its result for a moment, which a virtual clock is not to take for work.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Any]) -> None:
@@ -38,10 +39,8 @@ class _Job(threading.Thread):
             try:
                 result = self._work()
             except Exception as error:  # noqa: BLE001 - it is for whoever waits
-                self.loop = None
                 self.done.set_exception(error)
             else:
-                self.loop = None
                 self.done.set_result(result)
             finally:
                 if not self.done.done():
@@ -60,5 +59,8 @@ async def run_sync(
         job = _Job(asyncio.get_running_loop(), lambda: context.run(function, *args))
         with anyio.CancelScope(shield=True):
             job.start()
-            result: T = await asyncio.wrap_future(job.done)
+            try:
+                result: T = await asyncio.wrap_future(job.done)
+            finally:
+                job.loop = None
     return result
