@@ -13,7 +13,8 @@ POLICY = Policy(llm_estimate=tokens(ESTIMATE))
 
 def exactly(count, **settings):
     """Settings under which an answer has that many tokens, whatever the model wants to say."""
-    return ModelSettings(max_tokens=count, extra_body={"ignore_eos": True}, **settings)
+    asked = {"include_usage": True, "extra_body": {"ignore_eos": True}, **settings}
+    return ModelSettings(max_tokens=count, **asked)
 
 
 async def spent(ledger, tenant="acme"):

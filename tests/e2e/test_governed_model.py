@@ -35,7 +35,7 @@ async def test_a_run_is_charged_what_the_server_counted(speaker, count, ledger):
 
 
 async def test_a_streamed_run_is_charged_what_the_server_counted(speaker, count, ledger):
-    """Although nobody asked Chat Completions to report the usage of a stream."""
+    """Chat Completions reports the usage of a stream where `include_usage` asks for it."""
     await ledger.set_budget("tenant:acme", tokens(10_000))
     with anyio.fail_after(30):
         async with governed_run(speaker(24), "acme", ledger=ledger, policy=POLICY) as run:
