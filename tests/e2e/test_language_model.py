@@ -50,7 +50,7 @@ async def test_usage_reported_at_a_streams_end_is_what_the_server_counted(speake
 async def test_chat_completions_stream_no_usage_unless_asked_for_it(speaker, count):
     """A governed run cannot rely on what was not asked for: zero is reported, 24 were written."""
     with anyio.fail_after(30):
-        stream = Runner.run_streamed(speaker(24), "Name three lakes.")
+        stream = Runner.run_streamed(speaker(24, include_usage=None), "Name three lakes.")
         async for _ in stream.stream_events():
             pass
         counted = await count()
