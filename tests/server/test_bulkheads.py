@@ -1,12 +1,14 @@
 """Who asks a server for much waits for itself, and nobody else does."""
 
 import json
+import threading
 
 import anyio
 import pytest
 
 from comptroller import usd
 from comptroller.ledger.embedded.memory import open_memory
+from comptroller.ledger.engine import idempotency
 from comptroller.server.bulkheads import LONG, Lanes
 from support.http_requests import reserving, served
 
@@ -63,6 +65,51 @@ async def test_a_long_body_is_read_like_any_other():
         assert one["metadata"] == body["metadata"]
         wrong = await client.post("/v1/reservations", content=json.dumps(body)[:-1])
         assert (wrong.status_code, wrong.json()["error"]) == (400, "INVALID_REQUEST")
+
+
+async def test_a_long_body_is_written_as_json_once_and_in_no_ledgers_turn(monkeypatch):
+    """Canonical JSON of a mebibyte takes a fifth of a second, in which nobody else has a turn."""
+    written = []
+
+    def canonical(request, original=idempotency.canonical):
+        written.append(threading.get_ident())
+        return original(request)
+
+    monkeypatch.setattr(idempotency, "canonical", canonical)
+    notes = {f"note {number}": number for number in range(LONG // 8)}
+    async with open_memory() as memory, served(memory) as client:
+        await memory.set_budget("tenant:acme", usd("1"))
+        reserved = await client.post("/v1/reservations", json=reserving(metadata=notes))
+        assert reserved.status_code == 200
+        again = reserving(metadata=notes, dry_run=False, grace_period_ms=5000)
+        replayed = await client.post("/v1/reservations", json=again)
+        assert replayed.json()["reservation_id"] == reserved.json()["reservation_id"]
+        name = reserved.json()["reservation_id"]
+        actual = {"unit": "USD_MICROCENTS", "amount": 1}
+        committed = await client.post(
+            f"/v1/reservations/{name}/commit",
+            json={"idempotency_key": "c", "actual": actual, "metadata": notes},
+        )
+        assert committed.status_code == 200, committed.text
+        other = await client.post("/v1/reservations", json=reserving(metadata=notes | {"x": 1}))
+        assert other.json()["error"] == "IDEMPOTENCY_MISMATCH"
+    assert len(written) == 4
+    assert threading.get_ident() not in written
+
+
+async def test_what_is_wrong_with_a_long_body_is_said_in_the_order_of_the_checks():
+    """A number that JSON cannot carry comes after the tenant, as in a short body."""
+    endless = reserving(metadata={"number": "endless", "note": "x" * LONG})
+    endless = json.dumps(endless).replace('"endless"', "1e999")
+    async with open_memory() as memory, served(memory) as client:
+        await memory.set_budget("tenant:acme", usd("1"))
+        for body, status in (
+            (endless, 400),
+            (endless.replace('"acme"', '"globex"'), 403),
+            (json.dumps(reserving(metadata={"note": "x" * LONG})), 200),
+        ):
+            answer = await client.post("/v1/reservations", content=body)
+            assert answer.status_code == status, answer.text
 
 
 async def test_a_lane_that_nobody_is_in_is_gone():

@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 from comptroller.errors import ComptrollerError, LedgerRefused
 from comptroller.ledger.api_keys import ApiKeyVerifier, StaticApiKeys
+from comptroller.ledger.engine.idempotency import CanonicalRequest, canonical_request
 from comptroller.ledger.engine.lazy_responses import as_json
 from comptroller.ledger.interface import Ledger
 from comptroller.ledger.models import RequestOrigin, request_origin
@@ -150,10 +151,15 @@ class _Server:
                 route.status, as_json(await self._asked(route, exchange, name, request))
             )
         async with self.lanes.lane(caller.tenant if caller else None):
-            request = None
+            request = written = None
             if route.model is not None:
-                request = await self.lanes.off_the_loop(_request, route.model, exchange, body)
-            answer = await self._asked(route, exchange, name, request)
+                written = await self.lanes.off_the_loop(_long, route.model, exchange, body)
+                request = written.request
+            before = canonical_request.set(written)
+            try:
+                answer = await self._asked(route, exchange, name, request)
+            finally:
+                canonical_request.reset(before)
             return HttpResponse(route.status, await self.lanes.off_the_loop(as_json, answer))
 
     async def _asked(
@@ -232,6 +238,10 @@ def _origin(exchange: RequestContext, route: Route) -> RequestOrigin:
     else:
         who = "admin" if route.admits == "operator" else "admin_on_behalf_of"
     return RequestOrigin(who, exchange.request_id, exchange.trace_id)
+
+
+def _long(model: type[BaseModel], exchange: RequestContext, body: bytes) -> CanonicalRequest:
+    return CanonicalRequest.of(_request(model, exchange, body))
 
 
 def _request(model: type[BaseModel], exchange: RequestContext, body: bytes) -> BaseModel:

@@ -45,6 +45,7 @@ from comptroller.ledger import daemon_threads
 from comptroller.ledger.embedded.alerts import AlertDispatcher, OnAlert
 from comptroller.ledger.engine import admin, commit, queries, reserve, responses, verify
 from comptroller.ledger.engine.engine import Engine
+from comptroller.ledger.engine.idempotency import canonical_request
 from comptroller.ledger.engine.records import LONG, Reservation
 from comptroller.ledger.engine.responses import ResponseFactory
 from comptroller.ledger.engine.usage_report import UsageQuery, UsageRow, asked, milliseconds, report
@@ -180,7 +181,8 @@ class EmbeddedLedgerBase(ABC):
         """Perform a request, for whom this context says."""
         if (origin := request_origin.get()) is None:
             return await self._perform(act)
-        return await self._perform(lambda book, now_ms: act(book.asked_by(origin), now_ms))
+        written = canonical_request.get()
+        return await self._perform(lambda book, now_ms: act(book.asked_by(origin, written), now_ms))
 
     async def _operate(self, act: Act[T]) -> T:
         """Perform what an operator asks, who is known."""

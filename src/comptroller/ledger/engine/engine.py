@@ -11,7 +11,7 @@ The laws kept here:
 
 from collections.abc import Mapping
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from runcycles import Amount, Unit
@@ -25,13 +25,21 @@ from comptroller.ledger.engine.denial_errors import SERVED
 from comptroller.ledger.engine.records import Store
 from comptroller.ledger.models import Kind, LogEntry, RequestOrigin
 
+if TYPE_CHECKING:
+    from comptroller.ledger.engine.idempotency import CanonicalRequest
+
 _NOBODY = RequestOrigin()
 _DEFAULT = RequestOrigin("default_budget")
 
 
 @frozen_record
 class Engine:
-    """Records, and the rules of keeping them. `origin` is the present request's."""
+    """Records, and the rules of keeping them.
+
+    Attributes:
+        origin: on whose behalf the present request came.
+        written: the present request's canonical JSON, where that was made before its turn.
+    """
 
     store: Store
     name: str
@@ -41,11 +49,14 @@ class Engine:
     alerts: list[LogEntry] = attrs.field(factory=list, repr=False)
     """Alerts that are to be told once what made them is kept; whoever tells them empties it."""
     _denials: DenialCounter = attrs.field(factory=DenialCounter, repr=False)
+    written: "CanonicalRequest | None" = attrs.field(default=None, repr=False)
 
-    def asked_by(self, origin: RequestOrigin) -> "Engine":
-        """The same book, for a request of `origin`."""
+    def asked_by(
+        self, origin: RequestOrigin, written: "CanonicalRequest | None" = None
+    ) -> "Engine":
+        """Return the same book, for a request of `origin`."""
         name = self.name if origin.request_id is None else SERVED
-        return Engine(self.store, name, self.default, origin, self.alerts, self._denials)
+        return Engine(self.store, name, self.default, origin, self.alerts, self._denials, written)
 
     def held(self, scopes: tuple[str, ...], unit: Unit, since: tuple[int, ...]) -> Accounts:
         """The accounts of `scopes` in the periods that began at `since`."""

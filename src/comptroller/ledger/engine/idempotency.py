@@ -9,15 +9,17 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from contextvars import ContextVar
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
+from runcycles import ReservationCreateRequest
 
 from comptroller._frozen import frozen_record
-from comptroller.errors import refusal
+from comptroller.errors import LedgerRefused, refusal
 from comptroller.ledger.engine.denial_errors import invalid
 from comptroller.ledger.engine.engine import Engine
-from comptroller.ledger.engine.records import Endpoint, StoredResponse
+from comptroller.ledger.engine.records import DEFAULT_GRACE_MS, Endpoint, StoredResponse
 
 _BYTES = 16
 _SURROGATE = r"\ud"
@@ -61,8 +63,13 @@ class IdempotencyKey:
 def key_of(
     book: Engine, tenant: str | None, endpoint: Endpoint, request: BaseModel, key: str, row: int = 0
 ) -> IdempotencyKey:
-    """The key of `request` at `endpoint`; `row` as the key's."""
-    said = canonical(request)
+    """The key of `request` at `endpoint`; `row` as the key's.
+
+    Raises:
+        LedgerRefused: the request cannot be written as JSON (INVALID_REQUEST).
+    """
+    written = book.written
+    said = written.text() if written and written.request is request else canonical(request)
     named = f"{tenant or ''}\0{endpoint}\0{key}".encode()
     return IdempotencyKey(
         book,
@@ -74,8 +81,44 @@ def key_of(
     )
 
 
+@frozen_record
+class CanonicalRequest:
+    """A request with its canonical JSON, or with what is wrong with it.
+
+    Writing a long request takes long, so a server does it in a thread, before the ledger's turn.
+    What is wrong is raised in that turn, after what is checked before it.
+    """
+
+    request: BaseModel
+    written: str | LedgerRefused
+
+    @classmethod
+    def of(cls, request: BaseModel) -> "CanonicalRequest":
+        """Write `request`."""
+        try:
+            return cls(request, canonical(request))
+        except LedgerRefused as error:
+            return cls(request, error)
+
+    def text(self) -> str:
+        """Return the canonical JSON.
+
+        Raises:
+            LedgerRefused: the request cannot be written as JSON (INVALID_REQUEST).
+        """
+        if isinstance(self.written, LedgerRefused):
+            raise self.written
+        return self.written
+
+
+canonical_request: ContextVar[CanonicalRequest | None] = ContextVar(
+    "comptroller_canonical_request", default=None
+)
+"""The request of this context, where whoever serves it has written it already."""
+
+
 def canonical(request: BaseModel) -> str:
-    """The request as JSON, the same for equal requests.
+    """Write the request as JSON, the same for equal requests.
 
     The members of a model come in its own order. Only where a caller has chosen names, as in
     metadata, they are sorted, which takes several times as long.
@@ -83,6 +126,8 @@ def canonical(request: BaseModel) -> str:
     Raises:
         LedgerRefused: its metadata holds what JSON cannot carry (INVALID_REQUEST).
     """
+    if isinstance(request, ReservationCreateRequest):
+        request = _without_defaults(request)
     try:
         if not has_chosen_names(request):
             # `model_dump_json` without its two dozen settings, which cost as much as the JSON
@@ -96,6 +141,16 @@ def canonical(request: BaseModel) -> str:
     except (PydanticSerializationError, RecursionError, ValueError) as error:
         raise invalid(f"the request cannot be written as JSON: {error}") from None
     return said
+
+
+def _without_defaults(request: ReservationCreateRequest) -> ReservationCreateRequest:
+    """Leave out what only names a default: named or not, it is the same request."""
+    defaults: dict[str, None] = {}
+    if request.dry_run is False:
+        defaults["dry_run"] = None
+    if request.grace_period_ms == DEFAULT_GRACE_MS:
+        defaults["grace_period_ms"] = None
+    return request.model_copy(update=defaults) if defaults else request
 
 
 def _custom(request: BaseModel) -> object:

@@ -159,6 +159,8 @@ ORDERS: Mapping[str, Callable[[Reservation], int | str]] = {
 
 Bounds = tuple[int | None, int | None]
 """From and to, inclusive; None leaves a side open."""
+DEFAULT_GRACE_MS = 5_000
+
 ANY_TIME: Bounds = (None, None)
 
 

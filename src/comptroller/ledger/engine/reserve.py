@@ -37,13 +37,19 @@ from comptroller.ledger.engine.denial_counter import QUARTER_MS, DenialKey
 from comptroller.ledger.engine.denial_errors import denied, forbidden, invalid, must_be_possible
 from comptroller.ledger.engine.engine import Engine
 from comptroller.ledger.engine.idempotency import IdempotencyKey, key_of
-from comptroller.ledger.engine.records import LONG, Event, Reservation, StoredResponse
+from comptroller.ledger.engine.records import (
+    DEFAULT_GRACE_MS,
+    LONG,
+    Event,
+    Reservation,
+    StoredResponse,
+)
 from comptroller.ledger.engine.responses import ResponseFactory
 
 TTL_MS = range(1_000, 86_400_000 + 1)
 GRACE_MS = range(60_000 + 1)
 TIMES_MS = range(2**63)
-DEFAULT_TTL_MS, DEFAULT_GRACE_MS = 60_000, 5_000
+DEFAULT_TTL_MS = 60_000
 DEFAULT_POLICY = CommitOveragePolicy.ALLOW_IF_AVAILABLE
 
 _TOKEN_BYTES = 8
@@ -59,7 +65,7 @@ def reserve(
     """
     ttl_ms, grace_ms = _lease(request)
     scopes, owner = _whose(request.subject, request.estimate, tenant)
-    key = key_of(book, owner, "reserve", _plain(request), request.idempotency_key)
+    key = key_of(book, owner, "reserve", request, request.idempotency_key)
     known = key.recalled()
     if request.dry_run:
         known = known or key.remember(_evaluated(book, scopes, request.estimate, key, now_ms))
@@ -132,16 +138,6 @@ def _lease(request: ReservationCreateRequest) -> tuple[int, int]:
     if grace_ms not in GRACE_MS:
         raise invalid(f"grace_period_ms={grace_ms}: it is {GRACE_MS[0]} to {GRACE_MS[-1]} ms")
     return ttl_ms, grace_ms
-
-
-def _plain(request: ReservationCreateRequest) -> ReservationCreateRequest:
-    """The request without what only says a default: said or not, it is the same request."""
-    defaults: dict[str, None] = {}
-    if request.dry_run is False:
-        defaults["dry_run"] = None
-    if request.grace_period_ms == DEFAULT_GRACE_MS:
-        defaults["grace_period_ms"] = None
-    return request.model_copy(update=defaults) if defaults else request
 
 
 def _whose(
