@@ -14,10 +14,8 @@ from runcycles import Amount, Unit
 
 from comptroller.core.call_lifecycle import Outcome
 from comptroller.core.pricing import TokenCount
+from comptroller.core.settlement import ESTIMATED_SOURCES
 from comptroller.money import MICROCENTS_PER_USD, Sums, formatted, show
-
-GUESSES = frozenset({"estimate", "streamed"})
-"""The sources of an actual that nobody has reported."""
 
 
 @attrs.frozen(kw_only=True)
@@ -71,7 +69,7 @@ class CallReceipt:
     @property
     def estimated(self) -> bool:
         """Whether what it cost is a guess: an estimate, or the size of what was streamed."""
-        return self.actual_source in GUESSES and bool(self.actual and self.actual.amount)
+        return self.actual_source in ESTIMATED_SOURCES and bool(self.actual and self.actual.amount)
 
     @property
     def ending(self) -> str:
@@ -149,13 +147,13 @@ class Receipt:
         return Sums(total)
 
     @property
-    def estimated(self) -> dict[Unit, int]:
+    def estimated(self) -> Sums:
         """How much of what was charged is a guess, by unit."""
         total: Counter[Unit] = Counter()
         for call in self.calls:
             if call.charged is not None and call.estimated:
                 total[Unit(call.charged.unit)] += call.charged.amount
-        return {unit: n for unit, n in total.items() if n}
+        return Sums({unit: n for unit, n in total.items() if n})
 
     @property
     def tokens(self) -> TokenCount:
@@ -206,9 +204,8 @@ class Receipt:
         table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
                  for row in rows]  # fmt: skip
         total = f"run {self.run_id} of {self.tenant}: charged {self.charged}"
-        guessed = ", ".join(formatted(unit, n) for unit, n in self.estimated.items())
-        if guessed:
-            total += f", of which {guessed} by estimate"
+        if self.estimated:
+            total += f", of which {self.estimated} by estimate"
         return "\n".join([total, *table])
 
 

@@ -70,6 +70,23 @@ class TestReport:
         assert (line["charged"], line["charged_usd"]) == (86_400, "0.000864")
         assert "name one of them" in refused("report", "--json", "--format", "csv", *LEDGER)
 
+    def test_what_nobody_measured_is_marked_in_every_format(self, desk):
+        async def charge():
+            async with open_ledger("ledger.db") as ledger:
+                for key, source in (("measured", "usage"), ("guessed", "estimate")):
+                    more = {"metadata": {"actual_source": source}}
+                    await ledger.record(event(key, 250_000).model_copy(update=more))
+
+        anyio.run(charge)
+        shown = done("report", *LEDGER).splitlines()
+        head, line = (line for line in shown if line.strip(" ─"))
+        assert head.split()[:4] == ["tenant", "calls", "charged", "estimated"]
+        assert line.split()[:4] == ["acme", "2", "$0.005", "$0.0025"]
+        [row] = csv.DictReader(io.StringIO(done("report", "--format", "csv", *LEDGER)))
+        assert (row["estimated"], row["estimated_usd"]) == ("250000", "0.0025")
+        [line] = json.loads(done("report", "--json", *LEDGER))
+        assert (line["estimated"], line["estimated_usd"]) == (250_000, "0.0025")
+
     @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", " =1", "\uff1d1"])
     def test_a_name_that_a_client_chose_is_no_formula_to_who_opens_the_file(self, desk, name):
         async def charge():

@@ -5,16 +5,20 @@ A full disk is `/dev/full`; a closed stdout is one that the shell closed before 
 What a person reads.
 """
 
+import io
 import json
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 from runcycles import Amount, Balance, SignedAmount, Unit
 
 from comptroller import CallReceipt, Outcome, Receipt, TokenCount, usd
-from comptroller.cli import output
+from comptroller.cli import output, progress
 from comptroller.money import amount
 from support.cli import done, environment
 
@@ -140,6 +144,30 @@ def test_what_was_not_charged_is_shown():
     rows = shown(output.receipts_table([receipt(short)]))
     assert "short $0.01" in rows
     assert "1,000+2" in rows
+
+
+def test_a_cost_that_is_an_estimate_is_marked_in_its_line_and_in_the_sum():
+    guess = line(id="llm-2", actual=usd(1), charged=usd(1), actual_source="estimate")
+    known = line(actual=usd(2), charged=usd(2), actual_source="usage")
+    rows = shown(output.receipts_table([receipt(known, guess)])).splitlines()
+    first, second, total = (row for row in rows if "$" in row)
+    assert "estimate" not in first
+    assert second.rstrip().endswith("committed (estimate)")
+    assert total.rstrip().endswith("$1.00 by estimate")
+    assert "$3.00" in total
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_estimate_is_marked_while_the_run_goes_on(terminal):
+    guess = line(actual=usd(1), charged=usd(1), actual_source="streamed")
+    run = SimpleNamespace(receipt=receipt(guess), status="running")
+    out = Console(file=io.StringIO(), width=120, force_terminal=terminal, color_system=None)
+    if terminal:
+        with Live(console=out, auto_refresh=False) as live:
+            progress.LiveTable(live).look({"run": run})
+    else:
+        progress.Lines(out).look({"run": run})
+    assert ("$1.00 (est. $1.00)" if terminal else "$1.00  (estimate)") in out.file.getvalue()
 
 
 def test_a_retry_is_numbered():

@@ -17,7 +17,7 @@ from comptroller.errors import BudgetExceeded, BudgetNotFound, ComptrollerError
 from comptroller.ledger.embedded.memory import open_memory
 from comptroller.ledger.engine.denial_counter import DenialCounter, DenialKey
 from comptroller.ledger.models import FORGOTTEN, RequestOrigin, request_origin
-from comptroller.ledger.sqlite import open_sqlite, schema
+from comptroller.ledger.sqlite import open_sqlite
 from comptroller.ledger.sqlite.retention import Retention
 from comptroller.money import tokens
 from support.manual_clock import Clock
@@ -25,7 +25,6 @@ from support.requests import (
     OVERDRAFT,
     amount,
     asking,
-    balance_of,
     committing,
     event,
     extending,
@@ -273,44 +272,6 @@ class TestVerify:
             found = (await ledger.verify()).differences
         shown = [(one.scope, one.balance, one.found, one.expected) for one in found]
         assert shown == differences
-
-    async def test_a_file_that_is_older_than_its_log_is_as_it_was(self, tmp_path):
-        """What its accounts held before counting began is taken as it stood."""
-        path, now = tmp_path / "ledger.db", Clock()
-        steps = schema.migrations()
-        older = [step for step in steps if step.name != "books"]
-        with closing(sqlite3.connect(path)) as old:
-            for step in older[:2]:
-                for statement in step.statements():
-                    old.execute(statement)
-            old.execute("PRAGMA application_id = 1129140308")
-            old.execute("PRAGMA user_version = 2")
-            old.execute(
-                "INSERT INTO accounts (scope, unit, allocated, spent, reserved, debt,"
-                " overdraft_limit, is_over_limit, frozen, per, renews_ms, renews_to) VALUES"
-                " ('tenant:acme', 'USD_MICROCENTS', 100, 40, 20, 3, 9, 0, 0, 'day', ?, 100),"
-                " ('tenant:acme/agent:a', 'USD_MICROCENTS', 90, 25, 20, 0, 0, 0, 0, 0, 0, 0)",
-                (now.now + 1000,),
-            )
-            said = '{"action":{"kind":"llm.completion","name":"m"},"subject":{"tenant":"acme"}}'
-            old.executemany(
-                "INSERT INTO reservations (id, token, tenant, path, held, unit, estimate, policy,"
-                " created_ms, expires_ms, ends_ms, key, request, status, charged) VALUES"
-                " (?, 'ab', 'acme', 'tenant:acme/agent:a', 3, 'USD_MICROCENTS', 20,"
-                " 'ALLOW_IF_AVAILABLE', ?, ?, ?, 'k', ?, ?, ?)",
-                [
-                    (1, now.now - 9, now.now + DAY, now.now + DAY, said, "COMMITTED", 25),
-                    (2, now.now - 8, now.now + DAY, now.now + DAY, said, "ACTIVE", None),
-                ],
-            )
-            old.commit()
-        async with open_sqlite(path, now=now) as ledger:
-            assert (await ledger.verify()).differences == ()
-            assert [(line.charged, line.reserved) for line in await ledger.usage()] == [(25, 20)]
-            now.advance(1000)
-            await ledger.record(event("e", 1))
-            assert (await ledger.verify()).differences == ()
-            assert (await balance_of(ledger, SCOPE))["spent"] == 3 + 1
 
 
 amounts = st.integers(min_value=0, max_value=60)

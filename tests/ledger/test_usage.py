@@ -88,6 +88,22 @@ async def test_by_tenant(busy):
     ]
 
 
+@pytest.mark.parametrize("by", ["tenant", "agent", "day", "run", "model", "dimension:user"])
+async def test_what_nobody_measured_is_told_apart_from_what_was(embedded, by):
+    """However the report is made: from what is added up, or call by call."""
+    await embedded.set_budget("tenant:acme", amount(1000))
+    for key, source in enumerate(
+        ["usage", "reported", "tool", "estimate", "streamed", None, {"estimate": 1}, ["streamed"]]
+    ):
+        told = {} if source is None else {"actual_source": source}
+        await call(embedded, str(key), 128, 2**key, told=told)
+    paid = event("paid", 256).model_copy(update={"metadata": {"actual_source": "estimate"}})
+    await embedded.record(paid)
+    found = await embedded.usage(by=by)
+    assert sum(line.charged for line in found) == 511
+    assert sum(line.estimated for line in found) == 8 + 16 + 256
+
+
 @pytest.mark.parametrize(
     ("by", "charged"),
     [

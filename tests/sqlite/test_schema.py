@@ -7,9 +7,8 @@ import anyio
 import pytest
 
 from comptroller.errors import ComptrollerError, LedgerUnreachable
-from comptroller.ledger.engine.idempotency import key_of
 from comptroller.ledger.sqlite import open_sqlite, schema
-from support.requests import amount, asking, balance_of, committing, event, extending
+from support.requests import amount, asking, balance_of
 
 pytestmark = pytest.mark.anyio
 
@@ -38,15 +37,6 @@ def tables(path):
 
 def recorded(path):
     return [number for (number,) in looked(path, "SELECT number FROM migrations ORDER BY number")]
-
-
-def of_first_schema(path):
-    old = sqlite3.connect(path)
-    for statement in schema.migrations()[0].statements():
-        old.execute(statement)
-    old.execute("PRAGMA application_id = 1129140308")
-    old.execute("PRAGMA user_version = 1")
-    return old
 
 
 async def made(path):
@@ -95,63 +85,6 @@ async def test_an_older_file_is_brought_forward_and_keeps_what_it_holds(tmp_path
     assert recorded(path) == [step.number for step in MORE]
     assert looked(path, "SELECT * FROM more") == [(";",)]
     assert (await opened(path))["allocated"] == 100  # and each step is performed once
-
-
-async def test_what_the_first_schema_holds_is_answered_again(tmp_path, clock):
-    """Each answer is found under its key: a grant, its commit, an extension, an event."""
-    path = tmp_path / "ledger.db"
-    requests = {
-        "reserve": asking("k", 10),
-        "commit": committing("c", 7),
-        "extend": extending("x", 1000),
-        "record": event("e", 3),
-    }
-    keys = {
-        verb: key_of(None, "acme", verb, request, request.idempotency_key)
-        for verb, request in requests.items()
-    }
-    held = ("acme", "tenant:acme", 1, "USD_MICROCENTS", 10, "REJECT", 5, 9_000, 9_500, "k")
-    old = of_first_schema(path)
-    old.execute(
-        "INSERT INTO accounts VALUES"
-        " (1, 'tenant:acme', 'USD_MICROCENTS', 100, 10, 10, 0, 0, 0, 0, NULL, NULL, NULL, NULL)"
-    )
-    said = requests["reserve"].model_dump_json(exclude_none=True)
-    for row, *ended in ((1, "COMMITTED", 7, 6), (2, "ACTIVE", None, None)):
-        old.execute(
-            "INSERT INTO reservations VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,NULL)",
-            (row, str(row) * 16, *held, said, *ended),
-        )
-
-    def answered(number, verb, made=0, token="", amount_=0, moment_ms=0, reservation=None):
-        key = keys[verb]
-        old.execute(
-            "INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,NULL,NULL,?)",
-            (number, reservation, key.digest if reservation else None, key.fingerprint, made,
-             token, amount_, moment_ms, "[[1,100,0,10,0,0,0]]"),
-        )  # fmt: skip
-        if not reservation:
-            old.execute("INSERT INTO keys VALUES (?, ?)", (key.digest, number))
-
-    answered(1, "reserve", 1, "1" * 16, moment_ms=8_000)
-    answered(2, "commit", amount_=7, reservation=1)
-    answered(3, "extend", moment_ms=9_000, reservation=2)
-    answered(4, "record", 1, "3" * 16, amount_=3)
-    old.commit()
-    old.close()
-
-    async with open_sqlite(path, now=lambda: 5) as ledger:
-        granted = await ledger.reserve(requests["reserve"])
-        assert (granted.reservation_id, granted.expires_at_ms) == (f"rsv_1_{'1' * 16}", 8_000)
-        assert granted.balances[0].reserved.amount == 10
-        settled = await ledger.commit(granted.reservation_id, requests["commit"])
-        assert settled.charged.amount == 7
-        later = await ledger.extend(f"rsv_2_{'2' * 16}", requests["extend"])
-        assert later.expires_at_ms == 9_000
-        assert (await ledger.record(requests["record"])).event_id == f"evt_1_{'3' * 16}"
-        assert (await balance_of(ledger, "tenant:acme"))["spent"] == 10
-    assert looked(path, "SELECT count(*), min(made_ms) > 0 FROM answers") == [(2, 1)]
-    assert looked(path, "SELECT count(*) FROM keys") == [(2,)]
 
 
 async def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path, known):

@@ -203,7 +203,7 @@ def _sum(receipt: Receipt) -> list[str]:
         "",
         amounts_of(receipt.charged),
         f"{used.input:,}+{used.output:,}" if used.total else "-",
-        "",
+        f"{receipt.estimated} by estimate" if receipt.estimated else "",
     ]
 
 

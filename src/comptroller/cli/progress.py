@@ -73,7 +73,7 @@ def _line(name: str, call: CallReceipt) -> str:
     cost = show(call.charged) if call.charged else "-"
     return (
         f"{plain(name):<9}  {plain(call.agent):<14}  {plain(call.name):<24}"
-        f"  {call.outcome:<10}  {cost:>14}"
+        f"  {call.outcome:<10}  {cost:>14}{'  (estimate)' if call.estimated else ''}"
     )
 
 
@@ -98,10 +98,11 @@ def _row(run: RunHandle) -> list[str | Text]:
     held: Counter[Unit] = Counter()
     for call in under_way:
         held[Unit(call.reserved.unit)] += call.reserved.amount
+    estimated = f" (est. {amounts_of(receipt.estimated)})" if receipt.estimated else ""
     return [
         Text(run.status, STYLES.get(run.status, "")),
         str(len(receipt.calls)),
         amounts_of(held).rjust(_STEADY),
-        amounts_of(receipt.charged).rjust(_STEADY),
+        (amounts_of(receipt.charged) + estimated).rjust(_STEADY),
         plain(", ".join(f"{call.agent}: {call.name}" for call in under_way)).ljust(_STEADY),
     ]

@@ -19,7 +19,7 @@ from comptroller.ledger.models import Usage
 from comptroller.money import dollars, formatted
 
 FORMATS = ("table", "csv", "json")
-_AMOUNTS = ("charged", "reserved", "abandoned")
+_AMOUNTS = ("charged", "estimated", "reserved", "abandoned")
 _MONEY = (*_AMOUNTS, "refused")
 _FORMULAS = tuple("=+-@＝＋－＠")  # noqa: RUF001 - some programs take the wide ones for the others
 _TOKENS = ("tokens_input", "tokens_output")

@@ -65,6 +65,10 @@ def refused_before_work(status: int | None) -> bool:
 # -- from the end to a decision
 
 
+ESTIMATED_SOURCES = frozenset({"estimate", "streamed"})
+"""The sources of an actual that nobody has reported."""
+
+
 @attrs.frozen
 class Commit:
     """Charge `actual`.

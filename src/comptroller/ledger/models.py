@@ -25,7 +25,6 @@ from comptroller.core.periods import Period
 from comptroller.money import formatted, show
 
 Kind = Literal[
-    "opened",  # counting began: an account that is older than its file's log
     "set", "fund", "debit", "repay", "freeze", "unfreeze", "close",  # what operators do
     "renewed", "carried",  # a period began; a debt of one that was over weighs on the present one
     "debt", "alert", "denied",
@@ -157,6 +156,8 @@ class Usage:
             none.
         calls: those that were charged or still hold their reservation.
         charged: what they were charged, the abandoned ones included.
+        estimated: the part of `charged` that nobody measured: estimates, and what was counted of a
+            stream that was cut. Known where the commit's metadata names its `actual_source`.
         reserved: what is still held by those that are not settled.
         abandoned: the part of `charged` that belongs to calls given up before their end.
         denied: how many requests a budget refused; `refused` is what they asked for.
@@ -168,6 +169,7 @@ class Usage:
     unit: Unit
     calls: int = 0
     charged: int = 0
+    estimated: int = 0
     reserved: int = 0
     abandoned: int = 0
     denied: int = 0

@@ -1,4 +1,4 @@
-"""Reports: what was charged, reserved, abandoned, denied, by whom, for what, when.
+"""Reports: what was charged, estimated, reserved, abandoned, denied, by whom, for what, when.
 
 A store adds up what agrees in everything that a report may tell apart (`UsageRow`), whenever that
 is done best; what it all comes to is decided here. A call belongs to the day of its reservation,
@@ -20,6 +20,7 @@ from runcycles import ReservationStatus, Unit
 from comptroller._frozen import frozen_record
 from comptroller.core.identifiers import normalize_filter
 from comptroller.core.scopes import LEVELS
+from comptroller.core.settlement import ESTIMATED_SOURCES
 from comptroller.ledger.engine.denial_counter import QUARTER_MS, DenialKey
 from comptroller.ledger.engine.records import Event, Reservation
 from comptroller.ledger.models import Usage
@@ -74,6 +75,7 @@ class UsageRow:
     quarter_ms: int
     calls: int = 0
     charged: int = 0
+    estimated: int = 0
     reserved: int = 0
     abandoned: int = 0
     denied: int = 0
@@ -218,17 +220,15 @@ def of_call(
     """What a reservation comes to that is committed or held, from these of its members."""
     said = from_json(settlement) if settlement else {}
     key = _key(path, unit, created_ms, request, asked, act)
-    counts = (1, charged, held, *_settled(said, charged))
-    return UsageRow(*key, *counts, labels=_labels(request, asked))
+    return UsageRow(*key, 1, *_counts_of(said, charged, held), labels=_labels(request, asked))
 
 
 def of_event(event: Event, asked: UsageQuery) -> UsageRow:
     """What one event comes to."""
     key = _key(event.path, event.unit, event.created_ms, event.request, asked)
-    calls = 1 if event.charged else 0
-    settled = _settled(from_json(event.request), event.charged)
-    counts = (calls, event.charged, 0, *settled)
-    return UsageRow(*key, *counts, labels=_labels(event.request, asked))
+    counts = _counts_of(from_json(event.request), event.charged, 0)
+    labels = _labels(event.request, asked)
+    return UsageRow(*key, 1 if event.charged else 0, *counts, labels=labels)
 
 
 def of_denials(denied: DenialKey, count: int, requested: int, asked: UsageQuery) -> UsageRow:
@@ -279,10 +279,17 @@ def _labels(request: str, asked: UsageQuery) -> tuple[str, ...]:
     return tuple(given.get(name, "") for name in asked.labels)
 
 
-def _settled(said: Mapping[str, Any], charged: int) -> tuple[int, int, int, int, int]:
-    """The members of `UsageRow` from `abandoned` on, of what a commit or an event said."""
+_Counts = tuple[int, int, int, int, int, int, int, int]
+
+
+def _counts_of(said: Mapping[str, Any], charged: int, held: int) -> _Counts:
+    """Return `UsageRow`'s members from `charged` on; `said` is what a commit or an event said."""
     metrics, metadata = said.get("metrics") or {}, said.get("metadata") or {}
+    source = metadata.get("actual_source")
     return (
+        charged,
+        charged if isinstance(source, str) and source in ESTIMATED_SOURCES else 0,
+        held,
         charged if metadata.get("abandoned") is not None else 0,
         0,
         0,

@@ -22,7 +22,7 @@ from comptroller.core.accounts import Account
 from comptroller.ledger.models import BalanceMismatch, LogEntry, VerificationReport
 
 BALANCES = ("allocated", "spent", "reserved", "debt")
-KINDS = ("opened", "set", "fund", "debit", "repay", "renewed", "carried", "debt")
+KINDS = ("set", "fund", "debit", "repay", "renewed", "carried", "debt")
 """The entries of the log that change a balance."""
 
 Name = tuple[str, Unit, int]
@@ -94,13 +94,10 @@ def verified(records: Records) -> VerificationReport:
 
 def _add(balances: _Balances, entry: LogEntry) -> None:
     """What one entry of the log changes."""
-    if entry.kind in ("set", "renewed", "opened"):
+    if entry.kind in ("set", "renewed"):
         balances.allocated = entry.amount
     if entry.kind in ("renewed", "carried"):  # a debt, paid out of this period
         balances.spent += entry.debt
-    elif entry.kind == "opened":
-        balances.spent += entry.details.get("spent", 0)
-        balances.debt += entry.debt
     elif entry.kind == "debt":  # what was charged, and not paid
         balances.spent -= entry.debt
         balances.debt += entry.debt

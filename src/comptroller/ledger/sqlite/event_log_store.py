@@ -7,6 +7,8 @@ row of usage, changed once.
 import json
 import sqlite3
 from collections.abc import Collection, Iterator
+from operator import add as add_numbers
+from operator import attrgetter
 from typing import Any
 
 from runcycles import Unit
@@ -41,11 +43,14 @@ def _adding(table: str, columns: str, sums: str) -> str:
     )
 
 
+_USAGE = ("calls", "charged", "estimated", "abandoned", "tokens_input", "tokens_output")
+_NOTHING = [0] * len(_USAGE)
+_counts = attrgetter(*_USAGE)
 _DENY = _adding("denials", "quarter_ms, path, unit, code, kind, name, run", "count, requested")
 _USE = _adding(
     "usage",
     "quarter_ms, path, unit, kind, name",
-    "calls, charged, abandoned, tokens_input, tokens_output",
+    ", ".join(_USAGE),
 )
 _COUNT = _adding("totals", "what, unit", "count")
 
@@ -89,12 +94,7 @@ class EventLogTables:
         spent += [of_event(one, EVERYTHING) for one in events if one.charged]
         for one in filter(None, spent):
             key = (one.quarter_ms, one.path, one.unit._value_, one.kind, one.name)
-            counted = sums.setdefault(key, [0, 0, 0, 0, 0])
-            counted[0] += one.calls
-            counted[1] += one.charged
-            counted[2] += one.abandoned
-            counted[3] += one.tokens_input
-            counted[4] += one.tokens_output
+            sums[key] = [*map(add_numbers, sums.get(key, _NOTHING), _counts(one))]
         if sums:
             self._sql.executemany(_USE, [(*key, *_held(*counted)) for key, counted in sums.items()])
         totals = Totals()

@@ -22,7 +22,7 @@ Row = tuple[Any, ...]
 
 STATE = (
     "allocated, spent, reserved, debt, overdraft_limit, is_over_limit, frozen,"
-    " caps, per, renews_ms, renews_to, zone, since_ms, caps_below, alerts"
+    " closed, caps, per, renews_ms, renews_to, zone, since_ms, caps_below, alerts"
 )
 ACCOUNT = f"scope, unit, {STATE}"
 EVENT = "id, token, tenant, created_ms, charged, request, path, held, unit, since"
@@ -53,7 +53,8 @@ def of_state(account: Account) -> Row:
         account.debt,
         account.overdraft_limit,
         account.is_over_limit,
-        account.frozen | account.closed << 1,  # older programs take a closed one for frozen
+        account.frozen,
+        account.closed,
         of_caps(account.caps),
         *(attrs.astuple(renewal) if renewal else _NEVER),
         account.since_ms,
@@ -64,7 +65,7 @@ def of_state(account: Account) -> Row:
 
 def account(row: Row) -> Account:
     """The account of a row of `ACCOUNT`."""
-    scope, unit, allocated, spent, reserved, debt, limit, over, frozen, caps, *more = row
+    scope, unit, allocated, spent, reserved, debt, limit, over, frozen, closed, caps, *more = row
     *renewal, since_ms, caps_below, alerts = more
     return Account(
         scope,
@@ -75,13 +76,13 @@ def account(row: Row) -> Account:
         debt,
         limit,
         bool(over),
-        bool(frozen & 1),
+        bool(frozen),
         to_caps(caps),
         Renewal(*renewal) if renewal[0] else None,
         since_ms,
         caps_below,
         _to_alerts(alerts),
-        bool(frozen & 2),
+        bool(closed),
     )
 
 
@@ -239,17 +240,11 @@ def of_balances(accounts: Iterable[Account], numbers: Mapping[tuple[str, Unit], 
     )
 
 
-def to_balances(
-    packed: bytes | str, name_of: Callable[[int], tuple[str, Unit]]
-) -> tuple[Account, ...]:
-    """The accounts, as they were answered; `name_of` gives scope and unit of an account's row.
-
-    Files of the first schema have them as JSON.
-    """
-    found = json.loads(packed) if isinstance(packed, str) else _BALANCE.iter_unpack(packed)
+def to_balances(packed: bytes, name_of: Callable[[int], tuple[str, Unit]]) -> tuple[Account, ...]:
+    """Read the accounts as they were answered; `name_of` gives an account row's scope and unit."""
     return tuple(
         Account(*name_of(row), allocated, spent, reserved, debt, limit, bool(over))
-        for row, allocated, spent, reserved, debt, limit, over in found
+        for row, allocated, spent, reserved, debt, limit, over in _BALANCE.iter_unpack(packed)
     )
 
 

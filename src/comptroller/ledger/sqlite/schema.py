@@ -1,6 +1,6 @@
 """The schema of a ledger file: numbered steps, each performed once and recorded as it is performed.
 
-A step is an SQL script in `migrations/`, such as `0002_retention.sql`. The numbers leave no gap. To
+A step is an SQL script in `migrations/`, such as `0001_initial.sql`. The numbers leave no gap. To
 change the schema, add the next one; one that a release has shipped never changes again. Whoever
 opens a file performs the steps it lacks, all of them in one transaction with their records: in
 `user_version`, which every program checks, and in the table `migrations`, which people read.

@@ -124,11 +124,11 @@ class SqliteSnapshot:
 
     def _added_up(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
         """What was added up as calls were settled."""
-        sums = "calls, charged, 0, abandoned, 0, 0, tokens_input, tokens_output"
+        sums = "calls, charged, estimated, 0, abandoned, 0, 0, tokens_input, tokens_output"
         return self._grouped("usage", sums, asked)
 
     def _denied(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
-        return self._grouped("denials", "0, 0, 0, 0, count, requested, 0, 0", asked)
+        return self._grouped("denials", "0, 0, 0, 0, 0, count, requested, 0, 0", asked)
 
     def _grouped(
         self, table: str, sums: str, asked: usage_report.UsageQuery
