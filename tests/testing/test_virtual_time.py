@@ -93,6 +93,28 @@ async def test_a_ledgers_thread_that_has_told_its_result_does_not_hold_the_clock
         over.set()
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_a_thread_that_ends_while_the_clock_looks_is_not_overtaken(monkeypatch):
+    """It wakes the loop, then it ends: whoever no longer sees it sees that it woke the loop."""
+    loop = asyncio.get_running_loop()
+    go_on, looked = threading.Event(), []
+    look = loop._workers
+
+    def slow_look():
+        if not looked:  # by the time of the first look the result is there, the thread is not
+            looked.append(True)
+            go_on.set()
+            while any(thread.name == "comptroller ledger" for thread in threading.enumerate()):
+                time.sleep(0.001)
+        return look()
+
+    monkeypatch.setattr(loop, "_workers", slow_look)
+    with anyio.fail_after(60):
+        await daemon_threads.run_sync(go_on.wait)
+    assert looked
+    assert anyio.current_time() < 60
+
+
 async def test_a_thread_that_nobody_awaits_any_more_does_not_hold_the_clock(anyio_backend_name):
     """An abandoned thread is not awaited on trio; anyio's asyncio workers stay counted."""
     release = threading.Event()

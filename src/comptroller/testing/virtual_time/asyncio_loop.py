@@ -91,6 +91,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def _pass_time(self, timeout: float, selector: _Selector) -> _Events:
         real = self._jobs or len(selector.get_map()) > self._own_files or self._workers()
         if not real and timeout < math.inf:
+            # a thread that has ended since the last look had woken the loop before it ended
+            if events := selector.wait(0):
+                return events
             self._now += timeout
             return []
         before = time.monotonic()
