@@ -93,6 +93,24 @@ def test_its_operator_sets_budgets_there_with_the_same_rules(server):
     )
 
 
+@pytest.mark.usefixtures("desk")
+def test_its_operator_closes_a_scope_there_in_all_its_units(server):
+    """Nothing more is granted, in any unit; what it has spent stays to be seen."""
+    at = ("--ledger", server)
+    done("budget", "set", "tenant:acme", "500tokens", *at, env=ADMIN)
+    assert done("budget", "close", "tenant:Acme", *at, env=ADMIN) == (
+        f"tenant:acme in {server} is closed; what it has spent stays in reports\n"
+    )
+    told = json.loads(done("budget", "close", "tenant:acme", "--json", *at, env=ADMIN))
+    assert told == {"scope": "tenant:acme", "closed": True}
+    rows = json.loads(done("budget", "list", "--json", *at, env=ADMIN))
+    assert [(row["scope"], row["closed"]) for row in rows] == [("tenant:acme", True)] * 2
+    denied = call("run", "desk:agent", "hi", "--tenant", "acme", *at, env={"CYCLES_API_KEY": "key"})
+    assert denied.exit_code == 3
+    assert "closed" in denied.stderr
+    assert "tenant:none" in refused("budget", "close", "tenant:none", *at, env=ADMIN)
+
+
 def test_what_a_server_refuses_its_operator_is_one_line(server):
     at = ("--ledger", server)
     assert "comptroller budget set tenant:none" in refused(
