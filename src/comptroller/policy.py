@@ -4,7 +4,7 @@ All of them are values, checked when they are made: a wrong setting fails where 
 one line that says what to write.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -147,6 +147,8 @@ class ToolEstimateMap:
 
     _mapping: Mapping[str, ToolEstimateConfig]
     default: ToolEstimateConfig
+    _costs: Mapping[str, ToolCost]
+    _default_cost: ToolCost
 
     def __init__(
         self,
@@ -161,7 +163,8 @@ class ToolEstimateMap:
             for name, estimate in given.items()
         }
         default = _filled(check_int("default_estimate", default_estimate), default_unit)
-        self.__attrs_init__(filled, default)
+        costs = {name: _cost(config) for name, config in filled.items()}
+        self.__attrs_init__(filled, default, costs, _cost(default))
 
     def get(self, tool: str) -> ToolEstimateConfig:
         """The config of `tool`, or the default."""
@@ -185,7 +188,15 @@ class ToolEstimateMap:
 
     def cost(self, tool: str) -> ToolCost:
         """What one call of `tool` reserves."""
-        return _cost(self.get(tool))
+        return self._costs.get(tool, self._default_cost)
+
+
+def tools_with_price(tools: ToolEstimateMap, names: Iterable[str]) -> frozenset[str]:
+    """Return those of `names` for which `tools` has a price in money."""
+    costs = ((name, tools._costs.get(name, tools._default_cost).estimate) for name in names)
+    return frozenset(
+        name for name, cost in costs if cost.unit is Unit.USD_MICROCENTS and cost.amount > 0
+    )
 
 
 def _filled(given: ToolEstimate, default_unit: Unit) -> ToolEstimateConfig:
@@ -198,7 +209,6 @@ def _filled(given: ToolEstimate, default_unit: Unit) -> ToolEstimateConfig:
             unit=config.unit or Unit(carried),
             action_kind=config.action_kind or "tool.invoke",
         )
-    _cost(config)  # an amount beyond the protocol's is told here, not by the first call
     return config
 
 

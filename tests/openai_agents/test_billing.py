@@ -36,7 +36,7 @@ from comptroller import (
     tokens,
     usd,
 )
-from comptroller.openai_agents import billing, convert
+from comptroller.openai_agents import billing
 from comptroller.openai_agents.raw_responses import RawAnswer, overheard
 
 pytestmark = pytest.mark.anyio
@@ -345,7 +345,7 @@ async def test_a_hosted_tool_that_the_users_map_prices_is_charged_once():
     ],
 )  # fmt: skip
 def test_all_that_was_produced_is_counted(reported, counted):
-    assert convert.token_count(reported) == counted
+    assert billing.token_count(reported) == counted
 
 
 class Whole:
@@ -367,8 +367,8 @@ class Broken:
 
 @pytest.mark.parametrize("number", [7, 7.0, Fraction(7), Fraction(14, 2), Whole(7)])
 def test_a_whole_number_of_any_type_is_one(number):
-    assert convert.whole_number(number) == 7
-    assert convert.token_count({"input_tokens": number, "output_tokens": 1}).input == 7
+    assert billing.whole_number(number) == 7
+    assert billing.token_count({"input_tokens": number, "output_tokens": 1}).input == 7
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_whole_number_of_any_type_is_one(number):
     [None, True, "7", b"7", 7.5, -7, Whole(-7), float("nan"), float("inf"), [], {}, Broken()],
 )
 def test_what_is_no_count_counts_nothing(wrong):
-    assert convert.whole_number(wrong) == 0
+    assert billing.whole_number(wrong) == 0
 
 
 async def test_an_answer_that_the_sdk_rejects_is_charged_what_it_used():

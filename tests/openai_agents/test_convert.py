@@ -15,7 +15,7 @@ from openai.types.responses.response_usage import InputTokensDetails, OutputToke
 
 from comptroller import governed_run, tokens
 from comptroller.core.pricing import TokenCount
-from comptroller.openai_agents import convert
+from comptroller.openai_agents import billing, convert
 from comptroller.testing import CountingModel
 from openai_agents.scenarios.models import retrying, status_error
 from support.governed_vs_plain import Way, open_ledgers, policy_for
@@ -52,7 +52,7 @@ FULL = TokenCount(input=100, cached=30, cache_write=4, output=20, reasoning=2)
 )  # fmt: skip
 def test_tokens_are_what_was_reported_and_unknown_where_nothing_was(reported, counted):
     """A usage of zero tokens is no usage: no model answers without reading anything."""
-    assert convert.token_count(reported) == counted
+    assert billing.token_count(reported) == counted
 
 
 CLIENT = SimpleNamespace(base_url="http://127.0.0.1")
@@ -216,7 +216,7 @@ def test_hosted_tools_are_the_calls_that_nobody_here_ran():
     kinds = ["web_search_call", "function_call", "message", "mcp_call", "shell_call",
              "image_generation_call", "reasoning", "computer_call"]  # fmt: skip
     items = [SimpleNamespace(type=kind) for kind in kinds] + [{"type": "code_interpreter_call"}]
-    assert convert.hosted_tools(items) == ["web_search", "mcp", "image_generation",
+    assert billing.hosted_tools(items) == ["web_search", "mcp", "image_generation",
                                          "code_interpreter"]  # fmt: skip
 
 
@@ -243,14 +243,14 @@ def shell_call(call_id, **where):
 )
 def test_what_can_run_here_or_there_says_where_it_ran(items, hosted):
     """A call is the provider's where its environment or its executor is, or its output is given."""
-    assert convert.hosted_tools(items) == hosted
+    assert billing.hosted_tools(items) == hosted
 
 
 def test_every_item_that_a_response_can_hold_is_sorted():
     """A kind that the SDK comes to know is looked at here, before it runs up a bill unseen."""
     [union, _] = get_args(ResponseOutputItem)
     kinds = {get_args(item.model_fields["type"].annotation)[0] for item in get_args(union)}
-    hosted = {kind for kind in kinds if convert.hosted_tools([{"type": kind}])}
+    hosted = {kind for kind in kinds if billing.hosted_tools([{"type": kind}])}
     assert hosted == {
         "file_search_call", "web_search_call", "tool_search_call", "image_generation_call",
         "code_interpreter_call", "mcp_call", "program",
@@ -263,7 +263,7 @@ def test_every_item_that_a_response_can_hold_is_sorted():
 
 @pytest.mark.parametrize("output", [None, "file_search_call", 7, [], [None, "x", {}, object()]])
 def test_an_output_of_another_shape_holds_no_hosted_tools(output):
-    assert convert.hosted_tools(output) == []
+    assert billing.hosted_tools(output) == []
 
 
 class Unprintable(Exception):

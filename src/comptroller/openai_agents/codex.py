@@ -10,7 +10,7 @@ import attrs
 
 from comptroller.core.estimates import CHARACTERS_PER_TOKEN, LlmRequest
 from comptroller.core.pricing import Billing, TokenCount
-from comptroller.openai_agents.convert import field_of, token_count
+from comptroller.openai_agents.billing import field_of, token_count
 from comptroller.openai_agents.sdk_internals import codex_options, codex_result
 from comptroller.runtime.call import CallRequest
 

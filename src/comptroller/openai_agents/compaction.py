@@ -94,5 +94,5 @@ class _GovernedCompactionClient:
         except BaseException as error:
             actor.tell(attempt.end_of(error, self._run.ended))
             raise
-        actor.tell(billing.finished(answer, RawAnswer(), name, convert.field_of(answer, "output")))
+        actor.tell(billing.finished(answer, RawAnswer(), name, billing.field_of(answer, "output")))
         return answer

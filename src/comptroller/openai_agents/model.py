@@ -17,7 +17,7 @@ import attrs
 from agents import Agent, Model, ModelResponse, ModelSettings, RunConfig, UserError
 from agents.models import get_default_model_settings
 from agents.retry import ModelRetryAdvice, ModelRetryAdviceRequest, ModelRetryNormalizedError
-from runcycles import Amount, Caps, Unit
+from runcycles import Caps
 
 from comptroller.core.estimates import CHARACTERS_PER_TOKEN, LlmRequest
 from comptroller.core.pricing import TokenCount
@@ -28,6 +28,7 @@ from comptroller.openai_agents.context import request_grant
 from comptroller.openai_agents.raw_responses import RawAnswer, overheard
 from comptroller.openai_agents.request_failures import Attempt
 from comptroller.openai_agents.sdk_internals import changed, close_stream, get_model, is_paused
+from comptroller.policy import tools_with_price
 from comptroller.runtime.actor import Actor
 from comptroller.runtime.call import CallGrant, CallRequest
 from comptroller.runtime.run import Run
@@ -161,12 +162,12 @@ class GovernedModel(Model):
             actor.tell(Finished())  # no terminal event: the usage is unknown, never zero
 
     def _streamed(self, actor: Actor, event: Any, raw: RawAnswer, items: list[Any]) -> None:
-        kind, response = convert.field_of(event, "type"), convert.field_of(event, "response")
+        kind, response = billing.field_of(event, "type"), billing.field_of(event, "response")
         if kind in _TERMINAL and response is not None:
             self._finished(actor, response, raw, items)
             items.clear()
         elif kind == _ITEM_DONE:
-            items.append(convert.field_of(event, "item"))
+            items.append(billing.field_of(event, "item"))
         elif count := convert.streamed_tokens(event):
             actor.streamed = (actor.streamed or 0) + count
 
@@ -175,7 +176,7 @@ class GovernedModel(Model):
     ) -> None:
         if self._asking is not None and is_paused(self._asking[0], response):
             self._paused = self._asking
-            noted(self._run, actor, convert.field_of(response, "output") or seen)
+            noted(self._run, actor, billing.field_of(response, "output") or seen)
             return
         if (used := answered(self._run, actor, response, raw, seen)) is not None:
             self._read_and_said = used.total
@@ -287,26 +288,18 @@ def answered(
     `raw`: what was overheard of the answer. `seen`: the output of its stream, which some providers
     leave out of the response. Returns the usage.
     """
-    output = convert.field_of(response, "output") or seen
-    apart = {
-        tool
-        for tool in convert.UNITS_OF_TOOLS
-        if _is_priced(run.terms.policy.tools.cost(tool).estimate)
-    }
+    output = billing.field_of(response, "output") or seen
+    apart = tools_with_price(run.terms.policy.tools, billing.UNITS_OF_TOOLS)
     end = billing.finished(response, raw or RawAnswer(), actor.call.draft.name, output, apart)
     actor.tell(end)
     noted(run, actor, output)
     return end.usage
 
 
-def _is_priced(cost: Amount) -> bool:
-    return cost.unit is Unit.USD_MICROCENTS and cost.amount > 0
-
-
 def noted(run: Run, actor: Actor, output: Any) -> None:
     """The tools that the provider has run in `actor`'s call are recorded, whatever became of it."""
     asked = actor.call.draft
-    for tool in convert.hosted_tools(output):
+    for tool in billing.hosted_tools(output):
         draft = CallRequest(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
         cost = run.terms.policy.tools.cost(tool).estimate
         run.note("tool.hosted", draft, cost if cost.amount else None)

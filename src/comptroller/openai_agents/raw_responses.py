@@ -13,7 +13,7 @@ from typing import Any
 
 from agents import Model
 
-from comptroller.openai_agents.convert import field_of
+from comptroller.openai_agents.billing import field_of
 
 _FETCHING = ("_fetch_response", "_fetch_chat_response", "_fetch_responses_response")
 _OVERHEARD = "_comptroller_overheard"
