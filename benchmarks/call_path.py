@@ -16,13 +16,32 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from agents import Agent, set_tracing_disabled
+from agents import Agent, Model, ModelResponse, Usage, set_tracing_disabled
+from openai.types.responses import ResponseOutputMessage, ResponseOutputText
 
 import comptroller
 from comptroller import governed_run, open_ledger, usd
-from comptroller.testing import CountingModel
 
 ROOT = str(Path(comptroller.__file__).parent)
+
+
+class Scripted(Model):
+    """Answers as models do, in code that is not ours."""
+
+    model = "gpt-4.1-mini"
+
+    async def get_response(self, *_: Any, **__: Any) -> ModelResponse:
+        """Say hello."""
+        text = ResponseOutputText(annotations=[], text="hello", type="output_text")
+        said = ResponseOutputMessage(
+            id="m", content=[text], role="assistant", status="completed", type="message"
+        )
+        used = Usage(requests=1, input_tokens=100, output_tokens=10, total_tokens=110)
+        return ModelResponse(output=[said], usage=used, response_id=None)
+
+    def stream_response(self, *_: Any, **__: Any) -> Any:
+        """Do not: it is not asked for."""
+        raise NotImplementedError
 
 
 class Walk:
@@ -52,7 +71,7 @@ async def walked(path: Path) -> Walk:
     walk = Walk()
     async with open_ledger(path) as ledger:
         await ledger.set_budget("tenant:acme", usd("10"))
-        agent = Agent("Clerk", model=CountingModel())
+        agent = Agent("Clerk", model=Scripted())
         async with governed_run(agent, "acme", ledger=ledger) as run:
             await run("hello")
             sys.setprofile(walk)

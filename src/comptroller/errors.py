@@ -112,8 +112,8 @@ class ToolDenied(CallDenied):
         return "This request needs something that is not allowed."
 
 
-class _FromLedger(ComptrollerError):
-    """An answer of the ledger: the protocol's fields travel along.
+class LedgerError(ComptrollerError):
+    """What a ledger answered that is no success, or that it gave no answer.
 
     Attributes:
         status: the HTTP status (embedded ledgers use the protocol's), -1 where no answer came.
@@ -134,11 +134,12 @@ class _FromLedger(ComptrollerError):
         retry_after_ms: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.error_code, self.details = status, error_code, details or {}
+        self.status, self.error_code = status, error_code
+        self.details: dict[str, Any] | None = details or {}
         self.request_id, self.retry_after_ms = request_id, retry_after_ms
 
 
-class BudgetExceeded(CallDenied, BudgetExceededError):
+class BudgetExceeded(CallDenied, LedgerError, BudgetExceededError):
     """The ledger refused: too little is left, or the budget is frozen, closed, over limit, in debt.
 
     Also a `runcycles.BudgetExceededError`, so code written for the Cycles SDK catches it.
@@ -185,7 +186,7 @@ _NOT_OPEN = {
 }
 
 
-class BudgetNotFound(_FromLedger):
+class BudgetNotFound(LedgerError):
     """No budget exists for any scope of this subject. The text says how to set one."""
 
     @property
@@ -194,15 +195,15 @@ class BudgetNotFound(_FromLedger):
         return "There is no budget for this request."
 
 
-class UnitMismatch(_FromLedger):
+class UnitMismatch(LedgerError):
     """The budget is kept in another unit than the request's."""
 
 
-class LedgerRefused(_FromLedger):
+class LedgerRefused(LedgerError):
     """The ledger understood and said no for another reason than budget: see `error_code`."""
 
 
-class LedgerUnreachable(_FromLedger):
+class LedgerUnreachable(LedgerError):
     """No answer, or a 5xx: whether the request took effect is unknown."""
 
     @property
@@ -211,7 +212,7 @@ class LedgerUnreachable(_FromLedger):
         return "This request cannot be answered at the moment. Please try again later."
 
 
-class LedgerMisbehaved(_FromLedger):
+class LedgerMisbehaved(LedgerError):
     """An answer that the protocol does not know, or a body that does not validate."""
 
 

@@ -16,6 +16,7 @@ from comptroller.core.heartbeat import (
     Transient,
     failure_of,
 )
+from comptroller.errors import LedgerError
 
 LOST = Transient("no answer")
 
@@ -287,7 +288,9 @@ def test_retry_after_zero_ends_with_the_window():
     ],
 )
 def test_what_an_extends_answer_means(status, code, meaning):
-    assert failure_of(status, code, 2_000) == meaning
+    assert (
+        failure_of(LedgerError("", status=status, error_code=code, retry_after_ms=2_000)) == meaning
+    )
 
 
 @pytest.mark.parametrize("remaining", [60_000, None])
@@ -510,10 +513,14 @@ class Run:
         if fate.fate == "answered" and answer is not None:
             lease, step = lease.answered(answer, *at)
         elif fate.fate == "answered":
-            lease, step = lease.failed(failure_of(410, "RESERVATION_EXPIRED", None), *at)
+            lease, step = lease.failed(
+                failure_of(LedgerError("", status=410, error_code="RESERVATION_EXPIRED")), *at
+            )
         else:
             status = {"unavailable": 503, "throttled": 429}.get(fate.fate, -1)
-            lease, step = lease.failed(failure_of(status, None, fate.retry_after_ms), *at)
+            lease, step = lease.failed(
+                failure_of(LedgerError("", status=status, retry_after_ms=fate.retry_after_ms)), *at
+            )
         return lease, step, lapsed or self.now_ms > self.ledger.expires_ms
 
 

@@ -18,6 +18,7 @@ from comptroller.core.settlement import (
     refused_before_work,
     settlement,
 )
+from comptroller.errors import CredentialsMissing, LedgerError
 from comptroller.money import risk_points, tokens, usd
 
 
@@ -201,4 +202,8 @@ def test_work_that_ran_is_never_released(end, model, streamed, unit, estimate):
     ],
 )
 def test_what_follows_on_an_answer_to_a_settlement(status, code, then):
-    assert next_action(status, code) is then
+    assert next_action(LedgerError("", status=status, error_code=code)) is then
+
+
+def test_what_is_no_answer_of_a_ledger_can_be_mended():
+    assert next_action(CredentialsMissing("no key")) is SettlementAction.KEEP

@@ -5,6 +5,8 @@ from typing import Final, Protocol
 
 import attrs
 
+from comptroller.errors import ComptrollerError, LedgerError
+
 SHORTEST_BEAT_MS: Final = 500
 """Half the shortest lease of the protocol (ttl_ms is at least 1 000): beating faster is a loop."""
 
@@ -48,16 +50,13 @@ _NO_ANSWER, _TOO_MANY = 100, 429
 _SUCCESSES, _SERVER_ERRORS = range(200, 300), range(500, 600)
 
 
-def failure_of(status: int, error_code: str | None, retry_after_ms: int | None) -> Failure:
-    """What an extend's answer means when it is no valid success.
-
-    Args:
-        status: the HTTP status; -1 where no answer came.
-        error_code: `error` of the body, if it could be read.
-        retry_after_ms: `Retry-After` in milliseconds, None where missing or invalid.
-    """
+def failure_of(error: ComptrollerError) -> Failure:
+    """Return what `error`, which an extension was answered with, means for the lease."""
+    if not isinstance(error, LedgerError):
+        return Permanent(type(error).__name__)
+    status, error_code = error.status, error.error_code
     if status == _TOO_MANY:
-        return Throttled(retry_after_ms)
+        return Throttled(error.retry_after_ms)
     if status < _NO_ANSWER:
         return Transient("no answer")
     if status in _SUCCESSES:

@@ -15,6 +15,7 @@ from runcycles import Amount, Unit
 
 from comptroller.core.estimates import NOTHING_SAID, Answered, actual
 from comptroller.core.pricing import PLAIN, Billing, Prices, TokenCount
+from comptroller.errors import ComptrollerError, LedgerError
 
 # -- how a call ended
 
@@ -181,11 +182,15 @@ _THROTTLED = 429
 _UNAUTHORIZED = frozenset({401, 403})
 
 
-def next_action(status: int, error_code: str | None) -> SettlementAction:
-    """The next step after an answer that was no valid success.
+def next_action(error: ComptrollerError) -> SettlementAction:
+    """Return the next step after `error`, with which a charge or a release was answered.
 
-    `status` is -1 where no answer came; a 2xx here had a body that does not validate.
+    Its status is -1 where no answer came; one of 2xx had a body that does not validate. What is no
+    answer of a ledger, such as a missing key, can be mended.
     """
+    if not isinstance(error, LedgerError):
+        return SettlementAction.KEEP
+    status, error_code = error.status, error.error_code
     if status == _GONE or error_code == "RESERVATION_EXPIRED":
         return SettlementAction.RECORD
     if error_code == "RESERVATION_FINALIZED":

@@ -25,7 +25,7 @@ from runcycles import (
 
 from comptroller._validation import check_attribute
 from comptroller.core.scopes import LEVELS
-from comptroller.errors import BudgetExceeded, ComptrollerError, refusal
+from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerError, refusal
 from comptroller.ledger.interface import BalanceQuery, Ledger, ReservationQuery
 from comptroller.ledger.protocol import codec
 from comptroller.ledger.protocol import query_params as queries
@@ -187,14 +187,15 @@ async def _answer(ask: Callable[[], Awaitable[BaseModel]], status: int = _OK) ->
 
 def _refused(error: ComptrollerError, request_id: str, headers: dict[str, str]) -> CyclesResponse:
     """The refusal as the protocol's error; one without a code is the ledger's own fault."""
-    code, status = getattr(error, "error_code", None), getattr(error, "status", _OWN_FAULT)
+    answered = error if isinstance(error, LedgerError) else LedgerError("")
+    code, status = answered.error_code, answered.status
     if code is None:
         code, status = "INTERNAL_ERROR", _OWN_FAULT
     elif isinstance(error, BudgetExceeded):
         status = _CONFLICT
-    body = {"error": code, "message": str(error), "request_id": request_id}
-    if details := getattr(error, "details", None):
-        body["details"] = details
+    body: dict[str, Any] = {"error": code, "message": str(error), "request_id": request_id}
+    if answered.details:
+        body["details"] = answered.details
     return CyclesResponse.http_error(status, str(error), body, headers)
 
 

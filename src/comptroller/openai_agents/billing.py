@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Context, Decimal, InvalidOperation
 from functools import reduce
 from operator import index
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from agents import Model, ModelSettings
@@ -23,9 +23,6 @@ from comptroller.core.pricing import Billing, TokenCount
 from comptroller.core.settlement import Finished
 from comptroller.money import usd
 
-if TYPE_CHECKING:
-    from comptroller.openai_agents.raw_responses import RawAnswer
-
 _TERMS = ("service_tier", "speed")  # what prices depend on: OpenAI's and Google's, Anthropic's
 _LEFT_OPEN = "auto"  # a tier that says nothing: the answer names the one that was taken
 _LOCAL_CALLS = frozenset(
@@ -33,6 +30,7 @@ _LOCAL_CALLS = frozenset(
      "apply_patch_call"}
 )  # fmt: skip
 _PROGRAM = "programmatic_tool_calling"  # the SDK's name of the tool that such items are of
+_UPSTREAM_COST = "upstream_usage_cost"
 _HTTP = re.compile(r"(?:http|ws)s?://", re.IGNORECASE)
 _MOST_INSIDE = 8  # wrappers of wrappers; one of them may wrap itself
 _FLOAT = Context(prec=15)  # the digits that a float holds: 0.1 + 0.2 is 0.3
@@ -93,8 +91,37 @@ def _terms(*sources: Any) -> Mapping[str, str]:
     return found
 
 
+class RawAnswer:
+    """What has been overheard of one answer. Of a stream, the latest that its chunks said.
+
+    Attributes:
+        usage: as the provider sent it.
+        service_tier: on which terms it was answered.
+        model: who has answered.
+        upstream: the cost that the provider has reported, in place of a usage's own. LiteLLM writes
+            what it has calculated itself into the usage of a stream, and keeps the other aside.
+        whole: whether it came at once, and not in chunks.
+    """
+
+    def __init__(self) -> None:
+        self.usage: Any = None
+        self.service_tier: Any = None
+        self.model: Any = None
+        self.upstream: dict[str, Any] | None = None
+        self.whole = False
+
+    def note(self, part: Any) -> None:
+        """An answer, or a chunk of one."""
+        for name in ("usage", "service_tier", "model"):
+            if (said := field_of(part, name)) is not None:
+                setattr(self, name, said)
+        kept = field_of(part, "_hidden_params")
+        if isinstance(kept, Mapping) and _UPSTREAM_COST in kept:
+            self.upstream = {"cost": kept[_UPSTREAM_COST]}
+
+
 def finished(
-    response: Any, raw: "RawAnswer", asked_for: str, output: Any, apart: Collection[str] = ()
+    response: Any, raw: RawAnswer, asked_for: str, output: Any, apart: Collection[str] = ()
 ) -> Finished:
     """Return the end of a call that was answered: what it used, and what that costs.
 

@@ -13,8 +13,8 @@ from agents.memory import OpenAIResponsesCompactionSession
 
 from comptroller.core.estimates import LlmRequest
 from comptroller.openai_agents import billing, convert
+from comptroller.openai_agents.billing import RawAnswer
 from comptroller.openai_agents.context import request_grant
-from comptroller.openai_agents.raw_responses import RawAnswer
 from comptroller.openai_agents.request_failures import Attempt
 from comptroller.runtime.call import CallRequest
 from comptroller.runtime.run import Run

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 
 from comptroller.core.settlement import NotStarted
 from comptroller.errors import without_traceback
@@ -25,10 +26,15 @@ _CHOSEN: ContextVar[Run | None] = ContextVar("comptroller_chosen_run", default=N
 
 @contextmanager
 def run_scope(run: Run | None) -> Iterator[None]:
-    """`run`, or none, governs this context for a while. Set back by value: tokens belong to one
-    task.
+    """Let `run`, or none, govern this context for a while.
+
+    The context is set once, by the outermost of scopes that agree: `run(...)`, or the runner that
+    the user has called. It is set back by value: tokens belong to one task.
     """
     before = current_run.get(), _CHOSEN.get()
+    if before == (run, run):
+        yield
+        return
     current_run.set(run)
     _CHOSEN.set(run)
     try:
@@ -62,30 +68,17 @@ def is_elsewhere(run: Run) -> bool:
 
 
 async def request_grant(run: Run, draft: CallRequest) -> tuple[Actor, CallGrant]:
-    """The actor of a granted call (law 6: a hook waits, at most, for the grant).
+    """Ask for a call, and wait for its grant (law 6: a hook waits for nothing else).
 
     Cancelled meanwhile, the actor is told that the call never began, and we leave at once.
 
     Raises:
         ComptrollerError: the refusal.
     """
-    loop = asyncio.get_running_loop()
-    answered: asyncio.Future[Answer] = loop.create_future()
-
-    def put(answer: Answer) -> None:
-        if not answered.done():
-            answered.set_result(answer)
-
-    def answer(given: Answer) -> None:
-        if _running_loop() is loop:
-            put(given)
-            return
-        with suppress(RuntimeError):  # the asking loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(put, given)
-
-    actor = run.open(draft, answer)
+    asked: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    actor = run.open(draft, partial(_answer, asked))
     try:
-        granted = await answered
+        granted = await asked
     except asyncio.CancelledError:
         actor.tell(NotStarted(str(run.ended or "given up before it was granted")))
         raise
@@ -97,8 +90,20 @@ async def request_grant(run: Run, draft: CallRequest) -> tuple[Actor, CallGrant]
     return actor, granted
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
+def _answer(asked: asyncio.Future[Answer], answer: Answer) -> None:
+    """Answer whoever awaits `asked`. Called at the run's home, which may be another loop."""
+    loop = asked.get_loop()
     try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+        here = asyncio.get_running_loop() is loop
+    except RuntimeError:  # home is trio
+        here = False
+    if not here:
+        with suppress(RuntimeError):  # the asking loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_set_result, asked, answer)
+    else:
+        _set_result(asked, answer)
+
+
+def _set_result(asked: asyncio.Future[Answer], answer: Answer) -> None:
+    if not asked.done():  # else who asked was cancelled
+        asked.set_result(answer)

@@ -37,6 +37,10 @@ class UnitMismatch(errors.UnitMismatch, AgentsException):
     __doc__ = errors.UnitMismatch.__doc__
 
 
+class LedgerError(errors.LedgerError, AgentsException):
+    __doc__ = errors.LedgerError.__doc__
+
+
 class LedgerRefused(errors.LedgerRefused, AgentsException):
     __doc__ = errors.LedgerRefused.__doc__
 
@@ -72,6 +76,7 @@ _KINDS: Kinds = {
         BudgetExceeded,
         BudgetNotFound,
         UnitMismatch,
+        LedgerError,
         LedgerRefused,
         LedgerUnreachable,
         LedgerMisbehaved,

@@ -24,8 +24,9 @@ from comptroller.core.pricing import TokenCount
 from comptroller.core.settlement import Abandoned, Finished, NotStarted
 from comptroller.errors import ComptrollerError
 from comptroller.openai_agents import billing, convert
+from comptroller.openai_agents.billing import RawAnswer
 from comptroller.openai_agents.context import request_grant
-from comptroller.openai_agents.raw_responses import RawAnswer, overheard
+from comptroller.openai_agents.raw_responses import overheard
 from comptroller.openai_agents.request_failures import Attempt
 from comptroller.openai_agents.sdk_internals import changed, close_stream, get_model, is_paused
 from comptroller.policy import tools_with_price
@@ -281,7 +282,11 @@ def callers_own(config: RunConfig) -> RunConfig:
 
 
 def answered(
-    run: Run, actor: Actor, response: Any, raw: RawAnswer | None = None, seen: Sequence[Any] = ()
+    run: Run,
+    actor: Actor,
+    response: Any,
+    raw: RawAnswer | None = None,
+    seen: Sequence[Any] = (),
 ) -> TokenCount | None:
     """A model has answered `actor`'s call: its usage is told, and the provider's tools noted.
 

@@ -6,57 +6,17 @@ model is asked through a view of it: the same state (one `__dict__`), whose fetc
 The user's model is not changed (law 8), and one that is not the SDK's is asked itself.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from types import new_class
 from typing import Any
 
 from agents import Model
 
-from comptroller.openai_agents.billing import field_of
+from comptroller.openai_agents.billing import RawAnswer
 
 _FETCHING = ("_fetch_response", "_fetch_chat_response", "_fetch_responses_response")
 _OVERHEARD = "_comptroller_overheard"
-_UPSTREAM_COST = "upstream_usage_cost"
-
-
-class RawAnswer:
-    """What has been overheard of one answer. Of a stream, the latest that its chunks said.
-
-    Attributes:
-        usage: as the provider sent it.
-        service_tier: on which terms it was answered.
-        model: who has answered.
-        upstream: the cost that the provider has reported, in place of a usage's own. LiteLLM writes
-            what it has calculated itself into the usage of a stream, and keeps the other aside.
-        whole: whether it came at once, and not in chunks.
-    """
-
-    def __init__(self) -> None:
-        self.usage: Any = None
-        self.service_tier: Any = None
-        self.model: Any = None
-        self.upstream: dict[str, Any] | None = None
-        self.whole = False
-
-    def note(self, part: Any) -> None:
-        """An answer, or a chunk of one."""
-        for name in ("usage", "service_tier", "model"):
-            if (said := field_of(part, name)) is not None:
-                setattr(self, name, said)
-        kept = field_of(part, "_hidden_params")
-        if isinstance(kept, Mapping) and _UPSTREAM_COST in kept:
-            self.upstream = {"cost": kept[_UPSTREAM_COST]}
-
-    def overhear(self, fetched: Any) -> Any:
-        """Return what was fetched; the chunks of a chat's stream are noted as they pass."""
-        if isinstance(fetched, tuple):
-            begun, stream = fetched
-            return begun, _OverheardStream(stream, self.note)
-        if not hasattr(fetched, "__aiter__"):  # a stream of events ends with the whole answer
-            self.whole = True
-            self.note(fetched)
-        return fetched
 
 
 def overheard(model: Model) -> tuple[Model, RawAnswer]:
@@ -99,7 +59,14 @@ def _is_of_the_sdk(kind: type, name: str) -> bool:
 def _overhearing(fetch: Callable[..., Any]) -> Callable[..., Any]:
     async def overhearing(self: Any, *args: Any, **kwargs: Any) -> Any:
         raw: RawAnswer = getattr(self, _OVERHEARD)
-        return raw.overhear(await fetch(self, *args, **kwargs))
+        fetched = await fetch(self, *args, **kwargs)
+        if isinstance(fetched, tuple):  # the beginning of a chat's stream, and its chunks
+            begun, stream = fetched
+            return begun, _OverheardStream(stream, raw.note)
+        if not hasattr(fetched, "__aiter__"):  # a stream of events ends with the whole answer
+            raw.whole = True
+            raw.note(fetched)
+        return fetched
 
     return overhearing
 

@@ -66,7 +66,7 @@ class Actor(BaseActor):
     Args:
         call: who it is.
         terms: where and by which rules it lives.
-        answer: called once, at home, with the grant or the exception.
+        answer: called once, at home, with the actor and the grant or the exception.
         report: called at home with the call's receipt line whenever it changes.
 
     Attributes:
@@ -77,11 +77,11 @@ class Actor(BaseActor):
         self,
         call: Call,
         terms: RunContext,
-        answer: Callable[[Answer], None],
+        answer: Callable[["Actor", Answer], None],
         report: Callable[[CallReceipt], None],
     ) -> None:
         super().__init__(call, terms, report)
-        self._answer: Callable[[Answer], None] | None = answer
+        self._answer: Callable[[Actor, Answer], None] | None = answer
         self.streamed: int | None = None
         self._state = State.RESERVING
         self._grant = CallGrant()
@@ -312,4 +312,4 @@ class Actor(BaseActor):
     def _reply(self, answer: Answer) -> None:
         reply, self._answer = self._answer, None
         if reply is not None:
-            reply(answer)
+            reply(self, answer)

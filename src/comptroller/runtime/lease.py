@@ -93,11 +93,7 @@ class LeaseKeeper:
                 self._reservation_id, request, tenant=self._call.tenant
             )
         except ComptrollerError as error:
-            failure = failure_of(
-                getattr(error, "status", 0),
-                getattr(error, "error_code", None),
-                getattr(error, "retry_after_ms", None),
-            )
+            failure = failure_of(error)
             self._since = anyio.current_time()
             self._lease, self._next = self._lease.failed(failure, sent, self._since)
         except Exception as defect:

@@ -139,10 +139,7 @@ async def _settle(
             await ledger.release(each.reservation_id, release, tenant=tenant)
             done = attrs.evolve(done, outcome="released")
     except ComptrollerError as error:
-        status, code = getattr(error, "status", 0), getattr(error, "error_code", None)
-        if (
-            next_action(status, code) is not SettlementAction.SETTLED
-        ):  # by another one that recovers
+        if next_action(error) is not SettlementAction.SETTLED:  # by another one that recovers
             done = attrs.evolve(done, outcome="left", reason=str(error))
     log.warning(
         "reservation %s of a dead process is %s %s", done.reservation_id, done.outcome, done.reason

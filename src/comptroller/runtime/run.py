@@ -11,6 +11,7 @@ import logging
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import anyio
@@ -106,18 +107,8 @@ class Run:
         Raises:
             RunCancelled: the run's scope is gone.
         """
-
-        def told(given: Answer) -> None:
-            try:
-                given = self._answered(actor, given)
-            except Exception as defect:  # told to whoever waits: raised here, it would end the home
-                log.exception("call %s: a defect in handing over its answer", actor.call.key)
-                given = fault_of(defect)
-                self._stop(given, but=draft.episode)
-                actor.tell(NotStarted(str(given)))
-            answer(given)
-
-        actor = Actor(self._identify(draft), self.terms, told, self._reported)
+        replied = partial(self._replied, answer)
+        actor = Actor(self._identify(draft), self.terms, replied, self._reported)
         self._send(self._begin, actor)
         return actor
 
@@ -242,7 +233,7 @@ class Run:
             self._llm_unit = Unit(call.estimate.unit)
         self._gate.began(call)
         self._in_flight.add(call.id)
-        self._book.put(actor.line)
+        self._reported(actor.line)
         self._start(actor)
 
     def _note(self, recorder: EventActor) -> None:
@@ -250,7 +241,7 @@ class Run:
             self._missed(recorder)
         else:
             self._gate.happened(recorder.line)
-            self._book.put(recorder.line)
+            self._reported(recorder.line)
             self._start(recorder)
 
     def _missed(self, recorder: EventActor) -> None:
@@ -267,8 +258,19 @@ class Run:
             self._live.discard(owner)
             self._change.notify()
 
+    def _replied(self, answer: Callable[[Answer], None], actor: Actor, given: Answer) -> None:
+        """Tell the caller what its actor has answered."""
+        try:
+            given = self._answered(actor, given)
+        except Exception as defect:  # told to whoever waits: raised here, it would end the home
+            log.exception("call %s: a defect in handing over its answer", actor.call.key)
+            given = fault_of(defect)
+            self._stop(given, but=actor.call.draft.episode)
+            actor.tell(NotStarted(str(given)))
+        answer(given)
+
     def _answered(self, actor: Actor, given: Answer) -> Answer:
-        """What the caller is told. A grant that comes after the run's end lets nothing begin."""
+        """Return what the caller is told. A grant after the run's end lets nothing begin."""
         call = actor.call
         if isinstance(given, CallGrant):
             self._gate.granted(call, given)
@@ -282,6 +284,7 @@ class Run:
         return self.terms.as_seen(given) if isinstance(given, RunCancelled) else given
 
     def _reported(self, line: CallReceipt) -> None:
+        """Write a line of the receipt: nobody else does."""
         if not line.in_flight and line.id in self._in_flight:
             self._in_flight.discard(line.id)
             self._gate.ended(line)
@@ -298,11 +301,11 @@ class Run:
             waived = await check(call, self.terms)
         except ComptrollerError as refusal:
             outcome = Outcome.DENIED if isinstance(refusal, CallDenied) else Outcome.FAILED
-            self._book.put(attrs.evolve(line, outcome=outcome, reason=str(refusal)))
+            self._reported(attrs.evolve(line, outcome=outcome, reason=str(refusal)))
             self._stop(add_context(refusal, call, self.receipt))
         else:
             if waived is not None:
-                self._book.put(attrs.evolve(line, outcome=Outcome.UNRESERVED, reason=waived))
+                self._reported(attrs.evolve(line, outcome=Outcome.UNRESERVED, reason=waived))
 
     async def abandon(self, reason: str) -> None:
         """Settle every call that is open now, as given up; the run goes on. Bounded."""

@@ -38,7 +38,7 @@ from comptroller.core.settlement import (
     next_action,
     settlement,
 )
-from comptroller.errors import ComptrollerError
+from comptroller.errors import ComptrollerError, LedgerError
 from comptroller.ledger.interface import (
     RELEASED_MEANWHILE,
     Ledger,
@@ -114,7 +114,7 @@ class SettlementSender:
         raise AssertionError("pauses never end")
 
     async def _then(self, owed: PendingCharge, error: ComptrollerError) -> SettlementAction:
-        then = _next(error)
+        then = next_action(error)
         if then is SettlementAction.SETTLED and owed.commit is not None:
             then = await after_finalized(self.ledger, owed.key, self.call.tenant)
             if then is SettlementAction.RECORD:
@@ -188,7 +188,7 @@ class SettlementSender:
         return SettlementResult(Outcome.RELEASED, None, reason)
 
     async def _released_already(self, error: ComptrollerError) -> bool:
-        if _next(error) is not SettlementAction.SETTLED or self.reservation_id is None:
+        if next_action(error) is not SettlementAction.SETTLED or self.reservation_id is None:
             return False
         held = self.reservation_id
         return await after_finalized(self.ledger, held, self.call.tenant) is SettlementAction.RECORD
@@ -239,18 +239,8 @@ class SettlementSender:
         return SettlementResult(Outcome.UNSETTLED, None, str(error))
 
 
-def _next(error: ComptrollerError) -> SettlementAction:
-    """What follows; an error that is no answer, such as a missing key, can be mended."""
-    status = getattr(error, "status", None)
-    return (
-        SettlementAction.KEEP
-        if status is None
-        else next_action(status, getattr(error, "error_code", None))
-    )
-
-
 def _retry_after(error: ComptrollerError) -> int | None:
-    asked: int | None = getattr(error, "retry_after_ms", None)
+    asked = error.retry_after_ms if isinstance(error, LedgerError) else None
     return None if asked is None else backoff.honoured(asked)
 
 

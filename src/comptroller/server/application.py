@@ -15,10 +15,11 @@ import attrs
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from comptroller.errors import ComptrollerError, LedgerRefused
+from comptroller.errors import ComptrollerError, LedgerError, LedgerRefused
 from comptroller.ledger.api_keys import ApiKeyVerifier, StaticApiKeys
-from comptroller.ledger.engine.idempotency import CanonicalRequest, canonical_request
+from comptroller.ledger.engine.idempotency import canonical_request, written
 from comptroller.ledger.engine.lazy_responses import as_json
+from comptroller.ledger.engine.records import CanonicalRequest
 from comptroller.ledger.interface import Ledger
 from comptroller.ledger.models import RequestOrigin, request_origin
 from comptroller.ledger.protocol import codec
@@ -128,7 +129,7 @@ class _Server:
                 return await self._public(exchange)
             return await self._answer(exchange, receive)
         except ComptrollerError as error:
-            if getattr(error, "status", None) not in _UNDERSTOOD:
+            if not isinstance(error, LedgerError) or error.status not in _UNDERSTOOD:
                 _logger.error("the request %s failed: %s", exchange.request_id, error)
             return refusal(exchange, error, self.routes)
         except asgi.ClientDisconnect:
@@ -151,11 +152,11 @@ class _Server:
                 route.status, as_json(await self._asked(route, exchange, name, request))
             )
         async with self.lanes.lane(caller.tenant if caller else None):
-            request = written = None
+            request = ahead = None
             if route.model is not None:
-                written = await self.lanes.off_the_loop(_long, route.model, exchange, body)
-                request = written.request
-            before = canonical_request.set(written)
+                ahead = await self.lanes.off_the_loop(_long, route.model, exchange, body)
+                request = ahead.request
+            before = canonical_request.set(ahead)
             try:
                 answer = await self._asked(route, exchange, name, request)
             finally:
@@ -241,7 +242,7 @@ def _origin(exchange: RequestContext, route: Route) -> RequestOrigin:
 
 
 def _long(model: type[BaseModel], exchange: RequestContext, body: bytes) -> CanonicalRequest:
-    return CanonicalRequest.of(_request(model, exchange, body))
+    return written(_request(model, exchange, body))
 
 
 def _request(model: type[BaseModel], exchange: RequestContext, body: bytes) -> BaseModel:

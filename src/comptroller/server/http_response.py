@@ -7,7 +7,7 @@ import attrs
 from pydantic_core import to_json
 from runcycles import ErrorCode
 
-from comptroller.errors import BudgetExceeded, ComptrollerError
+from comptroller.errors import BudgetExceeded, ComptrollerError, LedgerError
 from comptroller.ledger.protocol import codec
 from comptroller.server.request import RequestContext
 from comptroller.server.routing import Routes
@@ -31,8 +31,10 @@ class HttpResponse:
 
 def refusal(exchange: RequestContext, error: ComptrollerError, routes: Routes) -> HttpResponse:
     """The answer that an error is; one that the protocol does not know is the server's own."""
-    code = getattr(error, "error_code", None)
-    status = _CONFLICT if isinstance(error, BudgetExceeded) else getattr(error, "status", _FAILED)
+    answered = error if isinstance(error, LedgerError) else LedgerError("", status=_FAILED)
+    code, status = answered.error_code, answered.status
+    if isinstance(error, BudgetExceeded):
+        status = _CONFLICT
     message = str(error)
     if code not in ErrorCode.__members__ or status not in _REFUSALS:
         code, status = "INTERNAL_ERROR", _FAILED
@@ -43,7 +45,7 @@ def refusal(exchange: RequestContext, error: ComptrollerError, routes: Routes) -
         "request_id": exchange.request_id,
         "trace_id": exchange.trace_id,
     }
-    details = getattr(error, "details", None)
+    details = answered.details
     if details and (code == "UNIT_MISMATCH" or _DETAILS in exchange.headers):
         body["details"] = details
     return HttpResponse(status, to_json(body), more=_advice(exchange, error, status, routes))
@@ -54,7 +56,7 @@ def _advice(
 ) -> tuple[tuple[str, str], ...]:
     """What the caller may do instead: when to come back, with which method."""
     more: list[tuple[str, str]] = []
-    wait_ms = getattr(error, "retry_after_ms", None)
+    wait_ms = error.retry_after_ms if isinstance(error, LedgerError) else None
     if wait_ms is not None:
         seconds = -(-wait_ms // 1000)
         more.append(("retry-after", str(seconds)))

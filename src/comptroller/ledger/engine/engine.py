@@ -11,7 +11,7 @@ The laws kept here:
 
 from collections.abc import Mapping
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from runcycles import Amount, Unit
@@ -22,11 +22,8 @@ from comptroller.core.accounts import Account, Accounts, Denial
 from comptroller.core.budgets import BudgetTerms
 from comptroller.ledger.engine.denial_counter import DenialCounter, DenialKey
 from comptroller.ledger.engine.denial_errors import SERVED
-from comptroller.ledger.engine.records import Store
+from comptroller.ledger.engine.records import CanonicalRequest, Store
 from comptroller.ledger.models import Kind, LogEntry, RequestOrigin
-
-if TYPE_CHECKING:
-    from comptroller.ledger.engine.idempotency import CanonicalRequest
 
 _NOBODY = RequestOrigin()
 _DEFAULT = RequestOrigin("default_budget")
@@ -49,11 +46,9 @@ class Engine:
     alerts: list[LogEntry] = attrs.field(factory=list, repr=False)
     """Alerts that are to be told once what made them is kept; whoever tells them empties it."""
     _denials: DenialCounter = attrs.field(factory=DenialCounter, repr=False)
-    written: "CanonicalRequest | None" = attrs.field(default=None, repr=False)
+    written: CanonicalRequest | None = attrs.field(default=None, repr=False)
 
-    def asked_by(
-        self, origin: RequestOrigin, written: "CanonicalRequest | None" = None
-    ) -> "Engine":
+    def asked_by(self, origin: RequestOrigin, written: CanonicalRequest | None = None) -> "Engine":
         """Return the same book, for a request of `origin`."""
         name = self.name if origin.request_id is None else SERVED
         return Engine(self.store, name, self.default, origin, self.alerts, self._denials, written)

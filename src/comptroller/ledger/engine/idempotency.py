@@ -19,7 +19,12 @@ from comptroller._frozen import frozen_record
 from comptroller.errors import LedgerRefused, refusal
 from comptroller.ledger.engine.denial_errors import invalid
 from comptroller.ledger.engine.engine import Engine
-from comptroller.ledger.engine.records import DEFAULT_GRACE_MS, Endpoint, StoredResponse
+from comptroller.ledger.engine.records import (
+    DEFAULT_GRACE_MS,
+    CanonicalRequest,
+    Endpoint,
+    StoredResponse,
+)
 
 _BYTES = 16
 _SURROGATE = r"\ud"
@@ -68,8 +73,8 @@ def key_of(
     Raises:
         LedgerRefused: the request cannot be written as JSON (INVALID_REQUEST).
     """
-    written = book.written
-    said = written.text() if written and written.request is request else canonical(request)
+    ahead = book.written
+    said = ahead.text() if ahead and ahead.request is request else canonical(request)
     named = f"{tenant or ''}\0{endpoint}\0{key}".encode()
     return IdempotencyKey(
         book,
@@ -81,40 +86,18 @@ def key_of(
     )
 
 
-@frozen_record
-class CanonicalRequest:
-    """A request with its canonical JSON, or with what is wrong with it.
-
-    Writing a long request takes long, so a server does it in a thread, before the ledger's turn.
-    What is wrong is raised in that turn, after what is checked before it.
-    """
-
-    request: BaseModel
-    written: str | LedgerRefused
-
-    @classmethod
-    def of(cls, request: BaseModel) -> "CanonicalRequest":
-        """Write `request`."""
-        try:
-            return cls(request, canonical(request))
-        except LedgerRefused as error:
-            return cls(request, error)
-
-    def text(self) -> str:
-        """Return the canonical JSON.
-
-        Raises:
-            LedgerRefused: the request cannot be written as JSON (INVALID_REQUEST).
-        """
-        if isinstance(self.written, LedgerRefused):
-            raise self.written
-        return self.written
-
-
 canonical_request: ContextVar[CanonicalRequest | None] = ContextVar(
     "comptroller_canonical_request", default=None
 )
 """The request of this context, where whoever serves it has written it already."""
+
+
+def written(request: BaseModel) -> CanonicalRequest:
+    """Write `request`, ahead of its ledger's turn."""
+    try:
+        return CanonicalRequest(request, canonical(request))
+    except LedgerRefused as error:
+        return CanonicalRequest(request, error)
 
 
 def canonical(request: BaseModel) -> str:

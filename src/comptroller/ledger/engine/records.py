@@ -7,10 +7,12 @@ every later call, and a store that is durable writes it in one transaction.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Protocol
 
+from pydantic import BaseModel
 from runcycles import Caps, CommitOveragePolicy, ReservationStatus, Unit
 
 from comptroller._frozen import frozen_record
 from comptroller.core.accounts import Account, Accounts
+from comptroller.errors import LedgerRefused
 from comptroller.ledger.engine.denial_counter import DenialKey
 from comptroller.ledger.models import LogEntry
 
@@ -143,6 +145,28 @@ class StoredResponse:
     caps: Caps | None = None
     accounts: Accounts = ()
     """The balances as they were answered."""
+
+
+@frozen_record
+class CanonicalRequest:
+    """A request with its canonical JSON, or with what is wrong with it.
+
+    Writing a long request takes long, so a server does it in a thread, before the ledger's turn.
+    What is wrong is raised in that turn, after what is checked before it.
+    """
+
+    request: BaseModel
+    written: str | LedgerRefused
+
+    def text(self) -> str:
+        """Return the canonical JSON.
+
+        Raises:
+            LedgerRefused: the request cannot be written as JSON (INVALID_REQUEST).
+        """
+        if isinstance(self.written, LedgerRefused):
+            raise self.written
+        return self.written
 
 
 ORDERS: Mapping[str, Callable[[Reservation], int | str]] = {

@@ -28,7 +28,7 @@ from runcycles import CommitRequest, EventCreateRequest
 from comptroller._interrupts import uninterrupted
 from comptroller.core import backoff
 from comptroller.core.settlement import SettlementAction, next_action
-from comptroller.errors import ComptrollerError
+from comptroller.errors import ComptrollerError, LedgerError
 from comptroller.ledger import daemon_threads
 from comptroller.ledger.interface import PendingCharge, Tells, after_finalized
 from comptroller.ledger.remote.outbox.entries import Entry
@@ -283,13 +283,7 @@ class DiskOutbox:
         return None
 
     async def _refused(self, parcel: QueuedCharge, error: ComptrollerError) -> float | None:
-        status = getattr(error, "status", None)
-        then = (
-            SettlementAction.KEEP
-            if status is None
-            else next_action(status, getattr(error, "error_code", None))
-        )
-        entry, due = parcel.entry, None
+        entry, due, then = parcel.entry, None, next_action(error)
         if then is SettlementAction.SETTLED and entry.commit is not None:
             then = await after_finalized(self._ledger, entry.key, entry.tenant)
         if then is SettlementAction.SETTLED:
@@ -302,8 +296,8 @@ class DiskOutbox:
             parcel.becomes(entry.as_event())
             due = parcel.allowed
         elif then is SettlementAction.RETRY:
-            if (wait := getattr(error, "retry_after_ms", None)) is not None:
-                parcel.becomes(entry.put_off(wait))
+            if isinstance(error, LedgerError) and error.retry_after_ms is not None:
+                parcel.becomes(entry.put_off(error.retry_after_ms))
             due = _later(parcel)
         else:
             log.error("what %s cost is kept in the outbox: %s", entry.key, error)
