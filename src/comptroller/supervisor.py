@@ -173,6 +173,7 @@ class StartedRun:
     def __await__(self) -> Generator[Any, Any, RunResult]:
         return self.result().__await__()
 
+    @uninterrupted
     async def carry(self, given: Any, options: dict[str, Any]) -> None:
         """Its whole life, in a task at home."""
         current_run.set(None)  # started inside a governed run, it is no part of that

@@ -14,12 +14,14 @@ import anyio
 import attrs
 from runcycles import CyclesMetrics
 
+from comptroller._interrupts import uninterrupted
 from comptroller.core.call_lifecycle import Outcome
 from comptroller.core.pricing import TokenCount
 from comptroller.core.settlement import CallEnd, Commit
 from comptroller.errors import ComptrollerError, LedgerMisbehaved, LedgerUnreachable
 from comptroller.receipts import CallReceipt
 from comptroller.runtime.call import Call, RunContext
+from comptroller.runtime.limit_tracker import LimitTracker
 from comptroller.runtime.settlement import SettlementResult, SettlementSender
 
 log = logging.getLogger("comptroller")
@@ -56,16 +58,22 @@ class BaseActor(ABC):
     def _give_up(self, why: ComptrollerError) -> None:
         """Whatever has not been said yet is said now; nothing where all was."""
 
-    async def live(self, not_before: float) -> None:
-        """The whole life. It raises nothing, and when it is over everything has been said."""
+    @uninterrupted
+    async def live(self, gate: LimitTracker, ended: Callable[["BaseActor"], None]) -> None:
+        """Live from the first step to the last. Raises nothing.
+
+        When it is over everything has been said, and `ended` is told. `gate` may hold up a call
+        that is about to begin.
+        """
         gave_up: ComptrollerError = LedgerUnreachable(LATE, status=-1)
         try:
-            await self._shielded(not_before)
+            await self._shielded(gate.not_before)
         except Exception as defect:
             log.exception("call %s: a defect in its owner or its ledger", self.call.key)
             gave_up = fault_of(defect)
         finally:
             self._give_up(gave_up)
+            ended(self)
 
     def write_off(self) -> None:
         """Its task is gone, or hangs in a ledger that ignores its cancellation: end its line."""

@@ -136,16 +136,12 @@ class LoopPortal:
     def start(
         self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str
     ) -> None:
-        """Start a task at home. Only from home."""
+        """Start a task at home, of a function that is `uninterrupted`. Only from home."""
         self.check_process()
         if self._opened:
-            self._tasks.start_soon(self._inside, function, *args, name=name)
+            self._tasks.start_soon(function, *args, name=name)
         else:
             self._inbox.append((partial(self.start, function, name=name), args))
-
-    @uninterrupted
-    async def _inside(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        await function(*args)
 
     @uninterrupted
     async def _serve(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import attrs
 from runcycles import Subject, Unit
 
+from comptroller._interrupts import uninterrupted
 from comptroller.core.call_lifecycle import Outcome
 from comptroller.core.pricing import Prices, price_book
 from comptroller.errors import ComptrollerError, RunCancelled
@@ -219,6 +220,7 @@ class RunRegistry:
         bounds = [run.patience for run in self._live.values()]
         return await wait_shielded(self._change, self._idle, max(bounds, default=CUT_OFF_GRACE))
 
+    @uninterrupted
     async def _close(self, run: Run, reason: str) -> None:
         await run.close(reason)
         self.ended(run, "cancelled")

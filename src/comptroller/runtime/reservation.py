@@ -73,11 +73,12 @@ class Reserver:
 
     async def _ask_at_most_twice(self) -> CallGrant:
         """A denial may be due to settlements on their way only: those are waited for, once."""
-        settling, bound = self.terms.settling, self.terms.ledger.request_timeout
+        settling = self.terms.settling
         before = settling.under_way()
         try:
             return await self._ask("reserve")
         except BudgetExceeded as denial:
+            bound = self.terms.ledger.request_timeout
             if not await settling.first_attempts(before, denial.scope, bound):
                 raise
         self.asked_again()

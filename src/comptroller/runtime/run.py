@@ -18,6 +18,7 @@ import anyio
 import attrs
 from runcycles import Action, Amount, Subject, Unit
 
+from comptroller._interrupts import uninterrupted
 from comptroller.core.call_lifecycle import Outcome
 from comptroller.core.identifiers import normalize_identifier, truncate_utf8
 from comptroller.core.limits import LimitBreach
@@ -44,6 +45,8 @@ from comptroller.runtime.reservation import check
 from comptroller.runtime.settlement import charged, estimated
 
 log = logging.getLogger("comptroller")
+
+_MISSED = "run %s: %s came after its end"
 
 CUT_OFF_GRACE = 1.0
 """Seconds for cut-off actors to note it: only a ledger that ignores cancellation needs any."""
@@ -78,9 +81,8 @@ class Run:
         self.carrier: object = None
         self.terms, self._subject, self._limits = terms, subject, limits
         self._execution = uuid.uuid4().hex[:12]
-        self._present = False
-        self._numbers = itertools.count(1)
-        self._episode_numbers = itertools.count(1)
+        self._present = self.closed = False
+        self._numbers, self._episode_numbers = itertools.count(1), itertools.count(1)
         self._gate = LimitTracker(limits)
         self._book = ReceiptBuilder()
         self._in_flight: set[str] = set()
@@ -88,7 +90,6 @@ class Run:
         self._episodes: set[Episode] = set()
         self._change = Condition()
         self._deadline: anyio.CancelScope | None = None
-        self.closed = False
         self._llm_unit = Unit.USD_MICROCENTS
 
     def begin(self) -> None:
@@ -134,7 +135,7 @@ class Run:
         try:
             self.terms.home.call(self._note, recorder)
         except PortalClosed:
-            self._missed(recorder)
+            log.warning(_MISSED, self.id, recorder.line.kind)
 
     def enter(self, episode: Episode) -> None:
         """An episode begins. Raises what ended the run, where it has ended."""
@@ -238,25 +239,20 @@ class Run:
 
     def _note(self, recorder: EventActor) -> None:
         if self.closed:
-            self._missed(recorder)
+            log.warning(_MISSED, self.id, recorder.line.kind)
         else:
             self._gate.happened(recorder.line)
             self._reported(recorder.line)
             self._start(recorder)
 
-    def _missed(self, recorder: EventActor) -> None:
-        log.warning("run %s: %s came after its end", self.id, recorder.line.kind)
-
     def _start(self, owner: BaseActor) -> None:
         self._live.add(owner)
-        self.terms.home.start(self._live_out, owner, name=f"comptroller call {owner.call.key}")
+        name = f"comptroller call {owner.call.key}"
+        self.terms.home.start(owner.live, self._gate, self._actor_ended, name=name)
 
-    async def _live_out(self, owner: BaseActor) -> None:
-        try:
-            await owner.live(self._gate.not_before)
-        finally:
-            self._live.discard(owner)
-            self._change.notify()
+    def _actor_ended(self, owner: BaseActor) -> None:
+        self._live.discard(owner)
+        self._change.notify()
 
     def _replied(self, answer: Callable[[Answer], None], actor: Actor, given: Answer) -> None:
         """Tell the caller what its actor has answered."""
@@ -340,6 +336,7 @@ class Run:
             if episode.id != but:
                 episode.stop()
 
+    @uninterrupted
     async def _expire(self, seconds: float) -> None:
         if self.ended is not None:  # before this task could begin
             return

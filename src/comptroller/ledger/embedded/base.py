@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Protocol, TypeVar, Unpack
 
 import attrs
@@ -61,8 +61,14 @@ from comptroller.ledger.models import (
 )
 
 T = TypeVar("T")
-Act = Callable[[Engine, int], ResponseFactory[T]]
-"""What a request does to a book at a time (epoch milliseconds), in the ledger's turn."""
+Answer_co = TypeVar("Answer_co", covariant=True)
+
+
+class Act(Protocol[Answer_co]):
+    """A request to the engine, performed in the ledger's turn."""
+
+    def __call__(self, book: Engine, /, *, now_ms: int) -> ResponseFactory[Answer_co]:
+        """Perform it at `now_ms`, and return what makes its answer."""
 
 
 class LedgerSnapshot(queries.Records, verify.Records, Protocol):
@@ -182,12 +188,14 @@ class EmbeddedLedgerBase(ABC):
         if (origin := request_origin.get()) is None:
             return await self._perform(act)
         written = canonical_request.get()
-        return await self._perform(lambda book, now_ms: act(book.asked_by(origin, written), now_ms))
+        return await self._perform(
+            lambda book, now_ms: act(book.asked_by(origin, written), now_ms=now_ms)
+        )
 
     async def _operate(self, act: Act[T]) -> T:
         """Perform what an operator asks, who is known."""
         origin = request_origin.get() or RequestOrigin(_user())
-        return await self._perform(lambda book, now_ms: act(book.asked_by(origin), now_ms))
+        return await self._perform(lambda book, now_ms: act(book.asked_by(origin), now_ms=now_ms))
 
     def close(self) -> None:
         """End of use: every later request is refused. Called by the open functions."""
@@ -216,16 +224,14 @@ class EmbeddedLedgerBase(ABC):
         self, request: ReservationCreateRequest, *, tenant: str | None = None
     ) -> ReservationCreateResponse:
         """Lock the estimate in every budgeted scope of the subject, or raise the refusal."""
-        return await self._ask(
-            lambda book, now_ms: reserve.reserve(book, request, now_ms, tenant=tenant)
-        )
+        return await self._ask(partial(reserve.reserve, request=request, tenant=tenant))
 
     async def commit(
         self, reservation_id: str, request: CommitRequest, *, tenant: str | None = None
     ) -> CommitResponse:
         """Charge the actual, give back the rest."""
         return await self._ask(
-            lambda book, now_ms: commit.commit(book, reservation_id, request, now_ms, tenant=tenant)
+            partial(commit.commit, reservation_id=reservation_id, request=request, tenant=tenant)
         )
 
     async def release(
@@ -233,9 +239,7 @@ class EmbeddedLedgerBase(ABC):
     ) -> ReleaseResponse:
         """Give everything back."""
         return await self._ask(
-            lambda book, now_ms: commit.release(
-                book, reservation_id, request, now_ms, tenant=tenant
-            )
+            partial(commit.release, reservation_id=reservation_id, request=request, tenant=tenant)
         )
 
     async def extend(
@@ -243,24 +247,20 @@ class EmbeddedLedgerBase(ABC):
     ) -> ReservationExtendResponse:
         """Move the lease's end outward."""
         return await self._ask(
-            lambda book, now_ms: commit.extend(book, reservation_id, request, now_ms, tenant=tenant)
+            partial(commit.extend, reservation_id=reservation_id, request=request, tenant=tenant)
         )
 
     async def decide(
         self, request: DecisionRequest, *, tenant: str | None = None
     ) -> DecisionResponse:
         """What a reserve would answer now; nothing is locked."""
-        return await self._ask(
-            lambda book, now_ms: reserve.decide(book, request, now_ms, tenant=tenant)
-        )
+        return await self._ask(partial(reserve.decide, request=request, tenant=tenant))
 
     async def record(
         self, request: EventCreateRequest, *, tenant: str | None = None
     ) -> EventCreateResponse:
         """Charge spend that has no reservation (an event)."""
-        return await self._ask(
-            lambda book, now_ms: reserve.record(book, request, now_ms, tenant=tenant)
-        )
+        return await self._ask(partial(reserve.record, request=request, tenant=tenant))
 
     async def balances(
         self, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
@@ -281,7 +281,7 @@ class EmbeddedLedgerBase(ABC):
     ) -> ReservationDetail:
         """One reservation, whole."""
 
-        def found(book: Engine, _: int) -> ResponseFactory[Reservation]:
+        def found(book: Engine, **_: int) -> ResponseFactory[Reservation]:
             one = queries.reservation(book, reservation_id, tenant=tenant)
             return lambda: one
 

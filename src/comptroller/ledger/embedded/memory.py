@@ -261,7 +261,7 @@ class MemoryLedger(EmbeddedLedgerBase):
         with self._turn:
             now_ms = self._now()
             commit.sweep(self._book, now_ms)
-            answer = act(self._book, now_ms)
+            answer = act(self._book, now_ms=now_ms)
             alerts = self._book.taken_alerts()
         self._tell(alerts)
         return answer()

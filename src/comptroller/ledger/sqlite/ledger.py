@@ -77,7 +77,7 @@ class _Request(Generic[T]):
         """Perform the act. What fails before it changed anything fails alone."""
         before = store.changes
         try:
-            self._answer = self._act(book, now_ms)
+            self._answer = self._act(book, now_ms=now_ms)
         except sqlite3.Error:
             raise
         except Exception as error:
@@ -183,7 +183,8 @@ class SqliteLedger(EmbeddedLedgerBase):
         )
 
     async def _perform(self, act: Act[T]) -> T:
-        super()._must_be_usable()
+        if self._closed or os.getpid() != self._process:
+            self._must_be_usable()
         if threading.get_ident() != self._thread_of_loop:  # the loop itself takes longer to ask for
             raise self._elsewhere()
         request = _Request(act)
@@ -191,7 +192,8 @@ class SqliteLedger(EmbeddedLedgerBase):
         try:
             await anyio.lowlevel.checkpoint()
             while not request.done:
-                self._must_be_usable()  # closed meanwhile, or another loop of this thread
+                if self._closed or anyio.lowlevel.current_token() != self._loop:  # meanwhile
+                    self._must_be_usable()
                 if self._performing is None:
                     await self._batch()
                 else:
@@ -295,8 +297,8 @@ class SqliteLedger(EmbeddedLedgerBase):
             for request in batch:
                 request.done = True
             self._upkeep.note(len(batch))
-            if alerts := self._book.taken_alerts():
-                self._tell(alerts)
+            if self._book.alerts:
+                self._tell(self._book.taken_alerts())
                 self._courier.notify()
         return True
 
