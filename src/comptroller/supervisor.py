@@ -313,9 +313,6 @@ class open_supervisor:  # noqa: N801 - used like a function
     """Many governed runs under one scope: `async with open_supervisor(ledger=ledger) as s`.
 
     Left normally, it waits for its runs; left by an exception or a cancellation, it cancels them.
-    So does SIGTERM in the main thread, where the program does not handle it itself: once they are
-    settled, SystemExit(143) is raised. A second SIGTERM ends the process at once, and so does a
-    second Ctrl-C while they settle.
 
     On asyncio another task may leave it than the one that entered it: a fixture's, or a notebook's
     next cell. Under trio it holds a nursery, so one task enters and leaves it; its
@@ -327,6 +324,10 @@ class open_supervisor:  # noqa: N801 - used like a function
         max_concurrency: how many runs go on at once; further ones wait.
         recover: settle at the start, by policy, what dead processes of this host have left
             reserved in the ledger. See `Supervisor.recovered`.
+        handle_signals: in the main thread, let SIGTERM cancel the runs where the program does not
+            handle it itself: once they are settled, SystemExit(143) is raised. A second SIGTERM
+            ends the process at once, and so does a second Ctrl-C while they settle. Without this,
+            SIGTERM ends the process on the spot, and recovery settles what it leaves.
 
     Raises:
         ValueError, TypeError: an argument that makes no sense; at once.
@@ -339,6 +340,7 @@ class open_supervisor:  # noqa: N801 - used like a function
         policy: Policy | Callable[[str], Policy] | None = None,
         max_concurrency: int = 100,
         recover: bool = False,
+        handle_signals: bool = False,
     ) -> None:
         if type(max_concurrency) is not int or max_concurrency < 1:
             raise ValueError(
@@ -355,7 +357,8 @@ class open_supervisor:  # noqa: N801 - used like a function
         self._max_concurrency, self._recover = max_concurrency, recover
         self._frame: FrameScope[SupervisorContext]
         self._hub: RunRegistry
-        self._signals: Signals
+        self._handle_signals = handle_signals
+        self._signals: Signals | None = None
 
     @uninterrupted
     async def __aenter__(self) -> Supervisor:
@@ -366,8 +369,9 @@ class open_supervisor:  # noqa: N801 - used like a function
             supervisor = Supervisor(ground, self._books, self._policy, self._max_concurrency)
             if self._recover:
                 await supervisor.recover()
-            self._signals = Signals(ground.hub)
-            self._signals.begin()
+            if self._handle_signals:
+                self._signals = Signals(ground.hub)
+                self._signals.begin()
         except BaseException:
             await self._frame.close()
             raise
@@ -382,14 +386,17 @@ class open_supervisor:  # noqa: N801 - used like a function
     ) -> None:
         interrupted: BaseException | None = None
         async with AsyncExitStack() as left:
-            left.push_async_callback(self._signals.end)
+            if (signals := self._signals) is not None:
+                left.push_async_callback(signals.end)
             try:
                 with ExitStack() as body:
-                    body.push(self._signals.leave_body)
+                    if signals is not None:
+                        body.push(signals.leave_body)
                     if error is None:
                         await self._hub.all_ended()
             finally:
-                self._signals.leaving = True
+                if signals is not None:
+                    signals.leaving = True
                 why = "its supervisor was left" + (f" by {kind.__name__}" if kind else "")
                 interrupted = await self._hub.cancel_all(why)
                 interrupted = await self._frame.close() or interrupted

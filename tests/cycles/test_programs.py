@@ -45,6 +45,7 @@ async def over_http(ledger):
     """The address of a server of `ledger`, in a thread and a loop of its own."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen()  # who asks before the thread serves waits
         app = serve_ledger(ledger, {"cyc_live_1": "acme-corp"})
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listening],))

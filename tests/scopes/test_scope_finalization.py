@@ -470,7 +470,7 @@ def test_a_signal_reaches_the_runs_of_a_supervisor_whose_task_has_ended(runner):
 
     async def main():
         program = await Program().open()
-        scope = open_supervisor(ledger=program.ledger, policy=policy())
+        scope = open_supervisor(ledger=program.ledger, policy=policy(), handle_signals=True)
         supervisor = await asyncio.create_task(scope.__aenter__())
         started = supervisor.start(Agent("A", model=BlockedModel()), "go", tenant="acme")
         await asyncio.sleep(0)

@@ -15,7 +15,7 @@ import pytest
 from agents import Agent
 
 from comptroller import open_supervisor
-from comptroller.testing import BlockedModel
+from comptroller.testing import BlockedModel, CountingModel
 from support.agent_scenarios import policy
 from support.cli import done
 from support.processes.supervisor_until_signal import ESTIMATE, RUNS
@@ -124,16 +124,31 @@ def handlers():
 
 
 @both
+def test_a_supervisor_touches_no_handler_unless_it_is_asked_to(backend):
+    async def main():
+        before = handlers()
+        async with funded() as ledger, open_supervisor(ledger=ledger) as supervisor:
+            assert handlers() == before
+            agent = Agent("Clerk", model=CountingModel())
+            await supervisor.start(agent, "hello", tenant="acme", policy=policy())
+        assert handlers() == before
+
+    run(main, backend)
+
+
+@both
 def test_handlers_are_as_they_were_when_the_last_supervisor_is_left(backend):
     """They need not be left in the reverse order."""
 
     async def main():
         before = handlers()
         async with funded() as ledger, contextlib.AsyncExitStack() as stack:
-            first = await stack.enter_async_context(open_supervisor(ledger=ledger))
+            first = await stack.enter_async_context(
+                open_supervisor(ledger=ledger, handle_signals=True)
+            )
             assert not set(handlers()) & set(before)
             del first
-            async with open_supervisor(ledger=ledger):
+            async with open_supervisor(ledger=ledger, handle_signals=True):
                 pass
             assert not set(handlers()) & set(before)
         assert handlers() == before
@@ -149,7 +164,7 @@ def test_the_programs_own_handlers_stay(backend, own):
     async def main():
         was = [signal.signal(number, own) for number in SETTLED]
         try:
-            async with funded() as ledger, open_supervisor(ledger=ledger):
+            async with funded() as ledger, open_supervisor(ledger=ledger, handle_signals=True):
                 assert handlers() == [own, own]
             assert handlers() == [own, own]
         finally:
@@ -165,7 +180,9 @@ def test_two_supervisors_side_by_side_both_hear(backend):
 
     async def supervise(ledger, name, ready):
         try:
-            async with open_supervisor(ledger=ledger, policy=policy()) as supervisor:
+            async with open_supervisor(
+                ledger=ledger, policy=policy(), handle_signals=True
+            ) as supervisor:
                 waiting = BlockedModel()
                 started = supervisor.start(Agent("Waiting", model=waiting), "go", tenant="acme")
                 await waiting.started()
@@ -201,7 +218,7 @@ class Countdown:
 def test_a_fork_has_the_handlers_of_a_program_without_supervisors():
     async def main():
         before = handlers()
-        async with funded() as ledger, open_supervisor(ledger=ledger):
+        async with funded() as ledger, open_supervisor(ledger=ledger, handle_signals=True):
             child = os.fork()
             if not child:
                 os._exit(handlers() == before)
@@ -216,7 +233,7 @@ import asyncio, os, signal
 from comptroller import open_ledger, open_supervisor
 
 async def main():
-    scope = open_supervisor(ledger=await open_ledger("memory:").__aenter__())
+    scope = open_supervisor(ledger=await open_ledger("memory:").__aenter__(), handle_signals=True)
     kept.append((scope, await scope.__aenter__()))
 
 kept = []

@@ -194,7 +194,7 @@ async def _performed(
     async with anyio.create_task_group() as helpers:
         if watched:
             helpers.start_soon(watch, runs)
-        async with open_supervisor(ledger=ledger, policy=POLICY) as supervisor:
+        async with open_supervisor(ledger=ledger, policy=POLICY, handle_signals=True) as supervisor:
             started = [
                 _start(part, supervisor, runs, stage) for part in cast if not part.closes_after
             ]

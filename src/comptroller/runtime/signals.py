@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the runs of a supervisor settle before the process ends; who insists leaves.
+"""SIGTERM and Ctrl-C, where a supervisor is to handle them: runs settle before the process ends.
 
 Ctrl-C is the loop's: asyncio cancels its main task, trio raises in its own, and scopes that are
 left settle. SIGTERM would end the process on the spot. Signals are heard in the main thread alone,

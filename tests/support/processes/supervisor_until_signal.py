@@ -45,7 +45,9 @@ async def main(ledger, model):
     async with open_ledger(ledger) as opened:
         await opened.set_budget("tenant:acme", tokens(10_000))
         try:
-            async with open_supervisor(ledger=opened, policy=policy) as supervisor:
+            async with open_supervisor(
+                ledger=opened, policy=policy, handle_signals=True
+            ) as supervisor:
                 for _ in range(RUNS):
                     agent = Agent("Triage agent", model=model())
                     supervisor.start(agent, "go", tenant="acme")
