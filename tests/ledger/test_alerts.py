@@ -6,10 +6,12 @@ import logging
 import threading
 import time
 from contextlib import contextmanager, suppress
+from datetime import datetime
 
 import anyio
 import attrs
 import pytest
+import standardwebhooks
 
 import comptroller.ledger.webhooks
 from comptroller.ledger.embedded.memory import open_memory
@@ -17,14 +19,15 @@ from comptroller.ledger.factory import open_ledger, open_webhooks
 from comptroller.ledger.models import LogEntry
 from comptroller.ledger.sqlite import SqliteWebhooks, open_sqlite
 from comptroller.ledger.sqlite.webhooks import WebhookSender
-from comptroller.ledger.webhooks import DELIVERY, SIGNATURE, Webhook, verify_signature
+from comptroller.ledger.webhooks import ID, SIGNATURE, TIMESTAMP, Webhook
 from support.cli import done, refused
 from support.manual_clock import Clock
 from support.requests import amount, asking, committing, event, releasing
 
 pytestmark = pytest.mark.anyio
 
-SCOPE, DAY, SECRET = "tenant:acme", 86_400_000, "a secret of the two of us"
+SCOPE, DAY = "tenant:acme", 86_400_000
+SECRET, ANOTHER = "whsec_" + "c2Vj" * 8, "whsec_" + "b3Ro" * 8
 
 
 async def alerts(ledger):
@@ -192,7 +195,7 @@ class Seconds:
 
 
 def told(server):
-    return [json.loads(body)["share"] for _, body in server.posted]
+    return [json.loads(body)["data"]["share"] for _, body in server.posted]
 
 
 async def ledger_with(path, server, *shares, spent=0):
@@ -213,19 +216,19 @@ async def test_a_webhook_is_told_with_a_signature_by_the_time_the_ledger_is_clos
             await ledger.record(event("e", 70))
         [(headers, body)] = server.posted
     said = json.loads(body)
-    assert said.pop("id") == headers[DELIVERY]
-    assert said.pop("at_ms") > 0
-    assert said == {
-        "type": "budget.alert",
+    assert sorted(said) == ["data", "timestamp", "type"]
+    assert said["type"] == "budget.alert"
+    assert datetime.fromisoformat(said["timestamp"]).tzinfo is not None
+    assert said["data"] == {
         "ledger": str(tmp_path / "l.db"),
         "scope": SCOPE,
         "unit": "USD_MICROCENTS",
         "share": 50,
         "spent": 70,
         "allocated": 100,
-        "period_since_ms": None,
+        "period_since": None,
     }
-    assert verify_signature(SECRET, headers[SIGNATURE], body, time.time())
+    assert standardwebhooks.Webhook(SECRET).verify(body, dict(headers)) == said
 
 
 async def test_what_was_not_taken_is_sent_again_later_and_in_order(tmp_path, caplog):
@@ -241,7 +244,7 @@ async def test_what_was_not_taken_is_sent_again_later_and_in_order(tmp_path, cap
         now.now += pauses[1]
         courier._tell()
         assert told(server) == [50, 50, 50, 60]
-        assert len({headers[DELIVERY] for headers, _ in server.posted}) == 2
+        assert len({headers[ID] for headers, _ in server.posted}) == 2
         assert pauses == pytest.approx([1, 2], abs=0.01)
     webhooks = SqliteWebhooks(tmp_path / "l.db")
     [webhook] = webhooks.all()
@@ -424,18 +427,38 @@ async def test_the_threads_of_webhooks_survive_anything(tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize(
-    ("secret", "late", "change"),
-    [("another", 0, b""), (SECRET, 301, b""), (SECRET, -400, b""), (SECRET, 0, b" ")],
+    ("secret", "changed"),
+    [
+        (ANOTHER, {}),
+        (SECRET, {TIMESTAMP: str(int(time.time()) - 301)}),
+        (SECRET, {TIMESTAMP: str(int(time.time()) + 400)}),
+        (SECRET, {ID: "alert_0_0"}),
+        (SECRET, {"body": " "}),
+        (SECRET, {SIGNATURE: ""}),
+    ],
 )
-async def test_a_receiver_does_not_believe_what_is_not_ours(tmp_path, secret, late, change):
+async def test_a_receiver_does_not_believe_what_is_not_ours(tmp_path, secret, changed):
+    """By the library of Standard Webhooks: another key, an old one, one that was changed."""
     with receiving() as server:
         await ledger_with(tmp_path / "l.db", server, 50, spent=70)
         async with open_ledger(tmp_path / "l.db"):
             pass
         [(headers, body)] = server.posted
-    assert verify_signature(SECRET, headers[SIGNATURE], body, time.time())
-    assert not verify_signature(secret, headers[SIGNATURE], body + change, time.time() + late)
-    assert not verify_signature(SECRET, "", body, time.time())
+    headers = dict(headers)
+    standardwebhooks.Webhook(SECRET).verify(body, headers)
+    changed = dict(changed)
+    body += changed.pop("body", "").encode()
+    headers = {name.lower(): value for name, value in headers.items()} | changed
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        standardwebhooks.Webhook(secret).verify(body, headers)
+
+
+@pytest.mark.parametrize(
+    "secret", ["", "mine", "whsec_", "whsec_short", "whsec_" + "c2Vj" * 40, "é"]
+)
+def test_a_secret_that_no_receiver_could_use_says_how_to_make_one(secret):
+    with pytest.raises(ValueError, match="openssl rand -base64 32"):
+        Webhook("https://example.com", secret)
 
 
 class TestCommands:

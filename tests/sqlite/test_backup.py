@@ -23,6 +23,7 @@ from comptroller.ledger.webhooks import Webhook
 from support.requests import amount, asking, balance_of, committing, event
 
 pytestmark = pytest.mark.anyio
+SECRET = "whsec_" + "c2Vj" * 8
 
 
 @pytest.fixture
@@ -95,12 +96,12 @@ async def test_it_holds_keys_and_where_alerts_are_sent(path, copy):
     async with open_sqlite(path) as ledger:
         with open_keys(ledger) as keys, open_webhooks(ledger) as webhooks:
             keys.add(key)
-            webhooks.add(Webhook("https://example.com/alerts", "whsec_x", 1))
+            webhooks.add(Webhook("https://example.com/alerts", SECRET, 1))
         back_up(path, copy)
     async with open_sqlite(copy) as restored:
         with open_keys(restored) as keys, open_webhooks(restored) as webhooks:
             assert keys.all() == [key]
-            assert [one.secret for one in webhooks.all()] == ["whsec_x"]
+            assert [one.secret for one in webhooks.all()] == [SECRET]
     assert text
 
 

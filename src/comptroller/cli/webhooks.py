@@ -1,7 +1,6 @@
 """What an operator does with webhooks: add, list and remove those of an embedded ledger."""
 
 import os
-import secrets
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,15 +11,13 @@ from comptroller.cli.tables import Table
 from comptroller.ledger.embedded.base import wall_clock
 from comptroller.ledger.factory import open_webhooks
 from comptroller.ledger.interface import EmbeddedLedger, Ledger
-from comptroller.ledger.webhooks import Webhook
-
-_SECRET_BYTES = 32
+from comptroller.ledger.webhooks import Webhook, new_secret
 
 
 async def add(ledger: Ledger, url: str, secret_variable: str | None, as_json: bool) -> None:
     """Add a webhook; a secret that was generated for it is shown this once."""
     given = _secret(secret_variable) if secret_variable else None
-    webhook = Webhook(url, given or f"whsec_{secrets.token_urlsafe(_SECRET_BYTES)}", wall_clock())
+    webhook = Webhook(url, given or new_secret(), wall_clock())
     with open_webhooks(require_embedded(ledger)) as webhooks:
         with shown_before("no webhook was added"):
             if as_json:

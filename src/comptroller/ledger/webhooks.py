@@ -1,32 +1,34 @@
 """Webhooks: an alert as an HTTP request that its receiver can believe.
 
-A body is signed with the webhook's secret (HMAC-SHA256 over the time and the body), so a receiver
-knows that it is ours, unchanged and new: `verify_signature`. It may come twice, where an answer got
-lost; its id is the same then. A receiver is given `MOST_SECONDS` for all of it, and of its answer
-nothing is read but the head: whatever it does, it holds nobody up.
+Requests are those of Standard Webhooks (https://www.standardwebhooks.com), for which receivers have
+verifiers in most languages: `standardwebhooks.Webhook(secret).verify(body, headers)`. One may
+come twice, where an answer got lost; its `webhook-id` is the same then. A receiver is given
+`MOST_SECONDS` for all of it, and of its answer nothing is read but the head: whatever it does, it
+holds nobody up.
 """
 
-import hashlib
-import hmac
+import base64
+import binascii
 import json
-import re
+import secrets
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 import attrs
 import httpx
+import standardwebhooks
 
 from comptroller.ledger.models import LogEntry
 from comptroller.ledger.proxies import proxy_for
 
-SIGNATURE = "X-Comptroller-Signature"
-DELIVERY = "X-Comptroller-Delivery"
-_SIGNATURE = re.compile(r"t=(\d{1,12}),v1=([0-9a-f]{64})")
+ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 MOST_SECONDS = 10.0
 """For one delivery as a whole, from the look-up of its address to the head of its answer."""
-_TOLERANCE = 300
-"""Seconds that a request may be old."""
+_PREFIX = "whsec_"
+_SECRET_BYTES = range(24, 64 + 1)
+"""How long a key may be (Standard Webhooks, "Symmetric")."""
 
 
 @attrs.frozen
@@ -35,7 +37,7 @@ class Webhook:
 
     Attributes:
         url: where they are posted.
-        secret: what they are signed with.
+        secret: what they are signed with: `whsec_` and the base64 of 24 to 64 bytes.
         created_ms: since when.
         told: the number of the last entry of the log that it has taken.
         failures: how often in a row it has not taken the next one.
@@ -64,6 +66,23 @@ class Webhook:
                 " without a name or password"
             )
 
+    @secret.validator
+    def _is_a_key(self, _: Any, secret: str) -> None:
+        try:
+            key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if not secret.startswith(_PREFIX) or len(key) not in _SECRET_BYTES:
+            raise ValueError(
+                "the secret of a webhook is whsec_ and the base64 of 24 to 64 bytes; make one with:"
+                ' echo "whsec_$(openssl rand -base64 32)"'
+            )
+
+
+def new_secret() -> str:
+    """Return a secret that nobody knows yet."""
+    return _PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES[8])).decode()
+
 
 def delivery_id(entry: LogEntry) -> str:
     """What a receiver knows a delivery by, also when it comes twice."""
@@ -71,28 +90,36 @@ def delivery_id(entry: LogEntry) -> str:
 
 
 def body_of(entry: LogEntry, ledger: str) -> bytes:
-    """An alert as it is posted."""
-    told = {
-        "id": delivery_id(entry),
+    """Return an alert as it is posted."""
+    payload = {
         "type": "budget.alert",
-        "at_ms": entry.at_ms,
-        "ledger": ledger,
-        "scope": entry.scope,
-        "unit": entry.unit.value if entry.unit else None,
-        "share": entry.details.get("share"),
-        "spent": entry.amount,
-        "allocated": entry.details.get("allocated"),
-        "period_since_ms": entry.since_ms or None,
+        "timestamp": _iso(entry.at_ms),
+        "data": {
+            "ledger": ledger,
+            "scope": entry.scope,
+            "unit": entry.unit.value if entry.unit else None,
+            "share": entry.details.get("share"),
+            "spent": entry.amount,
+            "allocated": entry.details.get("allocated"),
+            "period_since": _iso(entry.since_ms) if entry.since_ms else None,
+        },
     }
-    return json.dumps(told, separators=(",", ":")).encode()
+    return json.dumps(payload, separators=(",", ":")).encode()
+
+
+def _iso(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def headers_of(entry: LogEntry, body: bytes, secret: str, now: int) -> Mapping[str, str]:
-    """The headers that go with a body; `now` is in epoch seconds."""
+    """Return the headers that go with a body; `now` is in epoch seconds."""
+    at = datetime.fromtimestamp(now, UTC)
+    signature = standardwebhooks.Webhook(secret).sign(delivery_id(entry), at, body.decode())
     return {
-        "Content-Type": "application/json",
-        DELIVERY: delivery_id(entry),
-        SIGNATURE: f"t={now},v1={_digest(secret, now, body)}",
+        "content-type": "application/json",
+        ID: delivery_id(entry),
+        TIMESTAMP: str(now),
+        SIGNATURE: signature,
     }
 
 
@@ -114,20 +141,3 @@ async def _post(url: str, body: bytes, headers: Mapping[str, str]) -> str | None
         return f"did not answer within {MOST_SECONDS:g} seconds"
     except Exception as error:  # noqa: BLE001 - proxies and certificates of the environment, too
         return str(error) or type(error).__name__
-
-
-def verify_signature(
-    secret: str, header: str, body: bytes, now: float, tolerance: float = _TOLERANCE
-) -> bool:
-    """Whether `body` came with `header` from whoever has `secret`, in the last `tolerance` seconds.
-
-    For receivers: `header` is the request's `X-Comptroller-Signature`, `now` is `time.time()`.
-    """
-    given = _SIGNATURE.fullmatch(header)
-    if given is None or abs(now - int(given[1])) > tolerance:
-        return False
-    return hmac.compare_digest(given[2], _digest(secret, int(given[1]), body))
-
-
-def _digest(secret: str, at: int, body: bytes) -> str:
-    return hmac.new(secret.encode(), b"%d.%s" % (at, body), hashlib.sha256).hexdigest()
