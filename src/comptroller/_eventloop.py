@@ -40,7 +40,7 @@ def under_trio() -> bool:
 
 @asynccontextmanager
 async def open_host() -> AsyncIterator[EventLoopBackend]:
-    """The host of the running loop. Under trio, opens an asyncio loop if none is open.
+    """Open the host of the running loop: under trio, an asyncio loop if none is open.
 
     Raises:
         ComptrollerError: under trio, and trio-asyncio is not installed.

@@ -48,7 +48,7 @@ def must_be_ours(path: Path, found: os.stat_result) -> None:
 
 
 def opened(path: Path, flags: int) -> int:
-    """The descriptor of the file at `path`, made where `flags` say so; no other user can open it.
+    """Open the file at `path`, made where `flags` say so; no other user can open it.
 
     Raises:
         Unusable: it is no regular file, or another user's.
@@ -86,7 +86,7 @@ def narrow(path: Path) -> None:
 
 
 def read(path: Path, most: int) -> bytes:
-    """What the file at `path` holds.
+    """Return what the file at `path` holds.
 
     Raises:
         Unusable: it is no regular file, another user's, or holds more than `most` bytes.

@@ -28,7 +28,7 @@ carry = trio_asyncio.aio_as_trio
 
 @asynccontextmanager
 async def carrying() -> AsyncIterator[None]:
-    """The loop that is open here already, else the program's, opened by the first who asks.
+    """Use the loop that is open here already, else the program's, opened by the first who asks.
 
     Raises:
         KeyboardInterrupt, SystemExit: an asyncio task has raised it, in the program's loop.
@@ -121,7 +121,7 @@ async def _kept_loop() -> Keeper:
 
 
 def _raised_by(loop: Any) -> Callable[[BaseException], None]:
-    """What raises the first error it is told of out of the scope of a loop."""
+    """Make what raises the first error it is told of out of the scope of a loop."""
     ending = list[BaseException]()
 
     async def raise_it() -> None:
@@ -160,8 +160,8 @@ def _endure(loop: Any, end: Callable[[BaseException], None]) -> None:
 
 
 def _ending(group: BaseExceptionGroup[Any]) -> BaseException | None:
-    """The error in `group` that ends the program, alone, as asyncio hands it on; None: there is
-    none.
+    """Return the error in `group` that ends the program, alone, as asyncio hands it on;
+    None: there is none.
     """
     found: BaseException | None = group.subgroup((KeyboardInterrupt, SystemExit))
     while isinstance(found, BaseExceptionGroup):

@@ -40,7 +40,7 @@ def must_return_at_once(name: str, given: Callable[..., object], hint: str) -> N
 
 
 def expand_path(given: str | os.PathLike[str], wrong: str) -> Path:
-    """The path that a person means now, wherever the process goes later: `~` is a home.
+    """Return the path that a person means now, wherever the process goes later: `~` is a home.
 
     Raises:
         ValueError: it is nobody's, or the directory that it is relative to is gone.
@@ -52,7 +52,7 @@ def expand_path(given: str | os.PathLike[str], wrong: str) -> Path:
 
 
 def check_int(name: str, given: object, least: int = 0) -> int:
-    """The number that was given. Raise `TypeError` or `ValueError` unless it is a whole one."""
+    """Return the number that was given. Raise `TypeError` or `ValueError` unless it is whole."""
     if isinstance(given, bool) or not isinstance(given, int):
         raise TypeError(f"{name}: {given!r} is not a whole number: write an int")
     if given < least:
@@ -65,7 +65,7 @@ Validator = Callable[[object, Any, Any], None]
 
 
 def at_least(least: int) -> Validator:
-    """A whole number from `least` on."""
+    """Make a validator of whole numbers from `least` on."""
 
     def check(_: object, attribute: Any, given: object) -> None:
         check_int(attribute.name, given, least)
@@ -74,7 +74,7 @@ def at_least(least: int) -> Validator:
 
 
 def within(least: float, most: float) -> Validator:
-    """A number from `least` to `most`."""
+    """Make a validator of numbers from `least` to `most`."""
 
     def check(_: object, attribute: Any, given: object) -> None:
         if not isinstance(given, int | float) or not least <= given <= most:

@@ -41,7 +41,7 @@ E = TypeVar("E", bound=BaseException)
 
 
 def without_traceback(error: E) -> E:
-    """An error that is kept, to be raised: as often as it is, it starts from a clean traceback.
+    """Return an error that is kept, to be raised with a clean traceback as often as it is.
 
     Else that grew with each, and with it what its frames hold.
     """
@@ -249,7 +249,7 @@ SERVER_ERROR = 500
 def refusal(
     message: str, *, status: int, error_code: str | None, asks_for_budget: bool, **fields: Any
 ) -> ComptrollerError:
-    """The exception for an answer that is no success (protocol, ERROR SEMANTICS).
+    """Return the exception for an answer that is no success (protocol, ERROR SEMANTICS).
 
     `asks_for_budget`: a reserve, decide or event, where NOT_FOUND means that no budget exists;
     elsewhere it is the reservation that is unknown.

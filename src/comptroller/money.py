@@ -14,7 +14,7 @@ _MAX_SHOWN = 60  # characters of a wrong value in an error
 
 
 def usd(dollars: str | int | Decimal) -> Amount:
-    """An amount of money: `usd("0.05")` is five cents. Fractions of a microcent are rounded up.
+    """Make an amount of money: `usd("0.05")` is five cents. Fractions of a microcent round up.
 
     Raises:
         TypeError: a float (or a bool) was given: it cannot hold money exactly.
@@ -45,7 +45,7 @@ def _microcents(dollars: str | int | Decimal) -> int:
 
 
 def _shown(given: object) -> str:
-    """A wrong value for an error's one line: as written, unless it is long."""
+    """Show a wrong value in an error's one line: as written, unless it is long."""
     if isinstance(given, int) and abs(given) > 10**_MAX_DIGITS:
         return f"an int of {given.bit_length()} bits"  # repr refuses the longest ones
     text = repr(given)
@@ -53,12 +53,12 @@ def _shown(given: object) -> str:
 
 
 def tokens(count: int) -> Amount:
-    """An amount of tokens. Raises TypeError for anything but an int, ValueError below 0."""
+    """Make an amount of tokens. Raise TypeError for anything but an int, ValueError below 0."""
     return amount(Unit.TOKENS, count)
 
 
 def risk_points(count: int) -> Amount:
-    """An amount of risk points, the unit of tool budgets. Raises as `tokens`."""
+    """Make an amount of risk points, the unit of tool budgets. Raises as `tokens`."""
     return amount(Unit.RISK_POINTS, count)
 
 
@@ -101,7 +101,7 @@ def formatted(unit: Unit, count: int) -> str:
 
 
 def dollars(microcents: int) -> str:
-    """An exact decimal number, as programs read it: `0.0328`, `-1234.50`."""
+    """Write an exact decimal number, as programs read it: `0.0328`, `-1234.50`."""
     whole, rest = divmod(abs(microcents), MICROCENTS_PER_USD)
     cents = f"{rest:08d}".rstrip("0").ljust(2, "0")
     return f"{'-' if microcents < 0 else ''}{whole}.{cents}"

@@ -30,7 +30,7 @@ class LlmEstimate(Protocol):
     """A strategy of `decide.estimates`: what to reserve for one LLM call."""
 
     def estimate(self, call: Any, prices: Any, /) -> Amount | None:
-        """The amount to reserve, or None where it cannot tell (an unknown price)."""
+        """Return the amount to reserve, or None where it cannot tell (an unknown price)."""
 
 
 def _flag(_: object, attribute: Field, value: Any) -> None:
@@ -167,7 +167,7 @@ class ToolEstimateMap:
         self.__attrs_init__(filled, default, costs, _cost(default))
 
     def get(self, tool: str) -> ToolEstimateConfig:
-        """The config of `tool`, or the default."""
+        """Return the config of `tool`, or the default."""
         return self._mapping.get(tool, self.default)
 
     @property
@@ -187,7 +187,7 @@ class ToolEstimateMap:
         return tool in self._mapping
 
     def cost(self, tool: str) -> ToolCost:
-        """What one call of `tool` reserves."""
+        """Return what one call of `tool` reserves."""
         return self._costs.get(tool, self._default_cost)
 
 
@@ -200,7 +200,7 @@ def tools_with_price(tools: ToolEstimateMap, names: Iterable[str]) -> frozenset[
 
 
 def _filled(given: ToolEstimate, default_unit: Unit) -> ToolEstimateConfig:
-    """The config with nothing left out; one that is complete stays itself."""
+    """Return the config with nothing left out; one that is complete stays itself."""
     config = given if isinstance(given, ToolEstimateConfig) else ToolEstimateConfig(given)
     carried = config.estimate.unit if isinstance(config.estimate, Amount) else default_unit
     if config.unit is None or config.action_kind is None:

@@ -240,9 +240,9 @@ class ReceiptBuilder:
         self._lines[line.id] = line
 
     def lines(self) -> tuple[CallReceipt, ...]:
-        """A snapshot."""
+        """Return a snapshot."""
         return tuple(self._lines.values())
 
     def receipt(self, run_id: str, tenant: str) -> Receipt:
-        """The receipt as it stands."""
+        """Return the receipt as it stands."""
         return Receipt(run_id=run_id, tenant=tenant, calls=self.lines())

@@ -62,7 +62,7 @@ class RunOptions:
             check_type("check", self.check, Amount, 'an amount such as usd("0.05")')
 
     def subject(self) -> Subject:
-        """The subject of every call, without its agent and toolset."""
+        """Return the subject of every call, without its agent and toolset."""
         return Subject(
             tenant=self.tenant,
             workspace=self.workspace,
@@ -185,7 +185,7 @@ class GovernedStream:
             await self._host.aio(self._events.aclose)()
 
     def stream_events(self) -> "GovernedStream":
-        """The events: this object itself."""
+        """Return the events: this object itself."""
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -221,7 +221,7 @@ class SupervisorContext:
 
 
 def source(ledger: Ledger | None) -> Ledger | DefaultLedger:
-    """The given ledger, else what the environment names: read once for a scope and its runs.
+    """Return the given ledger, else what the environment names: read once for a scope and its runs.
 
     Raises:
         TypeError: what was given is no ledger, but perhaps its address, or half of one.
@@ -239,7 +239,7 @@ def source(ledger: Ledger | None) -> Ledger | DefaultLedger:
 
 @asynccontextmanager
 async def open_ground(books: Ledger | DefaultLedger) -> AsyncIterator[SupervisorContext]:
-    """A home with its ledger (see `source`).
+    """Open a home with its ledger (see `source`).
 
     It is left in peace: an outer cancellation waits until it is closed. A run that is still
     there, because an asyncio loop ends under it, is closed here.

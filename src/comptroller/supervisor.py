@@ -228,7 +228,7 @@ class Supervisor:
         return self._hub.runs
 
     def statistics(self) -> Statistics:
-        """A frozen snapshot: runs, calls, and spend by unit."""
+        """Return a frozen snapshot: runs, calls, and spend by unit."""
         return self._hub.statistics()
 
     def run(

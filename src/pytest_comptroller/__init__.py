@@ -21,7 +21,7 @@ pytest.register_assert_rewrite("comptroller.testing.contract")
 
 @pytest.fixture
 def ledger_budgets() -> "Mapping[str, Sequence[Amount]]":
-    """The budgets of the fixture `ledger`, scope to amounts: plenty of dollars for `acme`.
+    """Return the budgets of the fixture `ledger`, scope to amounts: plenty of dollars for `acme`.
 
     Override it to have other units: a policy that asks in one which production lacks fails here.
     """
@@ -32,7 +32,7 @@ def ledger_budgets() -> "Mapping[str, Sequence[Amount]]":
 
 @pytest.fixture
 def ledger(ledger_budgets: "Mapping[str, Sequence[Amount]]") -> "PlannedLedger":
-    """A ledger in memory with plenty of dollars for `acme`, which records what it is asked.
+    """Return a ledger in memory with plenty of dollars for `acme`, which records what it is asked.
 
     `ledger.plan(deny_at(2), lose_answer(1))` says what is to befall the n-th call,
     `await ledger.set_budget(...)` changes a budget. See `ledger_budgets`.
@@ -44,7 +44,7 @@ def ledger(ledger_budgets: "Mapping[str, Sequence[Amount]]") -> "PlannedLedger":
 
 @pytest.fixture
 def governed(ledger: "PlannedLedger") -> "Iterator[Governing]":
-    """Opens governed runs on that ledger.
+    """Open governed runs on that ledger.
 
     As `async with governed(agent) as run`. When the test is over, the runs that have ended must
     have left nothing in the ledger.
@@ -58,7 +58,7 @@ def governed(ledger: "PlannedLedger") -> "Iterator[Governing]":
 
 @pytest.fixture
 async def supervisor(ledger: "PlannedLedger") -> "AsyncIterator[Supervisor]":
-    """A supervisor that is open for the test, on the fixture `ledger`.
+    """Open a supervisor for the test, on the fixture `ledger`.
 
     What a web backend opens in its lifespan. When the test is over, its runs are cancelled, and
     must have left nothing in the ledger. For anyio's plugin, pytest-asyncio and pytest-trio.

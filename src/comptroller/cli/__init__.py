@@ -166,7 +166,7 @@ def reservations(
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """The reservations, newest first."""
+    """List the reservations, newest first."""
     from comptroller.cli.budgets import list_reservations, with_ledger
 
     with_ledger(ledger, api_key_env, list_reservations, tenant, status, limit, as_json, wide)
@@ -192,7 +192,7 @@ def recover(
 
 @outbox_app.command("list")
 def list_owed(directory: Directory = None, wide: Wide = False, as_json: Json = False) -> None:
-    """What is owed, to any ledger, and what was set aside."""
+    """List what is owed, to any ledger, and what was set aside."""
     from comptroller.cli.outbox import list_owed
 
     list_owed(directory, as_json, wide)
@@ -227,7 +227,7 @@ def replay(
 
 @app.command("version", hidden=True, rich_help_panel=START)
 def show_version(as_json: Json = False) -> None:
-    """The version of Comptroller, as --version."""
+    """Show the version of Comptroller, as --version does."""
     from importlib.metadata import version as installed
 
     found = installed("comptroller")
@@ -235,6 +235,6 @@ def show_version(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """The entry point `comptroller`."""
+    """Run the command `comptroller`."""
     exit_codes.write_anything()
     app(prog_name="comptroller")

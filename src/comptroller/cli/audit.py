@@ -45,7 +45,7 @@ class Order:
 
 
 def kinds(written: Iterable[str]) -> tuple[str, ...]:
-    """The kinds of entries that were asked for, by their own names or those of groups.
+    """Return the kinds of entries that were asked for, by their own names or those of groups.
 
     Without any: all but requests, of which there are two a call, so that nothing else is seen.
 
@@ -157,7 +157,7 @@ def _differences(differences: Sequence[BalanceMismatch]) -> Any:
 
 
 def _number(unit: Unit, found: Any) -> str:
-    """A balance; what another hand made of it is shown as it stands there."""
+    """Return a balance; what another hand made of it is shown as it stands there."""
     return formatted(unit, found) if isinstance(found, int) else repr(found)
 
 
@@ -197,7 +197,7 @@ def _table(entries: Iterable[LogEntry]) -> Table:
 
 
 def _line(entry: LogEntry) -> str:
-    """An entry as it comes: what follows is not known, so neither is how wide it will be."""
+    """Return an entry as it comes: what follows is not known, so neither is how wide it will be."""
     at, kind, *words = _cells(entry)
     return "  ".join(word for word in (at, f"{kind:<8}", *words) if word)
 
@@ -218,7 +218,7 @@ def _cells(entry: LogEntry) -> list[str]:
 
 
 def _what(entry: LogEntry) -> str:
-    """The entry's amount; of an alert, how much of how much."""
+    """Return the entry's amount; of an alert, how much of how much."""
     if entry.unit is None:
         return ""
     amount = formatted(entry.unit, entry.amount)

@@ -33,7 +33,7 @@ def report(
     wide: Wide = False,
     as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
 ) -> None:
-    """What was charged, reserved, abandoned and denied, and the tokens.
+    """Report what was charged, reserved, abandoned and denied, and the tokens.
 
     A call belongs to the time of its reservation, taken to the quarter of an hour.
     """
@@ -66,7 +66,7 @@ def events(
         bool, typer.Option("--json", help="For machines: a JSON line each.")
     ] = False,
 ) -> None:
-    """The event log: what operators did, what budgets did, what was denied, who asked."""
+    """Show the event log: what operators did, what budgets did, what was denied, who asked."""
     from comptroller.cli.audit import Order, kinds
     from comptroller.cli.audit import events as shown
     from comptroller.cli.budgets import at_file

@@ -53,7 +53,7 @@ def _told(ledger: Path, made: Backup) -> str:
 
 
 def _file(address: str | None) -> Path:
-    """The file of the ledger that is meant."""
+    """Return the file of the ledger that is meant."""
     url = parsing.ledger(address, None).url
     if "://" in url:
         raise ValueError(

@@ -166,7 +166,7 @@ def list_budgets(
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """The budgets: allocated, spent, reserved, remaining, debt, state."""
+    """List the budgets: allocated, spent, reserved, remaining, debt, state."""
     from comptroller.cli.budgets import budgets
 
     budgets(ledger, api_key_env, tenant, as_json, wide)

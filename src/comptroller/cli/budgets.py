@@ -89,7 +89,7 @@ def as_operator(
 
 
 def _server(address: str | None) -> str | None:
-    """The address of the server that is meant; None for an embedded ledger."""
+    """Return the address of the server that is meant; None for an embedded ledger."""
     url = parsing.meant(address).url
     if not re.match("https?:", url, re.IGNORECASE):
         return None
@@ -171,7 +171,7 @@ def _terms(order: BudgetOrder, unit: Unit) -> Terms:
 
 
 def _together(known: Caps | None, written: Caps) -> Caps:
-    """The caps that were there, and in their place those that were written."""
+    """Return the caps that were there, and in their place those that were written."""
     kept = known.model_dump(exclude_none=True) if known else {}
     return Caps(**{**kept, **written.model_dump(exclude_none=True)})
 
@@ -251,7 +251,7 @@ async def list_budgets(
 async def list_reservations(
     ledger: Ledger, tenant: str | None, status: str | None, limit: int, as_json: bool, wide: bool
 ) -> None:
-    """The newest reservations, at most `limit`."""
+    """Show the newest reservations, at most `limit`."""
     if ledger.remote:
         tenant = _tenant(ledger, tenant)
     wanted = _status(status)
@@ -281,7 +281,7 @@ def _status(written: str | None) -> str | None:
 
 
 def require_embedded(ledger: Ledger) -> EmbeddedLedger:
-    """The ledger, whose operator we are. Raises LedgerRefused where we are not."""
+    """Return the ledger, whose operator we are. Raises LedgerRefused where we are not."""
     if ledger.remote:
         raise LedgerRefused(f"{ledger.name} is a remote ledger: its operator sets its budgets")
     return cast("EmbeddedLedger", ledger)
@@ -294,5 +294,5 @@ def _tenant(ledger: Ledger, tenant: str | None) -> str:
 
 
 def plain(value: BaseModel) -> Any:
-    """A value of the protocol for machines; money in dollars, too."""
+    """Return a value of the protocol for machines; money in dollars, too."""
     return output.with_dollars(value.model_dump(mode="json", exclude_none=True))

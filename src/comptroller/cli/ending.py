@@ -46,7 +46,7 @@ def _tells(receipt: Receipt) -> bool:
 
 
 def _verdict(ending: RunResult) -> tuple[int, str | None]:
-    """The exit code, and what is to be said of it."""
+    """Return the exit code, and what is to be said of it."""
     error = ending.error
     if error is None:
         waiting = [item.name or "a tool" for item in getattr(ending.result, "interruptions", [])]
@@ -81,7 +81,7 @@ def _plain(ending: RunResult, problem: str | None) -> dict[str, Any]:
 
 
 def plain_receipt(receipt: Receipt) -> Any:
-    """A receipt for machines; money in dollars, too."""
+    """Return a receipt for machines; money in dollars, too."""
     return console.with_dollars(receipt.to_dict())
 
 

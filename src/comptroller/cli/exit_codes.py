@@ -39,21 +39,21 @@ def told(command: Callable[..., int | None], *args: Any, **settings: Any) -> int
 
 
 def _only(error: Exception) -> Exception:
-    """The error, out of the groups that hold nothing else."""
+    """Return the error, out of the groups that hold nothing else."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
 def _say_no_more() -> None:
-    """What is left in the buffer of a stdout that takes nothing is not tried at the exit again."""
+    """Keep the interpreter from writing at its exit what stdout does not take."""
     with suppress(OSError, ValueError, AttributeError):  # closed, or not of the system
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
 def shown_before(undone: str) -> Iterator[None]:
-    """What is shown only once is shown before it is kept: a secret that nobody has seen opens."""
+    """Show what is shown only once before it is kept: a secret that nobody has seen opens."""
     from comptroller.cli.output import CannotWriteError
 
     try:
@@ -64,7 +64,7 @@ def shown_before(undone: str) -> Iterator[None]:
 
 
 def code_of(error: Exception) -> int | None:
-    """The exit code of an error; None for one that nobody expects: a defect."""
+    """Return the exit code of an error; None for one that nobody expects: a defect."""
     if isinstance(error, typer.TyperException):
         return BAD_INPUT
     from comptroller import errors
@@ -87,7 +87,7 @@ def complain(text: str) -> None:
 
 
 def usage(error: typer.TyperException) -> str:
-    """A mistake in the command itself, with where to read how it is written."""
+    """Describe a mistake in the command itself, with where to read how it is written."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "comptroller"
     option = getattr(error, "option_name", "")
@@ -97,7 +97,7 @@ def usage(error: typer.TyperException) -> str:
 
 
 def write_anything() -> None:
-    """What a terminal's encoding cannot show is shown as `?`, instead of ending the command."""
+    """Show as `?` what a terminal's encoding cannot show, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="replace")

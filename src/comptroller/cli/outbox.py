@@ -133,7 +133,7 @@ def recover(address: str | None, key_variable: str | None, on_abandoned: str, as
 
 
 def _nothing(ledger: Ledger, *, asked: bool) -> str:
-    """That there was nothing to settle, and how that is known."""
+    """Say that there was nothing to settle, and how that is known."""
     if asked:
         return f"dead processes of this host hold nothing in {ledger.name}"
     return f"no dead process of this host has spent at {ledger.name}, so it was not asked"

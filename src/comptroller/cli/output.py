@@ -64,7 +64,7 @@ class _Console(Console):
 
 
 def open_console(*, stderr: bool = False, wide: bool = False) -> Console:
-    """A terminal with its width, or a file or pipe, where no line is folded; so with `wide`."""
+    """Open a terminal with its width, or a file, where no line is folded; so with `wide`."""
     out = _Console(stderr=stderr, markup=False, emoji=False, highlight=False)
     if wide or not (out.is_terminal or os.environ.get("COLUMNS")):
         out.width = _UNFOLDED
@@ -91,7 +91,7 @@ def write(
 
 
 def write_text(text: str, *, end: str = "\n") -> None:
-    """An answer, or a piece of it, as it is.
+    """Write an answer, or a piece of it, as it is.
 
     Raises:
         CannotWriteError: it cannot be written: a full disk, a pipe that nobody reads.
@@ -147,7 +147,7 @@ def plain(text: str) -> str:
 
 
 def receipts_table(receipts: Iterable[Receipt]) -> Table:
-    """Runs, call by call, each with its sum; nested calls are indented."""
+    """Show runs, call by call, each with its sum; nested calls are indented."""
     amounts = ("reserved", "charged", "tokens")
     made = Table(
         "call",
@@ -229,7 +229,7 @@ def budgets_table(budgets: Iterable[Balance]) -> Table:
 
 
 def state(budget: Balance) -> str:
-    """What a budget allows."""
+    """Return what a budget allows."""
     if getattr(budget, "closed", False):
         return "closed"
     if getattr(budget, "frozen", False):  # embedded ledgers tell it, and the period
@@ -255,7 +255,7 @@ def balance_line(budget: Balance, ledger: str) -> str:
 
 
 def terms(budget: Balance) -> str:
-    """What holds besides the amount: `$4.00 a day (UTC), alerts at 50%, 100%`; "" for nothing."""
+    """Return what holds besides the amount: `$4.00 a day (UTC), alerts at 50%`; "" for nothing."""
     more: Any = budget  # embedded ledgers tell the terms
     said = []
     if per := getattr(more, "per", None):

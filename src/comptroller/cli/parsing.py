@@ -58,7 +58,7 @@ def amount(text: str) -> Amount:
 
 
 def optional_amount(option: str, text: str | None) -> Amount | None:
-    """The amount of an option, which an error names."""
+    """Return the amount of an option, which an error names."""
     if text is None:
         return None
     try:
@@ -68,7 +68,7 @@ def optional_amount(option: str, text: str | None) -> Amount | None:
 
 
 def optional_unit(option: str, text: str | None) -> Unit | None:
-    """The unit of an option: `usd`, `tokens`, `points`, `credits`, or its name of the protocol.
+    """Read the unit of an option: `usd`, `tokens`, `points`, `credits`, or the protocol's name.
 
     Raises:
         ValueError: none of these.
@@ -83,7 +83,7 @@ def optional_unit(option: str, text: str | None) -> Unit | None:
 
 
 def ledger(address: str | None, key_variable: str | None, *, create: bool = False) -> DefaultLedger:
-    """The ledger that a command means, by its address or by the environment.
+    """Return the ledger that a command means, by its address or by the environment.
 
     Args:
         address: `--ledger`.
@@ -113,7 +113,7 @@ def ledger(address: str | None, key_variable: str | None, *, create: bool = Fals
 
 
 def meant(address: str | None) -> DefaultLedger:
-    """The ledger of an address, or the environment's."""
+    """Return the ledger of an address, or the environment's."""
     return default_settings() if address is None else DefaultLedger(address)
 
 
@@ -130,7 +130,7 @@ _TIME_LIKE = "write it like yesterday, today, 3h, 7d, 2025-06-15 or 2025-06-15T0
 
 
 def moment(option: str, text: str, now: datetime, zone: str = "UTC") -> datetime:
-    """The time that `text` means in `zone`, where it is `now`.
+    """Return the time that `text` means in `zone`, where it is `now`.
 
     `today` and `yesterday` are the first moments of these days; `3h` is three hours ago and `1d`
     24, also where the clocks of the zone were changed in between.
@@ -158,7 +158,7 @@ def moment(option: str, text: str, now: datetime, zone: str = "UTC") -> datetime
 
 
 def span(option: str, text: str) -> timedelta:
-    """The length of time that `text` means: `30d`, `36h`, `2w`.
+    """Return the length of time that `text` means: `30d`, `36h`, `2w`.
 
     Raises:
         ValueError: none of these, or longer than there are times for.

@@ -68,7 +68,7 @@ class RemoteOperator:
             await self._act(act, path, each.value)
 
     async def _units(self, path: str) -> list[Unit]:
-        """The units that a scope has budgets in, one at least."""
+        """Return the units that a scope has budgets in, one at least."""
         units = [one.remaining.unit for one in await self.budgets() if one.scope_path == path]
         if not units:
             raise LedgerRefused(

@@ -72,7 +72,7 @@ async def report(ledger: Ledger, order: Order) -> None:
 
 
 def _plain(line: Usage) -> dict[str, Any]:
-    """A line for machines: what is money is told in dollars, too."""
+    """Return a line for machines: what is money is told in dollars, too."""
     counted = {name: getattr(line, name) for name in COUNTED}
     dollared = line.unit is Unit.USD_MICROCENTS
     money = {f"{name}_usd": dollars(counted[name]) if dollared else None for name in _MONEY}
@@ -90,7 +90,7 @@ def _csv(by: Sequence[str], lines: Sequence[Usage]) -> str:
 
 
 def _harmless(name: str) -> str:
-    """A name that a spreadsheet would take for a formula (CWE-1236) gets an apostrophe before it.
+    """Put an apostrophe before a name that a spreadsheet would take for a formula (CWE-1236).
 
     A client chose it; who opens the file did not.
     """

@@ -126,7 +126,7 @@ async def _give_budget(ledger: Ledger, order: Order) -> None:
 
 
 async def _carried(scope: governed_run, order: Order) -> RunResult:
-    """The whole run; what it raised is part of the answer."""
+    """Carry out the whole run; what it raised is part of the answer."""
     ending, runs = RunResult(), dict[str, RunHandle]()
     async with anyio.create_task_group() as helpers:
         if not (order.stream or order.as_json):
@@ -149,7 +149,7 @@ async def _cancel_on_signal(
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """The first signal cancels the run; a second one ends the process."""
+    """Cancel the run with the first signal, end the process with the second."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:
@@ -185,13 +185,13 @@ async def _answer(run: GovernedRun, order: Order) -> Any:
 
 
 def _text_of(event: StreamEvent) -> str:
-    """The piece of the answer that an event brings."""
+    """Return the piece of the answer that an event brings."""
     data = getattr(event, "data", None)
     return data.delta if isinstance(data, ResponseTextDeltaEvent) else ""
 
 
 def imported_agent(text: str) -> Agent[Any]:
-    """The agent that `module:name` means, imported from the current directory or installed.
+    """Return the agent that `module:name` means, imported from the current directory or installed.
 
     Raises:
         ValueError, TypeError: it names none; the text says what is there.
@@ -255,7 +255,7 @@ def _agents_in(module: ModuleType) -> str:
 
 
 def _functions_in(module: ModuleType) -> str:
-    """What of the module's own might make one."""
+    """Return what of the module's own might make one."""
     names = [
         name
         for name, value in inspect.getmembers(module, inspect.isfunction)

@@ -155,7 +155,7 @@ async def _stop_on_signals(
 
 
 def _tell(ledger: EmbeddedLedger, keys: ApiKeyStore, address: str) -> None:
-    """That it is ready, and what is missing."""
+    """Say that the server is ready, and what is missing."""
     output.write_text(f"comptroller serves {ledger.name} at {address}")
     if not any(key.revoked_ms is None for key in keys.all()):
         how = (
@@ -201,7 +201,10 @@ def _budget(text: str) -> tuple[str, Amount]:
 
 
 def _admin_key(variable: str | None) -> str | None:
-    """The operator's key. Never an argument: those can be read by everybody on the machine."""
+    """Return the operator's key.
+
+    Never an argument: those can be read by everybody on the machine.
+    """
     key = os.environ.get(variable or ADMIN_KEY)
     if key is None and variable is not None:
         raise ValueError(f"--admin-key-env: {variable} is not set: export {variable}=...")

@@ -122,7 +122,7 @@ def list_keys(
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """The keys: id, tenant, since when, active or revoked."""
+    """List the keys: id, tenant, since when, active or revoked."""
     from comptroller.cli.budgets import at_file
     from comptroller.cli.keys import show
 

@@ -104,14 +104,14 @@ class _Lossy(logging.Handler):
         self._losing = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - as logging's
-        """A line was not written."""
+        """Note that a line was not written."""
         if not self._losing:
             self._losing = True
             with suppress(OSError, ValueError):  # stderr may be on the same disk, or closed
                 complain(f"warning: the log loses lines: {sys.exc_info()[1]}")
 
     def close(self) -> None:
-        """A line that was never written cannot be written now, either."""
+        """Close the file, though a line may be left that could not be written."""
         with suppress(OSError, ValueError):
             super().close()
 

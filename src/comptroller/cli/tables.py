@@ -98,7 +98,7 @@ class Table:
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        """The fullest form that fits."""
+        """Yield the fullest form that fits."""
         del console
         whole = self._columns()
         brief = [attrs.evolve(column, cells=self._brief(column)) for column in whole]

@@ -33,7 +33,7 @@ def add_webhook(
 
 @webhook_app.command("list")
 def list_webhooks(ledger: LedgerFile = None, wide: Wide = False, as_json: Json = False) -> None:
-    """The webhooks, and whether they are delivering or failing."""
+    """List the webhooks, and whether they are delivering or failing."""
     from comptroller.cli.budgets import at_file
     from comptroller.cli.webhooks import show
 

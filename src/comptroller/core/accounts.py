@@ -83,7 +83,7 @@ class Account:
     def moved(
         self, *, spent: int = 0, reserved: int = 0, debt: int = 0, over_limit: bool = False
     ) -> "Account":
-        """The account with these amounts added; once over limit it stays so until reconciled."""
+        """Return it with these amounts added; once over limit it stays so until reconciled."""
         return Account(
             self.scope,
             self.unit,
@@ -147,7 +147,7 @@ class Charge:
 def budgeted(
     scopes: Sequence[str], unit: Unit, requested: int, at: Sequence[Mapping[Unit, Account]]
 ) -> Accounts | Denial:
-    """The accounts of those scopes that have a budget in `unit`; `at` holds the ones at each scope.
+    """Return the accounts of those scopes that have a budget in `unit`; `at` holds those of each.
 
     Scopes without a budget are skipped, but one must have one (protocol, SCOPE DERIVATION):
     UNIT_MISMATCH where budgets exist in other units only, BUDGET_NOT_FOUND where none exists.
@@ -179,7 +179,7 @@ def admit(accounts: Accounts, estimate: int) -> Authorization | Denial:
 
 
 def _why_not(accounts: Accounts, estimate: int) -> Denial | None:
-    """The first rule that an account breaks, if any does."""
+    """Return the first rule that an account breaks, if any does."""
     if closed := _closed(accounts, estimate):
         return closed
     for code, refuses in _REFUSALS:
@@ -198,7 +198,7 @@ _REFUSALS: tuple[tuple[str, Callable[[Account, int], bool]], ...] = (
 
 
 def _closed(accounts: Accounts, requested: int) -> Denial | None:
-    """A tenant's own scope that is closed is the tenant that is (protocol, ErrorCode)."""
+    """Deny a tenant's own scope that is closed as the tenant (protocol, ErrorCode)."""
     for account in accounts:
         if account.closed:
             code = "BUDGET_CLOSED" if "/" in account.scope else "TENANT_CLOSED"
@@ -227,7 +227,7 @@ def release(accounts: Accounts, estimate: int) -> Accounts:
 
 
 def charge(accounts: Accounts, actual: int, policy: CommitOveragePolicy) -> Charge | Denial:
-    """An event: spend that was never reserved. A closed or frozen account refuses it outright."""
+    """Charge an event: spend that was never reserved. A closed or frozen account refuses it."""
     if closed := _closed(accounts, actual):
         return closed
     for account in accounts:

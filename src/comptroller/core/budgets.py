@@ -25,7 +25,7 @@ _PERCENT = re.compile(r"\s*(\d{1,3})\s*%\s*")
 
 
 def percent(given: Any, name: str) -> int:
-    """A share: `"80%"`, or the whole number 80.
+    """Parse a share: `"80%"`, or the whole number 80.
 
     Raises:
         TypeError: neither.
@@ -53,7 +53,7 @@ def checked_amount(given: Any) -> Amount:
 
 
 def shares(given: Any) -> tuple[int, ...]:
-    """The shares at which alerts are told: one, or several.
+    """Parse the shares at which alerts are told: one, or several.
 
     Raises:
         TypeError, ValueError: one that is none.
@@ -141,7 +141,7 @@ class Funding(Enum):
 
 
 def amended(known: Account | None, allocated: Amount, given: Terms) -> BudgetTerms:
-    """What a budget is to be: terms that are not `given` are those that it has.
+    """Return what a budget is to be: terms that are not `given` are those that it has.
 
     What only says how another term is meant ends with it: a zone with its period, a share below
     which caps hold with the caps.
@@ -171,7 +171,7 @@ def _terms(account: Account) -> Terms:
 
 
 def apply_terms(known: Account | None, scope: str, terms: BudgetTerms, now_ms: int = 0) -> Account:
-    """The account of a budget that was set; what it has spent, reserved and owes stays.
+    """Return the account of a budget that was set; what it has spent, reserved and owes stays.
 
     One that was closed is open again.
 
@@ -203,7 +203,7 @@ def apply_terms(known: Account | None, scope: str, terms: BudgetTerms, now_ms: i
 
 
 def fund(account: Account, amount: int, operation: Funding) -> Account | Denial:
-    """The account after an operator moved `amount`.
+    """Return the account after an operator moved `amount`.
 
     CREDIT and REPAY_DEBT pay debt first and add the rest to the budget, so `remaining` grows by
     `amount` (protocol, DEBT SEMANTICS; the reference server). They differ in the event log alone.
@@ -240,12 +240,12 @@ def _reset_alerts(account: Account, added: int) -> Alerts | None:
 
 
 def reconciled(account: Account) -> Account:
-    """The account, over limit only where its debt exceeds what it may owe."""
+    """Return the account, over limit only where its debt exceeds what it may owe."""
     return attrs.evolve(account, is_over_limit=account.debt > account.overdraft_limit)
 
 
 def renewed(account: Account, now_ms: int) -> Account:
-    """The account as it is at `now_ms`: anew where its period is over.
+    """Return the account as it is at `now_ms`: anew where its period is over.
 
     What is reserved stays in the period that is over, where its settlement will find it. Debt is
     paid first out of the new one.
@@ -261,7 +261,7 @@ def renewed(account: Account, now_ms: int) -> Account:
 
 
 def _anew(account: Account, since_ms: int) -> Account:
-    """The account at the beginning of a period, out of which its debt is paid."""
+    """Return the account at the beginning of a period, out of which its debt is paid."""
     return attrs.evolve(
         account,
         spent=account.debt,
@@ -274,7 +274,7 @@ def _anew(account: Account, since_ms: int) -> Account:
 
 
 def due_alerts(account: Account) -> tuple[Account, tuple[int, ...]]:
-    """The alerts that are due now, in percent, and the account, which will not tell them again."""
+    """Return the alerts that are due now, in percent, and the account that has told them."""
     alerts, charged = account.alerts, account.spent + account.debt
     if alerts is None or not charged:
         return account, ()

@@ -76,7 +76,7 @@ class Outcome(StrEnum):
 
 
 def step(state: State, event: Event) -> State:
-    """The state after `event`.
+    """Return the state after `event`.
 
     Raises:
         ValueError: the table has no such step.
@@ -88,7 +88,7 @@ def step(state: State, event: Event) -> State:
 
 
 def diagram() -> str:
-    """The table as a Mermaid state diagram."""
+    """Return the table as a Mermaid state diagram."""
     lines = ["stateDiagram-v2", f"    [*] --> {State.RESERVING.value}"]
     lines += [
         f"    {before.value} --> {after.value}: {event.value.replace(':', ',')}"

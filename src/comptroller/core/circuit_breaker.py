@@ -47,7 +47,7 @@ class DenialBackoff:
     until: float = -math.inf
 
     def again(self, code: str | None, amount: int, sent: float, now: float) -> "DenialBackoff":
-        """It has refused once more what was sent at `sent`."""
+        """Note that what was sent at `sent` was refused once more."""
         if now > max(self.since, self.until) + MAX_DENIAL_BACKOFF:
             return DenialBackoff(code, amount, since=now)
         least = min(self.least, amount) if code == self.code else amount
@@ -66,7 +66,7 @@ class DenialBackoff:
 
 
 def scopes(subject: Subject) -> tuple[str, ...]:
-    """The scopes that a denial may come from; none for a subject that the ledger will refuse."""
+    """Return the scopes that a denial may come from; none for an impossible subject."""
     try:
         return scopes_of(subject)
     except ValueError:
@@ -109,7 +109,10 @@ class CircuitBreaker:
         return max(0.0, self.until - now) if self.open else 0.0
 
     def sent(self, now: float) -> "CircuitBreaker":
-        """A request goes out. While the circuit is open it is the only one for a while."""
+        """Note that a request goes out.
+
+        While the circuit is open it is the only one for a while.
+        """
         return attrs.evolve(self, until=now + self._pause()) if self.open else self
 
     def unanswered(self, sent: float, now: float) -> "CircuitBreaker":

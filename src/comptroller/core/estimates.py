@@ -119,7 +119,7 @@ class WorstCase:
         return price_of(prices, request.model, most, billing)
 
     def most_output(self, request: LlmRequest) -> int:
-        """The output tokens that are assumed: what the call allows, where it sets a limit."""
+        """Return the output tokens that are assumed: what the call allows, if it sets a limit."""
         limit = request.max_tokens
         return self.max_tokens if limit is None or limit < 0 else limit
 
@@ -163,7 +163,7 @@ class Learned:
                 del self._past[next(iter(self._past))]  # agents named anew for every run
 
     def learned(self, request: LlmRequest) -> Amount | None:
-        """The quantile of what such calls have cost; None until enough of them are known."""
+        """Return the quantile of what such calls have cost; None until enough of them are known."""
         with self._lock:
             past = list(self._past.get((request.agent, request.model), ()))
         if len(past) < self.seen:
@@ -172,7 +172,7 @@ class Learned:
         return amount(past[-1].unit, ordered[ceil(self.quantile * len(ordered)) - 1])
 
     def estimate(self, request: LlmRequest, prices: Prices, /) -> Amount | None:
-        """What such calls have cost, else what the fallback says."""
+        """Return what such calls have cost, else what the fallback says."""
         return self.learned(request) or self.fallback.estimate(request, prices)
 
 
@@ -192,7 +192,7 @@ class Estimate:
 def resolve_estimate(
     given: Amount | LlmEstimate | None, request: LlmRequest, prices: Prices
 ) -> Estimate:
-    """What `Policy.llm_estimate` means for one call.
+    """Return what `Policy.llm_estimate` means for one call.
 
     None is `WorstCase()`. Whatever strategy it is, $0.005 (`default`) is reserved where it cannot
     tell, as for a model whose price is not known.
@@ -255,7 +255,7 @@ def actual(
     billing: Billing = PLAIN,
     said: Answered = NOTHING_SAID,
 ) -> ActualCost:
-    """What an LLM call cost, in the unit of its reservation.
+    """Return what an LLM call cost, in the unit of its reservation.
 
     Args:
         unit: the unit of the reservation. Risk points and credits are not measured by usage:

@@ -96,7 +96,7 @@ class Lease:
         max_age: float | None = None,
         max_extensions: int | None = None,
     ) -> "Lease":
-        """A lease before its create is answered.
+        """Return a lease before its create is answered.
 
         Args:
             ttl_ms: the lease that was asked for, and by which each beat extends.

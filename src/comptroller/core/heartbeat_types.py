@@ -97,7 +97,7 @@ def elapsed_ms(start: float, end: float) -> float:
 
 
 def why(failure: Transient | Throttled) -> str:
-    """What a person reads of `failure`."""
+    """Return what a person reads of `failure`."""
     if isinstance(failure, Transient):
         return failure.reason
     asked = failure.retry_after_ms

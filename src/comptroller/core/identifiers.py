@@ -39,14 +39,17 @@ def normalize_identifier(text: str, most: int = MAX_IDENTIFIER_LENGTH) -> str:
 
 
 def truncate_utf8(text: str, most: int = 256) -> str:
-    """What a message can carry of a name or reason, whatever it holds: `most` characters, all of
+    """Return what a message can carry of a name or reason: `most` characters at most, all of
     which UTF-8 has. Half of a surrogate pair, which it has not, is written out.
     """
     return text.encode(errors="backslashreplace").decode()[:most]
 
 
 def normalize_filter(name: str, given: str | None) -> str | None:
-    """The value of the filter `name`, as scopes have it. Raise `TypeError` where it is no text."""
+    """Return the value of the filter `name`, as scopes have it.
+
+    Raise `TypeError` where it is no text.
+    """
     if not given:
         return None
     check_type(name, given, str, "a string")

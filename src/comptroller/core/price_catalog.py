@@ -111,7 +111,7 @@ class Listing:
 
 
 def _marks(begin: datetime, lasting: timedelta) -> Iterator[datetime]:
-    """The moments at which another price may begin to hold."""
+    """Yield the moments at which another price may begin to hold."""
     yield begin
     mark = begin - timedelta(
         minutes=begin.minute % 15, seconds=begin.second, microseconds=begin.microsecond
@@ -159,7 +159,7 @@ def _parts(name: str) -> tuple[str, str]:
 
 
 def _readings(name: str) -> Iterator[tuple[str | None, str]]:
-    """(provider, model) as `name` may mean it, the likeliest first."""
+    """Yield (provider, model) as `name` may mean it, the likeliest first."""
     provider, ref = _parts(name)
     by_vendor: list[tuple[str | None, str]] = [(provider, ref)] if provider else []
     by_name: list[tuple[str | None, str]] = [(None, ref)]

@@ -132,7 +132,7 @@ class Prices(Protocol):
     """
 
     def price(self, model: str, tokens: TokenCount, /) -> Amount | None:
-        """What `tokens` of `model` (`provider:model`) cost, in USD_MICROCENTS; None: unknown."""
+        """Return what `tokens` of `model` (`provider:model`) cost in USD_MICROCENTS, if known."""
 
 
 def price_of(book: Prices, model: str, tokens: TokenCount, billing: Billing) -> Amount | None:
@@ -202,7 +202,7 @@ class Price:
     file_search: Decimal | None = field(default=None, converter=_dollars_or_none)
 
     def microcents(self, tokens: TokenCount) -> int:
-        """What a call with `tokens` costs, rounded up; at most what the protocol can carry."""
+        """Return what a call with `tokens` costs, rounded up, at most the protocol's maximum."""
         with localcontext(_EXACT):
             written = self.input if self.cache_write is None else self.cache_write
             listed = ModelPrice(
@@ -247,7 +247,7 @@ class PriceBook:
         self._listing = lru_cache(maxsize=_REMEMBERED)(price_catalog.find)
 
     def price(self, model: str, tokens: TokenCount, billing: Billing = PLAIN, /) -> Amount | None:
-        """What `tokens` of `model` cost, in USD_MICROCENTS rounded up; None: unknown.
+        """Return what `tokens` of `model` cost, in USD_MICROCENTS rounded up; None: unknown.
 
         Without `billing`: now, as a client of the provider that the name says.
         """
@@ -294,7 +294,7 @@ class PriceBook:
 
 
 def price_book(given: Any) -> Prices:
-    """The price book that `Policy.prices` stands for.
+    """Return the price book that `Policy.prices` stands for.
 
     Args:
         given: None (the bundled prices), a mapping of aliases (see `PriceBook`), or any object

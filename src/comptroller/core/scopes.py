@@ -49,18 +49,18 @@ def scopes_from_values(values: Values) -> tuple[str, ...]:
 
 
 def ancestor_scopes(path: str) -> tuple[str, ...]:
-    """The scopes that lead to `path`, outermost first, `path` itself last."""
+    """Return the scopes that lead to `path`, outermost first, `path` itself last."""
     segments = path.split("/")
     return tuple("/".join(segments[:depth]) for depth in range(1, len(segments) + 1))
 
 
 def leaf_scope(scope: str) -> str:
-    """The last segment of a scope: `agent:triage`."""
+    """Return the last segment of a scope: `agent:triage`."""
     return scope.rpartition("/")[2]
 
 
 def parse_scope(text: str) -> str:
-    """The scope a person wrote, as ledgers keep it: `agent:Triage agent` is `agent:triage-agent`.
+    """Parse a scope that a person wrote: `agent:Triage agent` is `agent:triage-agent`.
 
     Raises:
         TypeError: not a string.

@@ -116,7 +116,7 @@ def settlement(
     prices: Prices,
     on_abandoned: Literal["charge", "release"],
 ) -> Commit | Release:
-    """What the ledger is told about a call that ended like this."""
+    """Return what the ledger is told about a call that ended like this."""
     match end:
         case Finished(cost=Amount() as told):
             return Commit(told, "tool")
@@ -136,7 +136,7 @@ def settlement(
 
 
 def _streamed(estimate: Amount, spent: PartialUsage, prices: Prices) -> Amount | None:
-    """The price of a cut stream: its estimated input and the output so far, if they are known.
+    """Price a cut stream: its estimated input and the output so far, if they are known.
 
     Never more than was reserved: the count is rough, and the call's end is unknown.
     """

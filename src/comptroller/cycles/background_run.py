@@ -34,10 +34,10 @@ class Lender(Protocol):
     """Where the ledger of the running loop comes from."""
 
     def lend(self) -> Ledger:
-        """The ledger, usable at once."""
+        """Return the ledger, usable at once."""
 
     def take_back(self, loop: asyncio.AbstractEventLoop) -> Callable[[], Awaitable[object]] | None:
-        """It is no longer used there; what closes it, where that is to be done."""
+        """Note that it is no longer used there; return what closes it, where that is due."""
 
 
 class Carrier(Protocol):
@@ -107,7 +107,7 @@ class BackgroundRun(AbstractAsyncContextManager[Run]):
             await self._close_ledger()
 
     async def _close_ledger(self) -> None:
-        """What goes wrong there is no outcome of the run."""
+        """Close the ledger; what goes wrong there is no outcome of the run."""
         if (unused := self._lender.take_back(self.loop)) is None:
             return
         try:

@@ -35,7 +35,7 @@ LEVELS = ("tenant", "workspace", "app", "workflow", "agent", "toolset")
 
 
 def subject_of(config: CyclesConfig | None, **given: str | None) -> Subject:
-    """The subject of `given` fields; unset ones come from `config`.
+    """Return the subject of `given` fields; unset ones come from `config`.
 
     Raises:
         TypeError, ValueError: a value that cannot stand in a subject.

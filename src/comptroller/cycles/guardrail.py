@@ -30,7 +30,7 @@ def cycles_budget_guardrail(
     unit: Unit = Unit.USD_MICROCENTS,
     fail_open: bool = True,
 ) -> InputGuardrail[Any]:
-    """An input guardrail that trips where the ledger would not grant `estimate`.
+    """Make an input guardrail that trips where the ledger would not grant `estimate`.
 
     Args:
         client: whom to ask: an `AsyncCyclesClient`, or `as_client(ledger)`.

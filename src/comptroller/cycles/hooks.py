@@ -48,7 +48,7 @@ class CyclesRunResultStreaming:
         self._result.cancel(mode=mode)
 
     async def stream_events(self) -> AsyncIterator[Any]:
-        """The SDK's events. Left before their end, the run is cancelled."""
+        """Yield the SDK's events. Left before their end, the run is cancelled."""
         events: Any = self._result.stream_events()
         async with aclosing(events):
             try:
@@ -215,7 +215,7 @@ class CyclesRunHooks(CallbackGoverningHooks[TContext], Generic[TContext]):
             del self._carried[run.id]
 
     def _forget_dead_loops(self) -> None:
-        """Runs of a loop that was closed without ending its tasks: their leases lapse."""
+        """Forget runs of loops that were closed without ending their tasks: their leases lapse."""
         for carried in tuple(self._carried.values()):
             if carried.loop.is_closed():
                 carried.lose()
@@ -281,7 +281,7 @@ def _tools(
 def _outbox(
     lender: LedgerPool, engine: AsyncCommitRetryEngine | None, attempts: int
 ) -> RetryEngineOutbox | None:
-    """The engine that was given, else one of the config; None where neither keeps anything."""
+    """Return the engine that was given, else the config's; None where neither keeps anything."""
     client, config = lender.client, lender.config
     if engine is None and config is not None and config.retry_enabled:
         engine = AsyncCommitRetryEngine(config)

@@ -49,7 +49,7 @@ class LedgerPool:
         )
 
     def lend(self) -> Ledger:
-        """The ledger of the running loop. Whoever got it calls `take_back`."""
+        """Return the ledger of the running loop. Whoever got it calls `take_back`."""
         loop = asyncio.get_running_loop()
         if loop not in self._open:
             self._open[loop] = self._connect()
@@ -58,7 +58,7 @@ class LedgerPool:
         return found.ledger
 
     def take_back(self, loop: asyncio.AbstractEventLoop) -> Callable[[], Awaitable[object]] | None:
-        """The last one to give it back is told how to close what was opened for it."""
+        """Take it back. The last one is told how to close what was opened for it."""
         found = self._open[loop]
         found.users -= 1
         if found.users:
@@ -68,7 +68,7 @@ class LedgerPool:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Ledger]:
-        """The ledger, for the length of a block."""
+        """Open the ledger, for the length of a block."""
         ledger, loop = self.lend(), asyncio.get_running_loop()
         try:
             yield ledger
@@ -107,7 +107,7 @@ def _from_environment() -> CyclesConfig:
 
 
 def _shown_by(client: AsyncCyclesClient) -> CyclesConfig | None:
-    """The config of a client, which it keeps to itself."""
+    """Return the config of a client, which it keeps to itself."""
     config = getattr(client, "_config", None)
     return config if isinstance(config, CyclesConfig) else None
 
@@ -125,7 +125,7 @@ class _GivenClient:
         return client
 
     async def aclose(self) -> None:
-        """It was not opened here."""
+        """Do nothing: it was not opened here."""
 
 
 class _NoAnswerClient:

@@ -37,7 +37,7 @@ class RetryEngineOutbox:
         self.begin()
 
     def begin(self) -> None:
-        """The engine replays its journal when it is given its client in a running loop."""
+        """Let the engine replay its journal, once it has its client in a running loop."""
         if self._replayed:
             return
         try:
@@ -82,7 +82,7 @@ class RetryEngineOutbox:
 
 
 def _fallback(owed: PendingCharge) -> dict[str, Any]:
-    """What records the charge where its reservation is gone."""
+    """Return what records the charge where its reservation is gone."""
     event = _body(owed.event)
     event.pop("overage_policy", None)  # the default rejects nothing: the spend has happened
     if owed.reservation_id is not None:

@@ -105,7 +105,7 @@ async def _shown(stage: DemoSetup, path: Path, *, watched: bool) -> Show:
 
 
 async def told(stage: DemoSetup) -> int:
-    """The whole demonstration, for machines."""
+    """Play the whole demonstration, for machines."""
     with tempfile.TemporaryDirectory(prefix="comptroller-") as directory:
         over = await _shown(stage, Path(directory) / "ledger.db", watched=False)
     output.write_json(
@@ -125,7 +125,7 @@ async def told(stage: DemoSetup) -> int:
 
 
 async def play(stage: DemoSetup, wide: bool = False) -> int:
-    """The whole demonstration."""
+    """Play the whole demonstration."""
     with tempfile.TemporaryDirectory(prefix="comptroller-") as directory:
         path = Path(directory) / "ledger.db"
         _say(*_prologue(stage, path))

@@ -49,7 +49,7 @@ class DemoRun:
 
 
 def page_cost(_: Any, page: str) -> Amount:
-    """What `fetch_page` costs: a dollar for ten million characters."""
+    """Return what `fetch_page` costs: a dollar for ten million characters."""
     return usd(f"{len(page)}e-7")
 
 
@@ -91,11 +91,11 @@ class DemoSetup:
     real: str | None = None
 
     def model(self, name: str, tenant: str, *turns: Turn) -> Model | str:
-        """The model called `name`, with its script."""
+        """Return the model called `name`, with its script."""
         return self.real or Scripted(name, tenant, self.tally, turns)
 
     def hooks(self, tenant: str) -> Counting | None:
-        """What counts for a real model."""
+        """Return what counts for a real model."""
         return Counting(tenant, self.tally) if self.real else None
 
 
@@ -146,7 +146,7 @@ def _support(stage: DemoSetup) -> Agent[Any]:
 def _look_up_order() -> FunctionTool:
     @function_tool
     async def look_up_order(order: int) -> str:
-        """The state of an order."""
+        """Return the state of an order."""
         await asyncio.sleep(_WORKS)
         return f"order {order}: handed to the carrier, arrives tomorrow by noon"
 

@@ -49,7 +49,7 @@ class ApiKeyVerifier(Protocol):
     """What opens the ledger to whom."""
 
     def opened(self, text: bytes) -> ApiKey | None:
-        """The key that `text` is, if it is one and was not revoked."""
+        """Return the key that `text` is, if it is one and was not revoked."""
 
 
 class ApiKeyStore(ABC):
@@ -57,7 +57,7 @@ class ApiKeyStore(ABC):
 
     @abstractmethod
     def find(self, key_id: str) -> ApiKey | None:
-        """The key of that id."""
+        """Return the key of that id."""
 
     @abstractmethod
     def add(self, key: ApiKey) -> None:
@@ -84,7 +84,7 @@ class ApiKeyStore(ABC):
 
 
 def create_api_key(tenant: str, now_ms: int, note: str = "") -> tuple[str, ApiKey]:
-    """A new key of `tenant`, to be shown once, and what is kept of it.
+    """Make a new key of `tenant`, to be shown once, and what is kept of it.
 
     Raises:
         TypeError, ValueError: a tenant that no subject can name, or a note that is too long.
@@ -98,12 +98,12 @@ def create_api_key(tenant: str, now_ms: int, note: str = "") -> tuple[str, ApiKe
 
 
 def digest(text: bytes) -> bytes:
-    """What is kept of a key."""
+    """Return what is kept of a key."""
     return hashlib.sha256(text).digest()
 
 
 def unknown(key_id: str) -> ComptrollerError:
-    """That there is no such key."""
+    """Return the error that there is no such key."""
     return ComptrollerError(f"no API key {key_id}: see them with: comptroller key list")
 
 

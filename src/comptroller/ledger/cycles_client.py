@@ -139,7 +139,7 @@ class CyclesClientAdapter(AsyncCyclesClient):
         )
 
     def _tenant_of(self, query: Mapping[str, str]) -> str | None:
-        """The tenant of a listing: the client's own; another one's is refused."""
+        """Return the tenant of a listing: the client's own; another one's is refused."""
         named = query.get("tenant") or self.tenant
         if self.tenant is None or named is None or named.lower() == self.tenant.lower():
             return named
@@ -160,7 +160,7 @@ def _query(read: Callable[[Mapping[str, str]], Query], texts: Mapping[str, str])
 
 
 def _read(model: type[Request], given: BaseModel | dict[str, Any]) -> Request:
-    """The request: checked as a server would where it is not the model itself."""
+    """Read the request: checked as a server would where it is not the model itself."""
     if isinstance(given, model):
         return given
     try:
@@ -186,7 +186,7 @@ async def _answer(ask: Callable[[], Awaitable[BaseModel]], status: int = _OK) ->
 
 
 def _refused(error: ComptrollerError, request_id: str, headers: dict[str, str]) -> CyclesResponse:
-    """The refusal as the protocol's error; one without a code is the ledger's own fault."""
+    """Return the refusal as the protocol's error; one without a code is the ledger's own fault."""
     answered = error if isinstance(error, LedgerError) else LedgerError("")
     code, status = answered.error_code, answered.status
     if code is None:

@@ -78,7 +78,7 @@ def open_ledger(
     on_alert: OnAlert | None = None,
     retention: timedelta | None = None,
 ) -> AbstractAsyncContextManager[Any]:
-    """The ledger at `url`, open for the length of an `async with`.
+    """Return the ledger at `url`, open for the length of an `async with`.
 
     Args:
         url: the path of a file: an embedded ledger, made where there is none (`sqlite:` may stand
@@ -150,7 +150,7 @@ def _must_be_its_operators(
 
 
 def _file(url: str | os.PathLike[str]) -> tuple[Path, str]:
-    """The file that `url` names now, wherever the process goes later; and how it is written."""
+    """Return the file that `url` names now, wherever the process goes, and how it is written."""
     name = url.removeprefix(_FILE) if isinstance(url, str) else os.fspath(url)
     if not name or name.startswith("//"):
         raise ValueError(f"{str(url)!r} names no ledger: write a path such as ledger.db")
@@ -197,7 +197,7 @@ class DefaultLedger:
 
 @contextmanager
 def open_keys(ledger: EmbeddedLedger) -> Iterator[ApiKeyStore]:
-    """The API keys of an open ledger: in its file, or gone with its memory. Blocks."""
+    """Open the API keys of an open ledger: in its file, or gone with its memory. Blocks."""
     if not isinstance(ledger, SqliteLedger):
         yield MemoryKeys()
         return
@@ -210,7 +210,7 @@ def open_keys(ledger: EmbeddedLedger) -> Iterator[ApiKeyStore]:
 
 @contextmanager
 def open_webhooks(ledger: EmbeddedLedger) -> Iterator[SqliteWebhooks]:
-    """The webhooks of an open ledger's file. Blocks.
+    """Open the webhooks of an open ledger's file. Blocks.
 
     Raises:
         ValueError: it has none: `memory:` is told by `on_alert`.
@@ -225,7 +225,7 @@ def open_webhooks(ledger: EmbeddedLedger) -> Iterator[SqliteWebhooks]:
 
 
 def default_settings() -> DefaultLedger:
-    """What the environment names.
+    """Return what the environment names.
 
     `CYCLES_BASE_URL`, with what else `runcycles.CyclesConfig.from_env` reads, is a Cycles server;
     else `COMPTROLLER_LEDGER` is an embedded ledger; else it is `ledger.db` in the user's data
@@ -243,7 +243,7 @@ def default_settings() -> DefaultLedger:
 
 
 def default_ledger() -> AbstractAsyncContextManager[Any]:
-    """The ledger of `default_settings`, open for the length of an `async with`."""
+    """Return the ledger of `default_settings`, open for the length of an `async with`."""
     return default_settings().open()
 
 

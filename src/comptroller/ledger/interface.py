@@ -139,7 +139,7 @@ class Ledger(Protocol):
     async def decide(
         self, request: DecisionRequest, *, tenant: str | None = None
     ) -> DecisionResponse:
-        """What a reserve would answer now; nothing is locked. A denial is an answer here."""
+        """Return what a reserve would answer now; nothing is locked. A denial is an answer here."""
 
     async def record(
         self, request: EventCreateRequest, *, tenant: str | None = None
@@ -149,7 +149,7 @@ class Ledger(Protocol):
     async def balances(
         self, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
     ) -> BalanceResponse:
-        """The balances of the scopes that have the given subject fields."""
+        """Return the balances of the scopes that have the given subject fields."""
 
     async def reservations(
         self, *, tenant: str | None = None, **query: Unpack[ReservationQuery]
@@ -231,7 +231,7 @@ class EmbeddedLedger(Ledger, Protocol):
         tenant: str | None = None,
         zone: str = "UTC",
     ) -> list[Usage]:
-        """What was charged, reserved, abandoned and denied, and the tokens: a report.
+        """Return what was charged, reserved, abandoned and denied, and the tokens: a report.
 
         One line for each unit and each combination of what it is `by`: any of tenant, workspace,
         app, workflow, agent, tool, model, day (of `zone`), run, and of labels that runs were given
@@ -305,10 +305,10 @@ class Outbox(Protocol):
         """Take over a charge. Whatever it raises, the charge was not taken."""
 
     def settled(self, key: str) -> None:
-        """The ledger has accepted it: it is forgotten."""
+        """Forget a charge: the ledger has accepted it."""
 
     def rejected(self, key: str, why: str) -> None:
-        """The ledger will never accept it: it is not sent again."""
+        """Set a charge aside: the ledger will never accept it."""
 
 
 # -- what has become of a reservation that takes no commit any more
@@ -328,7 +328,7 @@ class Tells(Protocol):
 async def after_finalized(
     ledger: Tells, reservation_id: str, tenant: str | None
 ) -> SettlementAction:
-    """What follows on RESERVATION_FINALIZED: who has settled it, an earlier attempt or an operator?
+    """Find out who has caused RESERVATION_FINALIZED: an earlier attempt, or an operator.
 
     An operator may release the reservation of a call that runs. What ran is charged all the same
     (law 3), as an event. A ledger that does not answer is asked again; one that shows no

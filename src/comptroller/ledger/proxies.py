@@ -7,7 +7,7 @@ import httpx
 
 
 def proxy_for(address: httpx.URL) -> httpx.Proxy | None:
-    """The one that the environment names, as curl reads it: `host:port` is one of HTTP.
+    """Return the one that the environment names, as curl reads it: `host:port` is one of HTTP.
 
     Raises:
         ValueError: it is no proxy of HTTP. A password in it is not repeated.

@@ -85,7 +85,7 @@ def new_secret() -> str:
 
 
 def delivery_id(entry: LogEntry) -> str:
-    """What a receiver knows a delivery by, also when it comes twice."""
+    """Return what a receiver knows a delivery by, also when it comes twice."""
     return f"alert_{entry.number:x}_{entry.at_ms:x}"
 
 

@@ -38,7 +38,7 @@ _TICKS = Decimal(10) ** -10  # xAI counts its costs in them: docs.x.ai, "Cost tr
 
 
 def field_of(thing: Any, name: str) -> Any:
-    """A field of what a model gave, be it an object, a dict, or nonsense; None: it has none."""
+    """Return a field of what a model gave, an object, a dict, or nonsense; None: it has none."""
     return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
 
 
@@ -49,7 +49,7 @@ def asked(model: Any, settings: ModelSettings) -> Billing:
 
 
 def sent_beside(settings: ModelSettings) -> dict[str, Any]:
-    """What goes to the provider beside the settings that have a name."""
+    """Return what goes to the provider beside the settings that have a name."""
     body = settings.extra_body if isinstance(settings.extra_body, dict) else {}
     return {**(settings.extra_args or {}), **body}
 
@@ -81,7 +81,7 @@ def _attribute(thing: Any, name: str) -> Any:
 
 
 def _terms(*sources: Any) -> Mapping[str, str]:
-    """The terms that the sources name; the later ones win."""
+    """Return the terms that the sources name; the later ones win."""
     found = {}
     for source in sources:
         for name in _TERMS:
@@ -111,7 +111,7 @@ class RawAnswer:
         self.whole = False
 
     def note(self, part: Any) -> None:
-        """An answer, or a chunk of one."""
+        """Note an answer, or a chunk of one."""
         for name in ("usage", "service_tier", "model"):
             if (said := field_of(part, name)) is not None:
                 setattr(self, name, said)
@@ -173,7 +173,7 @@ def reported_cost(used: Any) -> Amount | None:
 
 
 def _decimal(number: Any) -> Decimal | None:
-    """A number as what was meant by it, not as the float nearest to that."""
+    """Read a number as what was meant by it, not as the float nearest to that."""
     if isinstance(number, bool) or not isinstance(number, int | float | Decimal):
         return None
     with suppress(InvalidOperation):
@@ -188,7 +188,7 @@ _Paths = tuple[tuple[str, ...], ...]
 
 
 def _both(*names: str) -> _Paths:
-    """What Responses API and Chat Completions count of what was read."""
+    """Return what Responses API and Chat Completions count of what was read."""
     return (("input_tokens_details", *names), ("prompt_tokens_details", *names))
 
 
@@ -228,7 +228,7 @@ _HEADS = frozenset(path[0] for paths in (*_TOKENS.values(), *_EXTRAS.values()) f
 
 
 def token_count(*usages: Any) -> TokenCount | None:
-    """What an answer used; None where nothing was reported.
+    """Return what an answer used; None where nothing was reported.
 
     A usage of zero tokens is "not reported": no model answers without reading anything. What only
     the total shows is output, such as the reasoning that xAI and Gemini count beside
@@ -252,7 +252,7 @@ def token_count(*usages: Any) -> TokenCount | None:
 
 
 def _first(members: list[dict[str, Any]], paths: _Paths) -> int:
-    """The first count that is there; most members of a usage are not, and are not looked into."""
+    """Return the first count that is there; members that are missing are not looked into."""
     for known in members:
         for head, *rest in paths:
             found = known[head]
@@ -262,7 +262,7 @@ def _first(members: list[dict[str, Any]], paths: _Paths) -> int:
 
 
 def whole_number(given: Any) -> int:
-    """The count that somebody's number stands for, whatever its type; 0 where it is none.
+    """Return the count that somebody's number stands for, whatever its type; 0 where it is none.
 
     Models count with numpy and torch, and what JavaScript has counted comes as `1000.0`.
     """
@@ -279,7 +279,7 @@ def whole_number(given: Any) -> int:
 
 
 def hosted_tools(output: Any) -> list[str]:
-    """The tools that the provider ran inside the call (`web_search`, `code_interpreter`, ...)."""
+    """Return the tools that the provider ran inside the call (`web_search`, ...)."""
     return [kind for kind, _ in _hosted_calls(output)]
 
 
@@ -306,7 +306,7 @@ _NO_SEARCH = ("open_page", "find_in_page", "find")  # what a reasoning model doe
 
 
 def hosted_units(output: Any) -> Counter[str]:
-    """The calls of the provider's tools that are billed as such, by unit."""
+    """Return the calls of the provider's tools that are billed as such, by unit."""
     return Counter(
         UNITS_OF_TOOLS[kind]
         for kind, item in _hosted_calls(output)

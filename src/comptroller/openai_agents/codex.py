@@ -36,7 +36,7 @@ class Turn:
 
 
 def turn_of(tool: Any, result: Any, asked: CallRequest) -> Turn | None:
-    """What Codex did in the call `asked` of `tool`; None where that does not run Codex."""
+    """Return what Codex did in the call `asked` of `tool`; None where that does not run Codex."""
     is_codex, answer = codex_result(tool, result)
     if not is_codex:
         return None

@@ -21,7 +21,7 @@ from comptroller.runtime.run import Run
 
 
 def governed_session(run: Run, episode: str, agent: str, session: Any) -> Any:
-    """A view of a session that compacts, or wraps one that does; any other session as it is.
+    """View a session that compacts, or wraps one that does; leave any other as it is.
 
     What a session wraps is its `underlying_session`, as the SDK's own sessions call it.
     """
@@ -55,7 +55,7 @@ class _GovernedClient(property):
 
 
 def _view(session: Any, **seen: property) -> Any:
-    """The session with the same state, but for what is `seen` in another way."""
+    """Return a view of the session, of the same state, in which `seen` is replaced."""
     view: Any = object.__new__(type("View", (type(session),), seen))
     view.__dict__ = session.__dict__
     return view

@@ -51,7 +51,7 @@ def push_run(run: Run) -> None:
 
 
 def pop_run(run: Run) -> None:
-    """This context is as if `run` had never been in it, in whatever order its scopes are left."""
+    """Take `run` out of this context, in whatever order its scopes are left."""
     inner = current_run.get()
     if inner is run:
         current_run.set(run.outer)

@@ -38,7 +38,7 @@ def model_name(model: Model, asked_for: str | None) -> str:
 
 
 def _named(model: object) -> tuple[object, str | None]:
-    """The model that has a name in its attribute `model`, and that name.
+    """Return the model that has a name in its attribute `model`, and that name.
 
     What a model keeps there is its own business: a name, an enum of names, the model that it wraps,
     weights, what raises when it is looked at. Whatever has no name in the end is called after its
@@ -104,7 +104,7 @@ _MAX_FILE_TOKENS = 1_050_000
 
 
 def characters(item: object) -> int:
-    """The length of an input item, in which attachments count as long as their tokens would be."""
+    """Return the length of an input item, in which attachments count by their tokens."""
     return len(str(item)) + sum(
         tokens * CHARACTERS_PER_TOKEN - len(data)
         for part in _parts(item)
@@ -113,7 +113,7 @@ def characters(item: object) -> int:
 
 
 def _parts(item: object) -> Iterator[Mapping[Any, Any]]:
-    """The item and everything in it that has fields."""
+    """Yield the item and everything in it that has fields."""
     if isinstance(item, Mapping):
         yield item
         item = list(item.values())
@@ -123,7 +123,7 @@ def _parts(item: object) -> Iterator[Mapping[Any, Any]]:
 
 
 def _attached(part: Mapping[Any, Any]) -> Iterator[tuple[str, int]]:
-    """The characters of an attachment, and its tokens: none or one."""
+    """Yield the characters of an attachment, and its tokens: none or one."""
     match part:
         case {"type": "input_image" | "computer_screenshot"}:
             yield _text(part.get("image_url")), _image_tokens(part)

@@ -57,7 +57,7 @@ def _mark(frame: FrameType) -> tuple[int, CodeType]:
 
 
 def _beyond(frame: FrameType | None, *packages: str) -> FrameType | None:
-    """The first frame, outwards, of another package."""
+    """Return the first frame, outwards, of another package."""
     while frame is not None and _package(frame) in packages:
         frame = frame.f_back
     return frame

@@ -75,7 +75,7 @@ class UngovernedInvocation:
     over: bool = False
 
     def end(self) -> None:
-        """It is over."""
+        """Note that it has ended."""
         self.over = True
 
     def check(self) -> None:
@@ -91,13 +91,13 @@ _FOLLOWED: ContextVar[UngovernedInvocation | None] = ContextVar(
 
 
 def followed() -> UngovernedInvocation | None:
-    """The ungoverned `Runner.run` around this context, while it goes on."""
+    """Return the ungoverned `Runner.run` around this context, while it goes on."""
     found = _FOLLOWED.get()
     return None if found is None or found.over else found
 
 
 def governing_run() -> Run | None:
-    """The run that governs this context: its scope's, or one that hooks have brought along.
+    """Return the run that governs this context: its scope's, or one that hooks have brought along.
 
     A scope's run stays it when it is closed, and refuses; one of hooks is then gone. One whose
     scope stands in a generator does not govern what reads that.
@@ -113,7 +113,7 @@ def governing_run() -> Run | None:
 
 @contextmanager
 def followed_by(around: UngovernedInvocation) -> Iterator[None]:
-    """What callbacks of this context begin is noted in `around`."""
+    """Note in `around` what callbacks of this context begin."""
     before = _FOLLOWED.get()
     _FOLLOWED.set(around)
     try:
@@ -124,7 +124,7 @@ def followed_by(around: UngovernedInvocation) -> Iterator[None]:
 
 @asynccontextmanager
 async def following(config: RunConfig | dict[str, Any] | None) -> AsyncIterator[None]:
-    """The body is one ungoverned `Runner.run`: what hooks have begun in it ends with it.
+    """Follow one ungoverned `Runner.run`, the body: what hooks have begun in it ends with it.
 
     Raises what refused a call of theirs, wherever in the tree that fell.
     """

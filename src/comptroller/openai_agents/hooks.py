@@ -75,7 +75,7 @@ class ToolCallHooks(RunHooks[Any]):
         await self._hand_on("on_agent_end", context, agent, output)
 
     async def on_handoff(self, context: Any, from_agent: Any, to_agent: Any) -> None:
-        """Recorded as an event."""
+        """Record the handoff as an event."""
         draft = CallRequest(
             kind="event", name=to_agent.name, agent=from_agent.name, episode=self._episode
         )
@@ -85,7 +85,7 @@ class ToolCallHooks(RunHooks[Any]):
         await self._hand_on("on_handoff", context=context, from_agent=from_agent, to_agent=to_agent)
 
     async def on_tool_start(self, context: Any, agent: Agent[Any], tool: Tool) -> None:
-        """The tool may begin when its reservation is granted."""
+        """Reserve the tool's call: it may begin when that is granted."""
         actor = self._reserved_ahead(context, tool)
         if actor is None:
             actor, _ = await request_grant(self._run, self._draft(tool.name, agent))
@@ -102,7 +102,7 @@ class ToolCallHooks(RunHooks[Any]):
             lost.actor.tell(Abandoned("the tool was started again before it had ended"))
 
     async def on_tool_end(self, context: Any, agent: Agent[Any], tool: Tool, result: Any) -> None:
-        """What it cost is told."""
+        """Tell what the call cost."""
         running = self._running.pop((id(context), id(tool)), None)
         if running is not None:  # none: it was approved in an earlier run, and settled there
             running.actor.tell(self._ended(running, result))
@@ -124,7 +124,7 @@ class ToolCallHooks(RunHooks[Any]):
         return end
 
     def _reserved_ahead(self, context: Any, tool: Tool) -> Actor | None:
-        """The actor of a call that was asked for when the model requested it."""
+        """Return the actor of a call that was asked for when the model requested it."""
         del context, tool
         return None
 
@@ -149,7 +149,7 @@ class InvocationHooks(ToolCallHooks):
     async def on_llm_start(
         self, context: Any, agent: Agent[Any], system_prompt: str | None, input_items: Any
     ) -> None:
-        """The dispatching model learns who speaks."""
+        """Tell the dispatching model who speaks."""
         self._dispatcher.speaks(agent)
         self._give_back("the model was asked again without running it")
         await self._hand_on("on_llm_start", context, agent, system_prompt, input_items)
@@ -194,7 +194,7 @@ class InvocationHooks(ToolCallHooks):
         self._reserved.clear()
 
     def close(self, why: str, *, clean: bool) -> None:
-        """The episode is over. A tool still open after a clean end is paused (for an approval
+        """End the episode. A tool still open after a clean end is paused (for an approval
         inside it): what it did so far is settled here, its continuation is nobody's.
         """
         self._give_back(why)
@@ -205,7 +205,7 @@ class InvocationHooks(ToolCallHooks):
 
 
 def _for_the_model(denial: CallDenied) -> str:
-    """What a model may repeat to a customer: no path and no operator's command.
+    """Return what a model may repeat to a customer: no path and no operator's command.
 
     Amounts may help it to choose a cheaper tool.
     """
@@ -215,7 +215,7 @@ def _for_the_model(denial: CallDenied) -> str:
 
 
 def _end(running: _Running, result: Any) -> Finished:
-    """What the user's `actual` function says; where that is wrong, the estimate is charged."""
+    """Return what the user's `actual` says; where that is wrong, the estimate is charged."""
     actor = running.actor
     actual, reserved = actor.call.actual, actor.call.estimate
     if actual is None:
@@ -235,7 +235,7 @@ def _end(running: _Running, result: Any) -> Finished:
 
 
 def _arguments(running: _Running) -> Any:
-    """The tool's arguments: parsed where they are JSON, else as the model wrote them; None where
+    """Return the tool's arguments: parsed where they are JSON, else as written; None where
     its context is not its own.
     """
     if not isinstance(running.tool, FunctionTool | CustomTool):

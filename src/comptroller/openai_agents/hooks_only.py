@@ -45,7 +45,7 @@ class HooksOnlyInvocation(ToolCallHooks):
     async def on_llm_start(
         self, context: Any, agent: Agent[Any], system_prompt: str | None, input_items: Any
     ) -> None:
-        """The model may be asked when its reservation is granted."""
+        """Reserve the model's call: it may be asked when that is granted."""
         self._drop(context)
         model, name = self._model_of(agent)
         request = LlmRequest(
@@ -68,7 +68,7 @@ class HooksOnlyInvocation(ToolCallHooks):
             answered(self._run, actor, response)
 
     def _drop(self, context: Any) -> None:
-        """An earlier call of this context that never came back: the SDK has gone on without it."""
+        """Give up a call of this context that never came back: the SDK has gone on without it."""
         _, actor = self._asked.pop(id(context), (None, None))
         if actor is not None:
             actor.tell(Abandoned("the model was asked again without an answer"))

@@ -64,7 +64,7 @@ class Invocation:
     # -- stopping
 
     def stop(self) -> None:
-        """Called at the run's home; the SDK may be in another loop."""
+        """Ask the SDK, which may be in another loop, to end. Called at the run's home."""
         self._interrupt()
 
     def stops_by(self, interrupt: Callable[[], object]) -> None:
@@ -95,7 +95,7 @@ class Invocation:
             raise without_traceback(cut)
 
     def close(self, why: str, *, clean: bool) -> None:
-        """The SDK handed back control.
+        """End it: the SDK handed back control.
 
         After an unclean end its tasks may still be tidying up (seen: tools that outlived
         `Runner.run` by 0.7 s): the episode is over when they are.

@@ -66,18 +66,18 @@ class GovernedModel(Model):
         self._used: list[Model] = []
 
     def speaks(self, agent: Agent[Any]) -> None:
-        """The next attempts are `agent`'s: a turn begins."""
+        """Begin a turn of `agent`: the next attempts are its own."""
         if self._attempt or agent is not self.agent:  # else it was only looked at so far
             self._target = None
         self.agent, self._attempt = agent, 0
 
     def rests(self) -> None:
-        """The episode is over. Contexts of the SDK may hold us for longer: we hold a name only."""
+        """End the episode. Contexts of the SDK may hold us for longer: we hold a name only."""
         self.agent = Agent(self.agent.name)
         self._give_up("its answer was not asked for to the end")
 
     def _give_up(self, why: str) -> None:
-        """What was paused does not go on: it has run, and nobody says what it used."""
+        """Give up a paused answer: it has run, and nobody says what it used."""
         if self._paused is not None:
             self._paused[1].tell(Abandoned(why))
             self._paused = None
@@ -85,7 +85,7 @@ class GovernedModel(Model):
     # -- what the SDK asks of the model in place
 
     def target(self) -> Model:
-        """The real model, resolved once a turn: providers may give a new one each time."""
+        """Return the real model, resolved once a turn: providers may give a new one each time."""
         if self._target is None:
             self._target = get_model(self.agent, self.original)
         return self._target
@@ -111,7 +111,7 @@ class GovernedModel(Model):
                 stack.push_async_callback(model._cleanup_on_run_end, owner)
 
     def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice | None:
-        """The real model's; a refusal is never retried (`is_abort`: no policy can overrule it)."""
+        """Ask the real model; a refusal is never retried (`is_abort` wins over any policy)."""
         if isinstance(request.error, ComptrollerError):
             veto = ModelRetryNormalizedError(is_abort=True)
             return ModelRetryAdvice(suggested=False, replay_safety="unsafe", normalized=veto)
@@ -137,7 +137,7 @@ class GovernedModel(Model):
         return response
 
     async def stream_response(self, *places: Any, **names: Any) -> AsyncIterator[Any]:
-        """The same, event by event. Usage comes with the terminal event only."""
+        """Make one attempt, event by event. Usage comes with the terminal event only."""
         model, asked = self._resolve(), _ModelCallArgs(places, names)
         goes_on = self._paused is not None
         actor, asked = await self._begin(model, asked, self._settings(asked["model_settings"]))
@@ -261,7 +261,7 @@ class _ModelCallArgs:
         return self.names[name] if name in self.names else self.places[_PLACES.index(name)]
 
     def under(self, settings: ModelSettings) -> "_ModelCallArgs":
-        """The same with other settings."""
+        """Return the same with other settings."""
         if "model_settings" in self.names:
             return attrs.evolve(self, names={**self.names, "model_settings": settings})
         at = _PLACES.index("model_settings")
@@ -269,7 +269,7 @@ class _ModelCallArgs:
 
 
 def callers_own(config: RunConfig) -> RunConfig:
-    """The run config as its caller gave it, where it is one that the SDK was handed.
+    """Return the run config as its caller gave it, where it is one that the SDK was handed.
 
     A copy of that, changed by whoever made it, keeps its changes.
     """
@@ -288,7 +288,7 @@ def answered(
     raw: RawAnswer | None = None,
     seen: Sequence[Any] = (),
 ) -> TokenCount | None:
-    """A model has answered `actor`'s call: its usage is told, and the provider's tools noted.
+    """Tell the usage of an answer to `actor`'s call, and note the provider's tools.
 
     `raw`: what was overheard of the answer. `seen`: the output of its stream, which some providers
     leave out of the response. Returns the usage.
@@ -302,7 +302,7 @@ def answered(
 
 
 def noted(run: Run, actor: Actor, output: Any) -> None:
-    """The tools that the provider has run in `actor`'s call are recorded, whatever became of it."""
+    """Record the tools that the provider has run in `actor`'s call, whatever became of it."""
     asked = actor.call.draft
     for tool in billing.hosted_tools(output):
         draft = CallRequest(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
@@ -315,19 +315,19 @@ def _defaults_of(name: str | None) -> ModelSettings:
 
 
 def _limits_beside(settings: ModelSettings) -> dict[str, Any]:
-    """The limits on output that go to the provider beside `max_tokens`."""
+    """Return the limits on output that go to the provider beside `max_tokens`."""
     sent = billing.sent_beside(settings)
     return {name: sent[name] for name in _BYPASSES & sent.keys()}
 
 
 def _most_output(settings: ModelSettings) -> int | None:
-    """The most output tokens that the settings allow, None where they set no limit."""
+    """Return the most output tokens that the settings allow, None where they set no limit."""
     limits = (settings.max_tokens, *_limits_beside(settings).values())
     return max((limit for limit in limits if isinstance(limit, int)), default=None)
 
 
 def _capped(settings: ModelSettings, caps: Caps | None) -> ModelSettings:
-    """The settings under the ledger's cap on output tokens."""
+    """Return the settings under the ledger's cap on output tokens."""
     if caps is None or caps.max_tokens is None:
         return settings
     if beside := sorted(_limits_beside(settings)):

@@ -32,7 +32,7 @@ def overheard(model: Model) -> tuple[Model, RawAnswer]:
 
 @lru_cache(maxsize=256)
 def _view_type(kind: type[Model]) -> type[Model] | None:
-    """A subclass that overhears; None where the SDK's code fetches nothing, or it cannot be had."""
+    """Make a subclass that overhears; None where there is nothing to, or it cannot be made."""
     fetching = [name for name in _FETCHING if _is_of_the_sdk(kind, name)]
     if not fetching:
         return None

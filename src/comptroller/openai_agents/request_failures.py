@@ -153,7 +153,7 @@ def _is_named(error: BaseException, names: frozenset[str]) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status of an error that an answer brought, or that a library has made up."""
+    """Return the HTTP status of an error that an answer brought, or that a library has made up."""
     for thing in (error, _got(error, "response")):
         for name in ("status_code", "status", "code"):
             found = _got(thing, name)
@@ -182,5 +182,5 @@ def _text(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """The error in a line that any ledger takes, whatever its own text is like."""
+    """Return the error in a line that any ledger takes, whatever its own text is like."""
     return truncate_utf8(f"{type(error).__name__}: {_text(error)}", _DESCRIBED)

@@ -113,7 +113,7 @@ class DelegatingRunner:
     def _followed(
         self, agent: Agent[Any], given: Any, options: dict[str, Any]
     ) -> RunResultStreaming:
-        """An ungoverned stream: what hooks begin in it ends with its task."""
+        """Run an ungoverned stream: what hooks begin in it ends with its task."""
         around = UngovernedInvocation(options.get("run_config"))
         with followed_by(around):
             result: RunResultStreaming = self.inner.run_streamed(agent, given, **options)
@@ -246,7 +246,7 @@ def _ends_with(
     carriages: Sequence[HookRun],
     over: Callable[[], None] | None = None,
 ) -> None:
-    """What they carry ends with the stream's task."""
+    """End what they carry with the stream's task."""
 
     def ended(_: object) -> None:
         if over is not None:
@@ -258,11 +258,11 @@ def _ends_with(
 
 
 def _nothing() -> None:
-    """The episode's own events have checked it."""
+    """Check nothing: the episode's own events have done it."""
 
 
 def _compacted_by_hand(session: Any) -> Any:
-    """The session as the run sees it that governs this context, if one does."""
+    """Return the session as the run sees it that governs this context, if one does."""
     run = governing_run()
     if run is None:
         return session

@@ -69,7 +69,7 @@ _PRIVATE = (_COERCE, _CLOSE_PROVIDER, _CLOSE_ITERATOR, _GET_MODEL, _CLEANUP)
 
 @cache
 def _private(place: str) -> Any:
-    """What stands at `module:name` of the SDK.
+    """Return what stands at `module:name` of the SDK.
 
     Raises:
         ComptrollerError: nothing does, in the version that is installed.
@@ -91,23 +91,23 @@ def check_sdk() -> None:
 
 
 def get_model(agent: Agent[Any], config: RunConfig) -> Model:
-    """The model of an agent under a run config, as the SDK resolves it."""
+    """Return the model of an agent under a run config, as the SDK resolves it."""
     return _private(_GET_MODEL)(agent, config)  # type: ignore[no-any-return]
 
 
 def speaker_of(given: Any) -> Agent[Any] | None:
-    """The agent that goes on in a state of a run; None for any other input."""
+    """Return the agent that goes on in a state of a run; None for any other input."""
     return given._current_agent if isinstance(given, RunState) else None
 
 
 def normalized(given: RunConfig | dict[str, Any] | None) -> tuple[RunConfig, bool]:
-    """The run config as the SDK reads it, and whether it would own (and close) its provider."""
+    """Return the run config as the SDK reads it, and whether it would own its provider."""
     owned = given is None or (isinstance(given, dict) and "model_provider" not in given)
     return RunConfig() if given is None else _private(_COERCE)(given), owned
 
 
 def changed(given: T, **fields: Any) -> T:
-    """A copy of a run config or of settings with other `fields`: all else of it stays as it is.
+    """Copy a run config or settings with other `fields`: all else of it stays as it is.
 
     Not `dataclasses.replace`: that makes it anew by its constructor, so a subclass loses what is no
     argument there.
@@ -160,7 +160,7 @@ async def close_owned_provider(provider: ModelProvider) -> None:
 
 
 def close_owned_provider_with(stream: RunResultStreaming, provider: ModelProvider) -> None:
-    """The same for a streamed run, when its task has ended."""
+    """Close it for a streamed run, when its task has ended."""
     stream._ensure_model_provider_cleanup_on_completion(lambda: close_owned_provider(provider))
 
 
@@ -186,7 +186,7 @@ def codex_result(tool: Any, result: Any) -> tuple[bool, Any]:
 
 
 def codex_options(tool: Any) -> tuple[Any, Any]:
-    """The options of a Codex tool's threads, and those of its Codex; None where they are not known.
+    """Return the options of a Codex tool's threads and of its Codex; None where unknown.
 
     The SDK keeps both in the closure of the function that it invokes.
     """

@@ -124,7 +124,7 @@ class Actor(BaseActor):
         self._refused(refusal)
 
     def overlook(self, refusal: CallDenied) -> None:
-        """A dry run: note the refusal, and begin all the same."""
+        """Note the refusal of a dry run, and begin all the same."""
         self._reserving.overlooked = refusal
 
     def turn_away(self, refusal: BaseException) -> None:
@@ -177,7 +177,7 @@ class Actor(BaseActor):
         return await self._reserving.grant()
 
     def _conclude(self, end: CallEnd) -> None:
-        """What the end means for the ledger: from here on it is only carried there.
+        """Decide what the end means for the ledger: from here on that is only carried there.
 
         At once, so that the run's limits and its receipt know of it before the next call asks.
         """
@@ -237,7 +237,7 @@ class Actor(BaseActor):
                 self._write(outcome=Outcome.UNRESERVED, reason=reason)
 
     def _owed(self) -> Commit | None:
-        """What the ledger is still to be told that was spent."""
+        """Return what the ledger is still to be told that was spent."""
         decision, unreserved = self._decision, self._grant.waived is not None
         if not isinstance(decision, Commit):
             return None
@@ -246,7 +246,7 @@ class Actor(BaseActor):
         return decision
 
     def _attempted(self, then: SettlementAction | None) -> None:
-        """An attempt has its answer: whoever waits for first attempts may ask again."""
+        """Note that an attempt has its answer: whoever waits for first attempts may ask again."""
         if then in (SettlementAction.RETRY, SettlementAction.RECORD):
             self._move(Event.UNANSWERED if then is SettlementAction.RETRY else Event.EXPIRED)
         self._terms.settling.answered(self)
@@ -274,7 +274,7 @@ class Actor(BaseActor):
         self._reply(refusal)
 
     def _cut_off(self, why: ComptrollerError) -> None:
-        """The wait is bounded, or the ledger failed: the receipt says what is left."""
+        """End where the wait is bounded, or the ledger failed: the receipt says what is left."""
         if (kept := self._kept(str(why))) is not None:
             self._finish(kept)
             return
@@ -285,7 +285,7 @@ class Actor(BaseActor):
         self._write(outcome=Outcome.UNSETTLED if owed else Outcome.LAPSING, reason=str(why))
 
     def _kept(self, why: str) -> SettlementResult | None:
-        """What was decided and not accepted, in the outbox; None where that is not to be."""
+        """Return what was decided and not accepted, in the outbox; None where that is not to be."""
         charge = self._owed() if self._state is State.SETTLING else None
         if charge is None:
             return None

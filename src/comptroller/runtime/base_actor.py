@@ -52,7 +52,7 @@ class BaseActor(ABC):
 
     @abstractmethod
     async def _step(self, not_before: float) -> None:
-        """What it does next. `not_before`: a cool-down that the ledger imposed, at home."""
+        """Do what comes next. `not_before`: a cool-down that the ledger imposed, at home."""
 
     @abstractmethod
     def _give_up(self, why: ComptrollerError) -> None:
@@ -80,7 +80,7 @@ class BaseActor(ABC):
         self._give_up(LedgerUnreachable(LATE, status=-1))
 
     def abort(self) -> None:
-        """The bounded wait is over: whatever the ledger is asked now is given up. At home."""
+        """Give up what the ledger is asked now: the bounded wait is over. At home."""
         if self._scope is not None:
             self._scope.cancel("the bound for settling is over")
 
@@ -105,14 +105,14 @@ class BaseActor(ABC):
 
 
 def fault_of(defect: Exception) -> LedgerMisbehaved:
-    """What is told of a defect, whosever it is."""
+    """Return what is told of a defect, whosever it is."""
     fault = LedgerMisbehaved(f"a defect: {defect!r}")
     fault.__cause__ = defect
     return fault
 
 
 def first_line(call: Call) -> CallReceipt:
-    """The line of a call that has just begun to ask."""
+    """Return the line of a call that has just begun to ask."""
     draft = call.draft
     return CallReceipt(
         id=call.id,
@@ -150,7 +150,7 @@ class EventActor(BaseActor):
         )
 
     def tell(self, end: CallEnd) -> None:
-        """It has happened: no end can change it."""
+        """Take note of how the call ended. From anywhere."""
 
     def _over(self) -> bool:
         return self._recorded

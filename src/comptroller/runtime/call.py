@@ -70,7 +70,7 @@ class Call:
     metadata: dict[str, str] = attrs.Factory(dict)
 
     def message_key(self, verb: str) -> str:
-        """The idempotency key of one message of this call."""
+        """Return the idempotency key of one message of this call."""
         return f"{self.key}/{verb}"
 
 
@@ -89,7 +89,7 @@ class CallGrant:
 
 
 def as_it_is(refusal: ComptrollerError) -> ComptrollerError:
-    """The refusal itself."""
+    """Return the refusal itself."""
     return refusal
 
 

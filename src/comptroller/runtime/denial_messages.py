@@ -32,7 +32,7 @@ def describe_request(call: Call) -> str:
 
 
 def denial_from_limit(breach: LimitBreach, call: Call) -> CallDenied:
-    """The refusal of a call that the ledger is not even asked about."""
+    """Return the refusal of a call that the ledger is not even asked about."""
     kind = ToolDenied if breach.by_caps and call.draft.kind == "tool" else LimitReached
     why_so_much = _why_so_much(call) if breach.requested is not None else ""
     return kind(
@@ -47,7 +47,7 @@ def denial_from_limit(breach: LimitBreach, call: Call) -> CallDenied:
 
 
 def add_context(refusal: ComptrollerError, call: Call, receipt: Receipt) -> ComptrollerError:
-    """The same refusal with its run, its call and the receipt; a ledger's denial in full."""
+    """Return the refusal with its run, its call and the receipt; a ledger's denial in full."""
     if isinstance(refusal, BudgetExceeded) and refusal.call is None:
         refusal = _in_full(refusal, call)
     elif isinstance(refusal, UnitMismatch):
@@ -77,7 +77,7 @@ def _in_full(denial: BudgetExceeded, call: Call) -> BudgetExceeded:
 
 
 def _with_its_origin(mismatch: UnitMismatch, call: Call) -> UnitMismatch:
-    """The same, with the call, and where its unit comes from: only its policy can change that."""
+    """Return it with the call, and where its unit comes from: only its policy can change that."""
     unit = Unit(call.estimate.unit)
     if call.draft.kind == "check":
         origin = "`check` asks in it: give an amount in the unit of the budget"
@@ -138,7 +138,7 @@ def waive_reason(refusal: ComptrollerError, policy: Policy) -> str | None:
 
 
 def outcome_of_refusal(refusal: ComptrollerError) -> Outcome:
-    """A reserve whose answer is lost or unreadable may still have locked its estimate."""
+    """Tell a denial from a reserve whose answer is lost, and which may have locked its estimate."""
     if isinstance(refusal, CallDenied):
         return Outcome.DENIED
     answered = isinstance(refusal, LedgerMisbehaved) and refusal.status not in _SUCCESSES

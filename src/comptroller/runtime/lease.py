@@ -52,7 +52,7 @@ class LeaseKeeper:
         self.stopped: str | None = None
 
     def granted(self, answer: ReservationCreateResponse, sent: float) -> None:
-        """The reserve was answered now; it had been sent at `sent` (anyio's clock)."""
+        """Begin the lease: the reserve, sent at `sent` (anyio's clock), was answered now."""
         self._reservation_id = answer.reservation_id or ""
         self._since = anyio.current_time()
         self._lease, self._next = self._lease.answered(answer, sent, self._since)
@@ -67,7 +67,7 @@ class LeaseKeeper:
                 await self._beat(same_key=self._next.same_key)
 
     def cut(self) -> None:
-        """The end was told: an extension under way is given up."""
+        """Give up an extension under way: the end was told."""
         if self._beating is not None:
             self._beating.cancel("the call has ended")
 

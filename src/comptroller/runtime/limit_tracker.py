@@ -37,7 +37,7 @@ class LimitTracker:
         )  # fmt: skip
 
     def began(self, call: Call) -> None:
-        """The ledger is being asked: the call counts, and so does what it wants to reserve."""
+        """Count a call, and what it wants to reserve: the ledger is being asked."""
         draft = call.draft
         self._tally.calls.update((draft.kind, f"{draft.kind}:{draft.name}"))
         self._tally.spend[Unit(call.estimate.unit)] += call.estimate.amount
@@ -49,7 +49,7 @@ class LimitTracker:
         self._spent(event)
 
     def granted(self, call: Call, grant: CallGrant) -> None:
-        """The caps of the latest LLM grant bind what follows it."""
+        """Keep the caps of the latest LLM grant, which bind what follows it."""
         if call.draft.kind != "llm" or grant.reservation_id is None:
             return
         caps = self._caps = grant.caps
@@ -59,7 +59,7 @@ class LimitTracker:
             self.not_before = anyio.current_time() + cooldown_ms / 1000
 
     def ended(self, line: CallReceipt) -> None:
-        """The call is over: what it really cost counts in place of what it had reserved."""
+        """Count what a call really cost, in place of what it had reserved."""
         self._tally.spend[Unit(line.reserved.unit)] -= line.reserved.amount
         self._spent(line)
 

@@ -38,7 +38,7 @@ RunOutcome = Completed | Denied | Failed | Cancelled
 
 
 def outcome_of(error: Exception) -> Denied | Failed | Cancelled:
-    """The outcome of a run that raised."""
+    """Return the outcome of a run that raised."""
     if isinstance(error, CallDenied):
         return Denied(error)
     return Cancelled(error) if isinstance(error, RunCancelled) else Failed(error)

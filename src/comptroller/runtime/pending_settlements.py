@@ -27,7 +27,7 @@ class PendingSettlements:
         self._scopes[who] = scopes
 
     def answered(self, who: object) -> None:
-        """The first attempt has an answer, of whatever kind, or will never have one."""
+        """Note that the first attempt has an answer, of whatever kind, or will never have one."""
         if self._scopes.pop(who, None) is not None:
             self._change.notify()
 
@@ -56,7 +56,7 @@ _BY_LEDGER: RunVar[WeakKeyDictionary[Ledger, PendingSettlements]] = RunVar("comp
 
 
 def pending_settlements_of(ledger: Ledger) -> PendingSettlements:
-    """The register of this ledger object in the running loop."""
+    """Return the register of this ledger object in the running loop."""
     registers = _BY_LEDGER.get(None)
     if registers is None:
         registers = WeakKeyDictionary()

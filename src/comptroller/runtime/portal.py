@@ -64,7 +64,7 @@ class LoopPortal:
         await self._tasks.__aexit__(None, None, None)
 
     def lose(self) -> None:
-        """It never opens: what was sent is handed on, to those who turn it away."""
+        """Never open: hand what was sent on to those who turn it away."""
         with self._sending:
             self._closed, self._serving = True, False
         self._drain()
@@ -145,7 +145,7 @@ class LoopPortal:
 
     @uninterrupted
     async def _serve(self) -> None:
-        """Gives guests' messages a task to run in.
+        """Run guests' messages in a task.
 
         Shielded: while a cancelled scope is being left, the SDK still reports. It ends when the
         door has closed and everything that came in was handed on; or when an asyncio loop ends,

@@ -48,7 +48,7 @@ def directory() -> Path:
 
 
 def mark_of(execution: str) -> str | None:
-    """The mark of the process that an execution belongs to; None where it is none of ours."""
+    """Return the mark of an execution's process; None where it is none of ours."""
     found = _EXECUTION.fullmatch(execution)
     return found[1] if found else None
 
@@ -77,7 +77,10 @@ class ProcessRegistry:
         )
 
     def enter(self, ledger: str, tenant: str) -> str:
-        """A run begins: its execution's id. Each tenant of a ledger is noted in the file once."""
+        """Note that a run begins, and return its execution's id.
+
+        Tenants are noted once a ledger.
+        """
         with self._lock:
             if not self._runs:
                 self._begin()
@@ -90,7 +93,7 @@ class ProcessRegistry:
             return f"{self._mark}-{secrets.token_hex(4)}"
 
     def leave(self, *, owing: bool = False) -> None:
-        """A run has ended; with the last one, nothing is left that could be recovered.
+        """Note that a run has ended; with the last one, nothing is left that could be recovered.
 
         `owing`: it has used what its ledger did not take, and nothing else keeps.
         """
@@ -128,7 +131,7 @@ class ProcessRegistry:
         self._file, self._runs, self._process = None, 0, 0
 
     def _seen(self) -> None:
-        """The file is as old as the last run's beginning: what is long dead is known by its age."""
+        """Touch the file as a run begins: what is long dead is known by its age."""
         if self._file is not None:
             with suppress(OSError):  # the disk is what `_note` tells of
                 os.utime(self._file)
@@ -151,7 +154,7 @@ this_process = ProcessRegistry()
 
 
 def dead() -> dict[str, set[tuple[str, str]]]:
-    """The marks of dead processes of this host, and which (ledger, tenant) each has used."""
+    """Return the marks of dead processes of this host, and which (ledger, tenant) each has used."""
     found = {}
     for path in _files():
         with suppress(OSError):  # its process has just ended in peace; or it is no process's file
@@ -168,7 +171,7 @@ def _files() -> list[Path]:
 
 
 def _held(path: Path) -> int:
-    """The file of a mark, open and locked before it can be seen."""
+    """Open the file of a mark, locked before it can be seen."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = path.with_suffix(".tmp")
     file = _private_files.opened(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

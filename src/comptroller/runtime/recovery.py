@@ -81,7 +81,7 @@ def looks_at(ledger: Ledger) -> bool:
 
 
 async def _still_owed(ledger: Ledger, seconds: float) -> set[str]:
-    """The reservations whose actual is known, and not accepted yet."""
+    """Return the reservations whose actual is known, and not accepted yet."""
     outbox: Any = getattr(ledger, "outbox", None)
     if outbox is None:
         return set()

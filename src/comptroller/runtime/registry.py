@@ -124,7 +124,7 @@ class RunRegistry:
             self._carried[handle.id] = handle
 
     def new_run(self, run_id: str, subject: Subject, policy: Policy, limits: Limits) -> Run:
-        """A run that has not begun."""
+        """Make a run that has not begun."""
         terms = RunContext(
             home=self.home,
             ledger=self.ledger,
@@ -156,14 +156,14 @@ class RunRegistry:
         return self._books[id(given)][1]
 
     def ended(self, run: Run, status: Status) -> None:
-        """A run's scope has exited: its figures go into the totals."""
+        """Add the figures of a run, whose scope has exited, to the totals."""
         if self._live.pop(run.id, None) is None:
             return
         self._count(run.receipt, self._past_calls, self._past_spend)
         self.forget(run.id, status)
 
     def forget(self, run_id: str, status: Status) -> None:
-        """A registered run has ended, or never began: its id is free again."""
+        """Free the id of a registered run that has ended, or never began."""
         _RUNNING.discard(run_id)
         self._past_runs[status] += 1
         self._finished[run_id] = None
@@ -173,12 +173,12 @@ class RunRegistry:
         self._change.notify()
 
     def put_down(self, handle: RunHandle) -> None:
-        """The task that carried it is ending."""
+        """Note that the task that carried it is ending."""
         del self._carried[handle.id]
         self._change.notify()
 
     def statistics(self) -> Statistics:
-        """The figures as they stand."""
+        """Return the figures as they stand."""
         runs, calls, spend = (
             Counter(self._past_runs),
             Counter(self._past_calls),
@@ -229,6 +229,6 @@ class RunRegistry:
         return not self._live and not self._carried
 
     def _busy(self) -> list[RunHandle]:
-        """The runs of this hub that wait or run, or whose task has not ended."""
+        """Return the runs of this hub that wait or run, or whose task has not ended."""
         live = {run_id: self._handles[run_id] for run_id in self._live}
         return list({**live, **self._carried}.values())

@@ -51,7 +51,7 @@ class Reserver:
         self.lease = LeaseKeeper(self.call, self.terms, self.beaten)
 
     async def grant(self) -> CallGrant:
-        """The grant. Raises the refusal (a `ComptrollerError`)."""
+        """Return the grant. Raises the refusal (a `ComptrollerError`)."""
         if self.overlooked is not None:
             return self._waived(self.overlooked)
         if self.call.estimate.amount == 0:
@@ -72,7 +72,7 @@ class Reserver:
         return CallGrant(waived=waived)
 
     async def _ask_at_most_twice(self) -> CallGrant:
-        """A denial may be due to settlements on their way only: those are waited for, once."""
+        """Ask once more where a denial may be due to settlements that are only on their way."""
         settling = self.terms.settling
         before = settling.under_way()
         try:
@@ -140,7 +140,7 @@ async def _ask(call: Call, terms: RunContext) -> None:
 
 
 def _denial(code: str, call: Call, ledger: Ledger) -> ComptrollerError:
-    """A DENY as the error that a reserve would have raised."""
+    """Return a DENY as the error that a reserve would have raised."""
     if code in ("BUDGET_NOT_FOUND", "NOT_FOUND"):
         how = "ask its operator for one" if ledger.remote else f"set one: {_HOW}"
         text = f"no budget for {call.tenant} in {ledger.name}: {how}"

@@ -138,17 +138,17 @@ class Run:
             log.warning(_MISSED, self.id, recorder.line.kind)
 
     def enter(self, episode: Episode) -> None:
-        """An episode begins. Raises what ended the run, where it has ended."""
+        """Note that an episode begins. Raises what ended the run, where it has ended."""
         self.check()
         self._send(self._entered, episode)
 
     def leave(self, episode: Episode) -> None:
-        """It is over, and none of the SDK's tasks of it is left."""
+        """Note that an episode is over, and none of the SDK's tasks of it is left."""
         with suppress(PortalClosed):  # nobody waits for it any more
             self.terms.home.call(self._left, episode)
 
     def episode_id(self, parent: str | None) -> str:
-        """A new episode's id, e.g. `2`, or `1.3` under the episode `1`."""
+        """Return a new episode's id, e.g. `2`, or `1.3` under the episode `1`."""
         number = next(self._episode_numbers)
         return f"{parent}.{number}" if parent else str(number)
 
@@ -182,7 +182,7 @@ class Run:
     # -- calls
 
     def _identify(self, draft: CallRequest) -> Call:
-        """The call with its estimate, as policy has it."""
+        """Return the call with its estimate, as policy has it."""
         policy, metadata = self.terms.policy, {"attempt": str(draft.attempt)}
         if draft.request is not None:
             found = estimated(draft.kind, draft.request, self.terms)

@@ -132,7 +132,7 @@ class SettlementSender:
     def _last_word(
         self, owed: PendingCharge, error: ComptrollerError, then: SettlementAction
     ) -> SettlementResult:
-        """The last word of an owner on a charge that got no success."""
+        """Decide what becomes of a charge that got no success."""
         if then is SettlementAction.SETTLED:
             self._forget(owed)
             return SettlementResult(Outcome.COMMITTED, owed.event.actual)
@@ -263,7 +263,7 @@ _MAX_WARNINGS = 1_000
 
 
 def estimated(kind: Kind, request: LlmRequest, terms: RunContext) -> Estimate:
-    """What an LLM call reserves. What has happened already is charged whatever the strategy does.
+    """Estimate what an LLM call reserves. What has happened already is charged whatever it does.
 
     Raises:
         Exception: a call is about to begin, and the user's strategy failed.
@@ -278,7 +278,7 @@ def estimated(kind: Kind, request: LlmRequest, terms: RunContext) -> Estimate:
 
 
 def charged(call: Call, terms: RunContext, used: TokenCount | None) -> Call:
-    """The call of a model that nobody here was asked about, at what it has cost."""
+    """Return the call of a model that nobody here was asked about, at what it has cost."""
     decision = settlement_for(call, terms, Finished(used), None)
     if isinstance(decision, Release):
         return call
@@ -288,7 +288,7 @@ def charged(call: Call, terms: RunContext, used: TokenCount | None) -> Call:
 def settlement_for(
     call: Call, terms: RunContext, end: CallEnd, streamed: int | None
 ) -> Commit | Release:
-    """What the ledger is told. `streamed`: output tokens seen so far."""
+    """Return what the ledger is told. `streamed`: output tokens seen so far."""
     request = call.draft.request
     spent = PartialUsage(
         model=request.model if request else None,
@@ -350,7 +350,7 @@ def _warn_of(text: str, model: str) -> None:
 
 
 def _teach(call: Call, terms: RunContext, decision: Commit | Release) -> None:
-    """A strategy that learns is told what was really used; an estimate would confirm itself."""
+    """Teach a strategy that learns what was really used; an estimate would confirm itself."""
     learn = getattr(terms.policy.llm_estimate, "learn", None)
     request = call.draft.request
     if (

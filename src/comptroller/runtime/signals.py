@@ -49,14 +49,14 @@ class Signals:
         self._hub = hub
 
     def begin(self) -> None:
-        """The body begins."""
+        """Begin to listen: the body begins."""
         self._task = anyio.get_current_task()
         self.body.__enter__()
         if threading.current_thread() is threading.main_thread():
             _HANDLERS.add(self)
 
     def leave_body(self, *error: Any) -> bool | None:
-        """The body has ended. A scope is left by its task alone: in another one it is let go."""
+        """Leave the body's scope. Its task alone can: in another one it is let go."""
         if anyio.get_current_task() != self._task:
             return None
         return self.body.__exit__(*error)
@@ -144,7 +144,7 @@ class _Handlers:
             os.kill(os.getpid(), number)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        """The loop's, unless somebody insists."""
+        """Leave Ctrl-C to the loop, unless somebody insists."""
         before, now = self._interrupted, time.monotonic()
         if before is not None and (self._settling() or self._stuck(now - before)):
             signal.signal(number, signal.SIG_DFL)

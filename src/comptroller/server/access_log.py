@@ -24,13 +24,13 @@ class RequestMetrics(Protocol):
     content_type: str
 
     def began(self) -> None:
-        """A request has come."""
+        """Count a request that has come."""
 
     def ended(self) -> None:
-        """It has been answered, or its caller is gone."""
+        """Count it out: it was answered, or its caller is gone."""
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count a request that was answered."""
 
     async def text(self) -> bytes:
         """All counts, as their reader reads them."""
@@ -48,7 +48,7 @@ def observed(
 
 
 def line(exchange: RequestContext, status: int, seconds: float) -> str:
-    """A line of the access log."""
+    """Return a line of the access log."""
     caller = exchange.caller
     at_ms = time.time_ns() // 1_000_000
     at = datetime.fromtimestamp(at_ms / 1000, UTC)

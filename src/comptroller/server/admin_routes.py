@@ -93,7 +93,7 @@ async def _set(asked: RoutedRequest) -> BaseModel:
 
 
 def _terms(given: SetBudget) -> Terms:
-    """The terms that the body names; one that is null is to end."""
+    """Return the terms that the body names; one that is null is to end."""
     said = dict(given)
     if given.overdraft_limit is not None:
         said["overdraft_limit"] = given.overdraft_limit.amount
@@ -156,7 +156,7 @@ def _ledger(asked: RoutedRequest) -> EmbeddedLedger:
 
 
 def _named(asked: RoutedRequest) -> tuple[str, Unit]:
-    """The scope and unit that the query names."""
+    """Return the scope and unit that the query names."""
     query = asked.exchange.query
     unit = query.get("unit", Unit.USD_MICROCENTS.value)
     if unit not in Unit.__members__:

@@ -55,7 +55,7 @@ def serve_ledger(
     meter: RequestMetrics | None = None,
     now: Callable[[], float] = time.monotonic,
 ) -> Application:
-    """An ASGI application that speaks the Cycles protocol over `ledger`.
+    """Make an ASGI application that speaks the Cycles protocol over `ledger`.
 
     Any ASGI server runs it, in the event loop in which the ledger was opened.
 
@@ -123,7 +123,7 @@ class _Server:
         observed(exchange, self.meter, reply.status, self.now() - began)
 
     async def _reply(self, exchange: RequestContext, receive: Receive) -> HttpResponse:
-        """The answer, or the error: whatever fails has one."""
+        """Answer, or answer with the error: whatever fails has one."""
         try:
             if exchange.path == _METRICS or exchange.path in _HEALTH:
                 return await self._public(exchange)
@@ -203,7 +203,7 @@ class _Server:
             )
 
     async def _public(self, exchange: RequestContext) -> HttpResponse:
-        """What needs no key: whether the ledger answers, and the counts."""
+        """Answer what needs no key: whether the ledger answers, and the counts."""
         if exchange.method not in ("GET", "HEAD"):
             raise problem(f"{exchange.path} takes GET", 405, "INVALID_REQUEST")
         if exchange.path in _HEALTH:

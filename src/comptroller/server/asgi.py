@@ -24,7 +24,7 @@ class ClientDisconnect(Exception):
 
 
 async def read(receive: Receive, most_bytes: int) -> bytes:
-    """The body of a request.
+    """Return the body of a request.
 
     Raises:
         ClientDisconnect: the caller hung up before its end.
@@ -58,7 +58,7 @@ async def write(send: Send, status: int, headers: Headers, content: bytes) -> No
 
 
 async def live(receive: Receive, send: Send) -> None:
-    """The server starts and stops; the ledger is its opener's to close."""
+    """Take part in the server's start and stop; the ledger is its opener's to close."""
     message: Message = {"type": ""}
     while message["type"] != "lifespan.shutdown":
         message = await receive()

@@ -33,7 +33,7 @@ class Authenticator:
         return None if key is None else Caller(key.tenant, key.key_id)
 
     def operator(self, text: bytes | None) -> Caller | None:
-        """The operator, if `text` is the admin key."""
+        """Return the operator, if `text` is the admin key."""
         if text is None or self._admin is None:
             return None
         return OPERATOR if hmac.compare_digest(self._admin, digest(text)) else None

@@ -40,7 +40,7 @@ class Lanes:
                 del self._lanes[caller]
 
     async def off_the_loop(self, work: Callable[..., T], *given: object) -> T:
-        """What `work` makes of `given`, in a thread."""
+        """Return what `work` makes of `given`, in a thread."""
         if self._threads is None:
             self._threads = anyio.CapacityLimiter(_AT_ONCE)
         return await to_thread.run_sync(work, *given, limiter=self._threads)

@@ -30,7 +30,7 @@ class HttpResponse:
 
 
 def refusal(exchange: RequestContext, error: ComptrollerError, routes: Routes) -> HttpResponse:
-    """The answer that an error is; one that the protocol does not know is the server's own."""
+    """Return the answer that an error is; one that the protocol lacks is the server's own."""
     answered = error if isinstance(error, LedgerError) else LedgerError("", status=_FAILED)
     code, status = answered.error_code, answered.status
     if isinstance(error, BudgetExceeded):
@@ -54,7 +54,7 @@ def refusal(exchange: RequestContext, error: ComptrollerError, routes: Routes) -
 def _advice(
     exchange: RequestContext, error: ComptrollerError, status: int, routes: Routes
 ) -> tuple[tuple[str, str], ...]:
-    """What the caller may do instead: when to come back, with which method."""
+    """Return what the caller may do instead: when to come back, with which method."""
     more: list[tuple[str, str]] = []
     wait_ms = error.retry_after_ms if isinstance(error, LedgerError) else None
     if wait_ms is not None:
@@ -68,7 +68,7 @@ def _advice(
 
 
 def headers(exchange: RequestContext, reply: HttpResponse) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer."""
+    """Return the headers of an answer."""
     named: list[tuple[str, str]] = [
         ("content-type", reply.content_type),
         ("content-length", str(len(reply.content))),

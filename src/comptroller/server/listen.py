@@ -21,7 +21,7 @@ class Tls:
 
 
 def tls(certificate: str | None, key: str | None, password_variable: str | None) -> Tls | None:
-    """What the options mean; None for plain HTTP.
+    """Return what the options mean; None for plain HTTP.
 
     Raises:
         ValueError: one without the other, or files that are not a certificate and its key.
@@ -54,7 +54,7 @@ def tls(certificate: str | None, key: str | None, password_variable: str | None)
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Open a socket that listens.
 
     Raises:
         ValueError: a host that is none, or a port that somebody else has.
@@ -80,7 +80,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def url(listener: socket.socket, *, secure: bool) -> str:
-    """The address, as clients are given it."""
+    """Return the address, as clients are given it."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     return f"{'https' if secure else 'http'}://{shown}:{port}"

@@ -86,15 +86,15 @@ class Metrics:
         self._histograms: dict[str, Histogram] = {}
 
     def began(self) -> None:
-        """A request has come."""
+        """Count a request that has come."""
         self._in_flight.inc()
 
     def ended(self) -> None:
-        """It has been answered, or its caller is gone."""
+        """Count it out: it was answered, or its caller is gone."""
         self._in_flight.dec()
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered. Labels are looked up once: that is the dear part."""
+        """Count a request that was answered. Labels are looked up once: that is the dear part."""
         name = (method, route, status)
         if name not in self._counters:
             self._counters[name] = self._requests.labels(*map(str, name))
@@ -104,7 +104,7 @@ class Metrics:
         self._histograms[route].observe(seconds)
 
     def waited(self, seconds: float) -> None:
-        """A request has waited so long for its turn."""
+        """Count how long a request has waited for its turn."""
         self._queue.observe(seconds)
 
     async def text(self) -> bytes:

@@ -71,14 +71,14 @@ async def _balances(asked: RoutedRequest) -> BaseModel:
 
 
 def _must_be_own(asked: RoutedRequest) -> None:
-    """A tenant's parameter `tenant` is validation only (protocol, AUTH & TENANCY)."""
+    """Check a tenant's parameter `tenant`, which is validation only (protocol, AUTH & TENANCY)."""
     given = asked.exchange.query.get("tenant")
     if given and asked.tenant and given.lower() != asked.tenant.lower():
         raise problem("the API key belongs to another tenant", 403, "FORBIDDEN")
 
 
 async def _evidence(asked: RoutedRequest) -> BaseModel:
-    """An envelope is named by its digest; there is none (see `_no_evidence`)."""
+    """Refuse: an envelope is named by its digest; there is none (see `_no_evidence`)."""
     if not _DIGEST.fullmatch(asked.name):
         raise invalid("evidence is named by 64 lower-case hex digits")
     return await _no_evidence(asked)

@@ -45,7 +45,7 @@ class RequestContext:
 
 
 def _trace(headers: Mapping[bytes, bytes]) -> str:
-    """The caller's trace id, else a new one (protocol, CORRELATION AND TRACING)."""
+    """Return the caller's trace id, else a new one (protocol, CORRELATION AND TRACING)."""
     for name, pattern in ((b"traceparent", _TRACEPARENT), (b"x-cycles-trace-id", _TRACE_ID)):
         if (text := headers.get(name)) and (given := pattern.fullmatch(text)):
             return given[1].decode()
@@ -60,7 +60,7 @@ def invalid(message: str) -> ComptrollerError:
 def problem(
     message: str, status: int, code: str, *, retry_after_ms: int | None = None
 ) -> ComptrollerError:
-    """An error of the server's own finding."""
+    """Return an error of the server's own finding."""
     return refusal(
         message,
         status=status,

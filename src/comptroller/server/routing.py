@@ -51,7 +51,7 @@ _OPEN = {template.partition("{")[0]: template for template in (NAMED, EVIDENCE)}
 
 
 def found(routes: Routes, exchange: RequestContext) -> tuple[Route, str]:
-    """The route of a request, and what its path names.
+    """Return the route of a request, and what its path names.
 
     Raises:
         LedgerRefused: there is no such path (404), or it does not take the method (405).

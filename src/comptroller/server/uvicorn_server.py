@@ -67,7 +67,7 @@ class CoalescingTransport:
         self._transport.abort()
 
     def was_read(self) -> None:
-        """What was written is on its way, or nobody is there any more."""
+        """Note that what was written is on its way, or that nobody is there any more."""
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
@@ -184,7 +184,7 @@ class Protocol(HttpToolsProtocol):
             self.send_400_response(why)
 
     def on_response_complete(self) -> None:
-        """A request is answered: the next one may begin."""
+        """Let the next request begin: this one is answered."""
         last = not self.pipeline
         super().on_response_complete()
         if self._part != "none":  # it has begun already
@@ -203,7 +203,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.was_read()
 
     def shutdown(self) -> None:
-        """The server ends. Whoever has not said all by the end of its grace is hung up on, and asks
+        """End with the server. Who has not said all by the end of its grace is hung up on, and asks
         again elsewhere; uvicorn would break off the application, which has done nothing yet.
         """
         super().shutdown()
@@ -213,19 +213,19 @@ class Protocol(HttpToolsProtocol):
             self._late = self.loop.call_later(_OF_THE_GRACE * grace, self.transport.close)
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """Begin a head."""
         self._read, self._part = 0, "head"
         self._unset_keepalive_if_required()
         self._wait()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A line of the head, or of what follows a body: that says nothing here."""
+        """Take a line of the head; one that follows a body says nothing here."""
         if self._part == "head":
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """It has ended."""
+        """End the head."""
         if self.parser.get_method() == b"CONNECT":
             raise ValueError("this is no proxy")  # the parser makes it an HttpParserError
         self._upgrade = self.parser.should_upgrade()
@@ -234,19 +234,19 @@ class Protocol(HttpToolsProtocol):
             self._read, self._part = 0, "body"
 
     def on_body(self, body: bytes) -> None:
-        """A piece of it came."""
+        """Take a piece of the body."""
         self._read = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request has ended."""
+        """End the request."""
         if not self._upgrade:
             self._read, self._part = 0, "none"
             self._wait_no_more()
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP is told so in the protocol's own form."""
+        """Answer what is no HTTP in the protocol's own form."""
         request_id, trace_id = f"req_{secrets.token_hex(8)}", secrets.token_hex(16)
         content = to_json(
             {

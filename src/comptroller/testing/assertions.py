@@ -29,7 +29,7 @@ _NOT_IN_THE_LEDGER = (Outcome.OUTBOXED, Outcome.LAPSING, Outcome.UNSETTLED)
 async def open_reservations(
     ledger: Ledger, *, tenant: str | None = None
 ) -> list[ReservationSummary]:
-    """The reservations that are still active, newest first; of all tenants unless one is given."""
+    """Return the active reservations, newest first; of all tenants unless one is given."""
     found: list[ReservationSummary] = []
     cursor: str | None = None
     while True:
@@ -71,7 +71,7 @@ async def assert_settled(what: Ledger | RunHandle, *, tenant: str | None = None)
 
 
 def open_lines(run_id: str, receipt: Receipt) -> list[str]:
-    """The calls of a receipt that have not ended, in words."""
+    """Return the calls of a receipt that have not ended, in words."""
     return [f"run {run_id}: {_told(line)} has not ended" for line in receipt.calls if line.open]
 
 
@@ -88,7 +88,7 @@ def _told(line: CallReceipt) -> str:
 
 
 def innermost(ledger: Any) -> Ledger:
-    """The ledger behind those that only pass requests on (they have an `inner`)."""
+    """Return the ledger behind those that only pass requests on (they have an `inner`)."""
     while (inner := getattr(ledger, "inner", None)) is not None:
         ledger = inner
     found: Ledger = ledger
@@ -100,7 +100,7 @@ _TURNS_OF_TRIO = 10
 
 
 async def spent(ledger: Ledger, tenant: str) -> dict[Unit, int]:
-    """What the tenant's own budgets say was spent, by unit."""
+    """Return what the tenant's own budgets say was spent, by unit."""
     balances = (await ledger.balances(tenant=tenant)).balances
     return {
         balance.spent.unit: balance.spent.amount
@@ -110,12 +110,12 @@ async def spent(ledger: Ledger, tenant: str) -> dict[Unit, int]:
 
 
 def asyncio_tasks_left() -> set[asyncio.Task[Any]]:
-    """The asyncio tasks that are not done, but for the calling one. Call it on asyncio."""
+    """Return the asyncio tasks that are not done, but for the calling one. Call it on asyncio."""
     return asyncio.all_tasks() - {asyncio.current_task()}
 
 
 def trio_tasks_left() -> set[Any]:
-    """The trio tasks of this run, but for the calling one, and those of an asyncio loop on it.
+    """Return this run's trio tasks, but for the calling one, and those of an asyncio loop on it.
 
     Trio's own are among them: compare with what was there before. Not among them are those that
     run the program's asyncio loop, which goes on to its end. Call it on trio.
@@ -152,7 +152,7 @@ def _on_asyncio() -> bool:
 
 @asynccontextmanager
 async def no_task_left(*, turns: int = 3) -> AsyncIterator[None]:
-    """The block must leave no task that was not there before.
+    """Check that the block leaves no task that was not there before.
 
     Args:
         turns: how often the loop may turn until then: a task that has ended is forgotten only

@@ -120,7 +120,7 @@ class _Sweep:
         return held[0], [Finding(when, each) for each in left]
 
     def undisturbed(self) -> tuple[Trial | None, list[Finding]]:
-        """The whole program. What a process opens once, and keeps, is no finding.
+        """Run the whole program. What a process opens once, and keeps, is no finding.
 
         On a ledger with plenty it must not be refused; what one of the caller's own does to it is
         the caller's business.
@@ -232,7 +232,7 @@ def _told(planned: PlannedFault) -> str:
 
 @asynccontextmanager
 async def open_funded() -> AsyncIterator[Ledger]:
-    """A `FundedLedger` of its own."""
+    """Open a `FundedLedger` of its own."""
     ledger = FundedLedger()
     try:
         yield ledger

@@ -37,7 +37,7 @@ class CrossLoopEvent:
         await self._wait(anyio.Event(), later)
 
     async def wait_on_asyncio(self) -> None:
-        """The same for asyncio code, also on a loop that trio carries: anyio does not see that."""
+        """Wait in asyncio code, also on a loop that trio carries: anyio does not see that."""
         await self._wait(asyncio.Event(), asyncio.get_running_loop().call_soon_threadsafe)
 
     async def _wait(self, event: anyio.Event | asyncio.Event, later: Callable[..., object]) -> None:

@@ -81,7 +81,7 @@ def malformed() -> Fault:
 
 
 def server_error(status: int = 500, *, reaches: bool = False) -> Fault:
-    """A 5xx: by default nothing was done."""
+    """Return a 5xx: by default nothing was done."""
     return Fault(reaches=reaches, status=status, error_code="INTERNAL_ERROR")
 
 
@@ -149,7 +149,7 @@ class Faults:
             raise ValueError(f"{unknown[0]!r} is no kind of fault: {', '.join(KINDS)}")
 
     def fault(self, verb: str, key: str | None) -> Fault | None:
-        """What befalls the next attempt of this message; None: nothing."""
+        """Return what befalls the next attempt of this message; None: nothing."""
         message = f"{verb} {_EXECUTION.sub('', key or '', count=1)}"
         self._attempts[message] += 1
         dice = Random(f"{self.seed} {message} {self._attempts[message]}")  # noqa: S311 - no secret

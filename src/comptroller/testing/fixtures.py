@@ -57,7 +57,7 @@ class Governing:
         self.runs: list[GovernedRun] = []
 
     def __call__(self, agent: Agent[Any], tenant: str = "acme", **settings: Any) -> governed_run:
-        """The scope of a run; `settings` are `governed_run`'s."""
+        """Return the scope of a run; `settings` are `governed_run`'s."""
         return _Noted(self.runs.append, agent, tenant, **({"ledger": self.ledger} | settings))
 
     def check_ended(self) -> None:

@@ -103,7 +103,7 @@ class FailingLedger(RecordingLedger, ABC):
 
     @abstractmethod
     def _fault(self, request: Request) -> Fault | None:
-        """What befalls this request; None: nothing."""
+        """Return what befalls this request; None: nothing."""
 
     async def arrive(self) -> None:
         """Let everything arrive that was overtaken."""
@@ -238,12 +238,12 @@ class PlannedFault:
 
 
 def deny_at(number: int) -> PlannedFault:
-    """The n-th call that asks is denied, as by a budget that is used up."""
+    """Deny the n-th call that asks, as a budget does that is used up."""
     return PlannedFault("reserve", number, refused(409, "BUDGET_EXCEEDED"), always=True)
 
 
 def lose_answer(number: int, *, verb: str = "commit") -> PlannedFault:
-    """The n-th commit (or other `verb`) is done, and its first answer is lost."""
+    """Do the n-th commit (or other `verb`), and lose its first answer."""
     return PlannedFault(verb, number, lost_answer())
 
 
@@ -292,7 +292,10 @@ def checked_verb(verb: str) -> str:
 
 
 def _message(request: Request, seen: int) -> str:
-    """What tells a message from others. A denial that is asked once more is the same call's."""
+    """Return what tells a message from others.
+
+    A denial that is asked once more is the same call's.
+    """
     if request.key is None:
         return str(seen)
     return (

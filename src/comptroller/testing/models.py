@@ -29,7 +29,7 @@ from comptroller.testing.cross_loop import CrossLoopCounter, CrossLoopEvent
 
 
 def text_delta(text: str, number: int) -> TResponseStreamEvent:
-    """A piece of the answer's text; `number` counts the stream's events from 1."""
+    """Return a piece of the answer's text; `number` counts the stream's events from 1."""
     return ResponseTextDeltaEvent(
         type="response.output_text.delta",
         item_id="message",
@@ -44,7 +44,7 @@ def text_delta(text: str, number: int) -> TResponseStreamEvent:
 def completed(
     response_id: str, output: list[TResponseOutputItem], usage: Usage | None
 ) -> TResponseStreamEvent:
-    """The terminal event: the whole answer, and its usage if the provider reports any."""
+    """Return the terminal event: the whole answer, and its usage if the provider reports any."""
     response = Response(
         id=response_id,
         created_at=0,
@@ -123,7 +123,7 @@ class CountingModel(Model):
             yield completed(f"response-{turn}", self._output(turn), usage)
 
     async def _before(self, turn: int) -> None:
-        """What happens between the arrival of the request with this number and its answer."""
+        """Do what happens between the arrival of the request with this number and its answer."""
 
     async def _deltas(self, turn: int) -> AsyncIterator[tuple[int, str]]:
         answer = self._answer(turn)

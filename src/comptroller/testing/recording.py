@@ -90,12 +90,12 @@ class RecordingLedger:
         self._request_timeout = request_timeout
 
     def asked(self, verb: str) -> list[Request]:
-        """The requests of one verb, in order."""
+        """Return the requests of one verb, in order."""
         checked_verbs(verb)
         return [request for request in self.requests if request.verb == verb]
 
     async def _handle(self, request: Request, forward: Callable[[], Awaitable[Answer]]) -> Answer:
-        """What becomes of a request; `forward` has the inner ledger do it."""
+        """Handle a request; `forward` has the inner ledger do it."""
         del request
         return await forward()
 

@@ -62,7 +62,7 @@ class Trial:
         self._handles: list[RunHandle] = []
 
     def watch(self, handle: RunHandle) -> None:
-        """A run that was not opened with `governed` belongs to it, too."""
+        """Take a run that was not opened with `governed` for one of it, too."""
         self._handles.append(handle)
 
     def afterwards(self, check: Check) -> None:

@@ -61,7 +61,7 @@ class FaultyTransport(httpx.AsyncBaseTransport):
         await self.inner.aclose()
 
     async def _sent(self, request: httpx.Request) -> httpx.Response:
-        """The whole answer, read."""
+        """Return the whole answer, read."""
         answer = await self.inner.handle_async_request(request)
         await answer.aread()
         return answer
@@ -88,7 +88,7 @@ class _Late:
 
 
 def _failed(request: httpx.Request, fault: Fault) -> httpx.Response:
-    """What its sender sees in place of the answer."""
+    """Return what its sender sees in place of the answer."""
     if fault.status is None or fault.status < 0:
         kind = httpx.ReadError if fault.reaches else httpx.ConnectError
         raise kind("connection reset by a fault", request=request)

@@ -78,13 +78,13 @@ class LedgerSnapshot(queries.Records, verify.Records, Protocol):
         """Every account, or one tenant's, ordered by scope and unit."""
 
     def entries(self, sought: LogQuery) -> list[LogEntry]:
-        """The entries of the log that are sought, oldest first."""
+        """Return the entries of the log that are sought, oldest first."""
 
     def statistics(self, now_ms: int, *, by_tenant: bool) -> Statistics:
         """How the ledger stands."""
 
     def spending(self, query: UsageQuery) -> Iterable[UsageRow]:
-        """What calls and denials come to, added up as far as this store does it by itself."""
+        """Return what calls and denials come to, added up as far as this store does it."""
 
 
 def _terms(given: Amount | BudgetTerms | None) -> BudgetTerms | None:
@@ -173,14 +173,14 @@ class EmbeddedLedgerBase(ABC):
 
     @abstractmethod
     async def _perform(self, act: Act[T]) -> T:
-        """The answer of `act`, performed in this ledger's turn, which is short for it."""
+        """Perform `act` in this ledger's turn, which is short for it, and return its answer."""
 
     @abstractmethod
     async def _read(self, work: Callable[[LedgerSnapshot], T]) -> T:
-        """What `work` makes of all records as they stand at one moment; nobody waits for it."""
+        """Return what `work` makes of all records as of one moment; nobody waits for it."""
 
     async def _swept(self) -> int:
-        """The time, once it is recorded which leases have ended by then."""
+        """Return the time, once it is recorded which leases have ended by then."""
         return await self._perform(lambda _, now_ms: lambda: now_ms)
 
     async def _ask(self, act: Act[T]) -> T:
@@ -202,7 +202,7 @@ class EmbeddedLedgerBase(ABC):
         self._closed = True
 
     def _tell(self, alerts: list[LogEntry]) -> None:
-        """What was kept has set these off."""
+        """Tell the callback of the alerts that what was kept has set off."""
         if alerts and self._teller is not None:
             self._teller.tell(alerts)
 
@@ -253,7 +253,7 @@ class EmbeddedLedgerBase(ABC):
     async def decide(
         self, request: DecisionRequest, *, tenant: str | None = None
     ) -> DecisionResponse:
-        """What a reserve would answer now; nothing is locked."""
+        """Return what a reserve would answer now; nothing is locked."""
         return await self._ask(partial(reserve.decide, request=request, tenant=tenant))
 
     async def record(
@@ -265,7 +265,7 @@ class EmbeddedLedgerBase(ABC):
     async def balances(
         self, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
     ) -> BalanceResponse:
-        """The balances of the scopes that have the given subject fields."""
+        """Return the balances of the scopes that have the given subject fields."""
         return await self._read(queries.balances(await self._swept(), tenant=tenant, **query))
 
     async def reservations(
@@ -346,7 +346,7 @@ class EmbeddedLedgerBase(ABC):
         tenant: str | None = None,
         zone: str = "UTC",
     ) -> list[Usage]:
-        """What was charged, reserved, abandoned and denied."""
+        """Return what was charged, reserved, abandoned and denied."""
         query = asked(by, since, until, tenant, zone_of(zone))
         return await self._read(lambda records: report(records.spending(query), query))
 

@@ -65,7 +65,7 @@ class MemoryStore:
         """How long what its callers wrote is, in characters of JSON."""
 
     def copied(self) -> "MemoryStore":
-        """The records as they stand now: a copy does not change with them."""
+        """Return the records as they stand now: a copy does not change with them."""
         copy = MemoryStore()
         copy._accounts = {scope: dict(units) for scope, units in self._accounts.items()}
         copy._reservations, copy._events = dict(self._reservations), dict(self._events)
@@ -74,7 +74,7 @@ class MemoryStore:
         return copy
 
     def at(self, scope: str) -> Mapping[Unit, Account]:
-        """The accounts of one scope, by unit."""
+        """Return the accounts of one scope, by unit."""
         return self._accounts.get(scope, {})
 
     def accounts(self, tenant: str | None = None) -> Iterable[Account]:
@@ -88,7 +88,7 @@ class MemoryStore:
         return sorted(every, key=lambda account: (account.scope, account.unit.value))
 
     def units_within(self, scope: str) -> Iterable[Unit]:
-        """The units of all budgets of scopes within `scope`."""
+        """Return the units of all budgets of scopes within `scope`."""
         inner = (units for at, units in self._accounts.items() if at.startswith(f"{scope}/"))
         return sorted(set[Unit]().union(*inner), key=lambda unit: unit.value)
 
@@ -97,7 +97,7 @@ class MemoryStore:
         self._accounts.setdefault(account.scope, {})[account.unit] = account
 
     def period(self, scope: str, unit: Unit, since_ms: int) -> Account | None:
-        """The account of a period that is over."""
+        """Return the account of a period that is over."""
         return self._periods.get((scope, unit, since_ms))
 
     def keep_period(self, account: Account) -> None:
@@ -118,7 +118,7 @@ class MemoryStore:
             self.log(entry)
 
     def next_reservation(self) -> int:
-        """The row of a reservation about to be added."""
+        """Return the row of a reservation about to be added."""
         return len(self._reservations) + 1
 
     def add(self, reservation: Reservation) -> None:
@@ -136,11 +136,11 @@ class MemoryStore:
             statistics.add(self._totals, [reservation])
 
     def reservation(self, row: int) -> Reservation | None:
-        """The reservation of that row."""
+        """Return the reservation of that row."""
         return self._reservations.get(row)
 
     def overdue(self, now_ms: int) -> Iterable[Reservation]:
-        """The active reservations that can no longer be settled at `now_ms`."""
+        """Yield the active reservations that can no longer be settled at `now_ms`."""
         while self._ends and self._ends[0][0] < now_ms:
             ends_ms, row = heapq.heappop(self._ends)
             reservation = self._reservations[row]
@@ -148,7 +148,7 @@ class MemoryStore:
                 yield reservation
 
     def listed(self, wanted: ReservationFilter) -> Iterable[Reservation]:
-        """The reservations wanted, in the order wanted."""
+        """Return the reservations wanted, in the order wanted."""
         rows = sorted(self._reservations, reverse=not wanted.ascending)
         found = filter(wanted.has, (self._reservations[row] for row in rows))
         if wanted.order == "row":
@@ -156,7 +156,7 @@ class MemoryStore:
         return sorted(found, key=wanted.place, reverse=not wanted.ascending)[: wanted.limit]
 
     def next_event(self) -> int:
-        """The row of an event about to be added."""
+        """Return the row of an event about to be added."""
         return len(self._events) + 1
 
     def add_event(self, event: Event) -> None:
@@ -171,7 +171,7 @@ class MemoryStore:
         digest: bytes,
         row: int = 0,
     ) -> StoredResponse | None:
-        """What the key was answered."""
+        """Return what the key was answered."""
         return self._answers.get((row, digest))
 
     def remember(
@@ -187,15 +187,15 @@ class MemoryStore:
     # What reports and audits read
 
     def periods(self) -> Iterable[Account]:
-        """The accounts of the periods that are over."""
+        """Return the accounts of the periods that are over."""
         return self._periods.values()
 
     def changes(self) -> Iterable[LogEntry]:
-        """The entries of the log that change a balance, oldest first."""
+        """Return the entries of the log that change a balance, oldest first."""
         return [entry for entry in self._log if entry.kind in verify.KINDS]
 
     def sums(self) -> Iterable[verify.ChargedTotal]:
-        """What each reservation and event comes to."""
+        """Yield what each reservation and event comes to."""
         for one in self._reservations.values():
             held = one.estimate if one.active else 0
             yield verify.ChargedTotal(one.held, one.since, one.unit, one.charged or 0, held)
@@ -222,7 +222,7 @@ class MemoryStore:
         return Statistics(units, tuple(tenants))
 
     def spending(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
-        """What each reservation, event and count of denials comes to."""
+        """Yield what each reservation, event and count of denials comes to."""
         for one in self._reservations.values():
             spent = usage_report.of_reservation(one, asked)
             if spent is not None and asked.concerns(one.path, one.created_ms):
@@ -235,7 +235,7 @@ class MemoryStore:
                 yield usage_report.of_denials(denied, count, requested, asked)
 
     def entries(self, sought: LogQuery) -> list[LogEntry]:
-        """The entries of the log that are sought, oldest first."""
+        """Return the entries of the log that are sought, oldest first."""
         found = [entry for entry in self._log if sought.has(entry)]
         if sought.limit is None:
             return found
@@ -290,7 +290,7 @@ async def open_memory(
     default_budget: Amount | BudgetTerms | None = None,
     on_alert: OnAlert | None = None,
 ) -> AsyncGenerator[MemoryLedger]:
-    """A ledger in memory, gone at the end of the block.
+    """Open a ledger in memory, gone at the end of the block.
 
     `now` gives epoch milliseconds. `default_budget` and `on_alert` as `open_ledger` says.
     """

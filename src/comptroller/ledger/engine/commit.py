@@ -144,7 +144,7 @@ def sweep(book: Engine, now_ms: int) -> None:
 
 
 def find(book: Engine, reservation_id: str, tenant: str | None) -> Reservation:
-    """The reservation of that id.
+    """Return the reservation of that id.
 
     Raises:
         LedgerRefused: it never existed (404), or is another tenant's (403).
@@ -217,7 +217,7 @@ def _rejected(reservation: Reservation, actual: Amount) -> str | None:
 
 
 def _held(book: Engine, reservation: Reservation) -> Accounts:
-    """The accounts that hold its estimate, of the period in which it was made."""
+    """Return the accounts that hold its estimate, of the period in which it was made."""
     return book.held(reservation.held, reservation.unit, reservation.since)
 
 

@@ -31,7 +31,7 @@ def invalid(message: str) -> ComptrollerError:
 
 
 def must_be_possible(given: Amount) -> None:
-    """An amount is at least 0 and fits the protocol, however its value was made.
+    """Refuse an amount below 0, or beyond the protocol's, however its value was made.
 
     Raises:
         LedgerRefused: it does not (INVALID_REQUEST).
@@ -46,7 +46,7 @@ def forbidden(message: str) -> ComptrollerError:
 
 
 def denied(denial: Denial, ledger: str, text: str | None = None) -> ComptrollerError:
-    """A denial of the budget, with everything that is known about it; `text` in place of ours."""
+    """Return the error of a denial, with all that is known of it; `text` in place of ours."""
     code = "NOT_FOUND" if denial.code == "BUDGET_NOT_FOUND" else denial.code
     status = _STATUS.get(denial.code, 409)
     text = text or _text(denial, ledger)
@@ -111,7 +111,7 @@ def _text(denial: Denial, ledger: str) -> str:
 
 
 def unknown(whom: str, scope: str, unit: Unit, ledger: str) -> str:
-    """That there is no budget for `whom`, and how `scope` gets one."""
+    """Say that there is no budget for `whom`, and how `scope` gets one."""
     return f"no budget for {whom} in {ledger}; {_cure('set one', 'set', scope, unit, ledger)}"
 
 
@@ -120,14 +120,14 @@ def _fund(denial: Denial, ledger: str) -> str:
 
 
 def _cure(what: str, verb: str, scope: str, unit: Unit | None, ledger: str) -> str:
-    """What mends it, or to who asks over HTTP only who can."""
+    """Return what mends it, or to who asks over HTTP only who can."""
     if ledger == SERVED:
         return f"its operator can {what}"
     return f"{what} with: {remedy(verb, scope, unit, ledger)}"
 
 
 def remedy(verb: str, scope: str, unit: Unit | None, ledger: str) -> str:
-    """The command (or, for a ledger in memory, the call) that mends a denial."""
+    """Return the command (or, for a ledger in memory, the call) that mends a denial."""
     if ledger.startswith(MEMORY):
         call = "set_budget" if verb == "set" else verb
         sample = f", {_SAMPLE[unit][1]}" if unit else ""

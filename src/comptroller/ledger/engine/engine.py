@@ -54,7 +54,7 @@ class Engine:
         return Engine(self.store, name, self.default, origin, self.alerts, self._denials, written)
 
     def held(self, scopes: tuple[str, ...], unit: Unit, since: tuple[int, ...]) -> Accounts:
-        """The accounts of `scopes` in the periods that began at `since`."""
+        """Return the accounts of `scopes` in the periods that began at `since`."""
         store = self.store
         found = []
         for scope, since_ms in zip(scopes, since or repeat(0), strict=False):
@@ -65,7 +65,7 @@ class Engine:
         return tuple(found)
 
     def renewed(self, account: Account, now_ms: int) -> Account:
-        """The account as it is at `now_ms`: anew where its period is over."""
+        """Return the account as it is at `now_ms`: anew where its period is over."""
         return self.apart(account, budgets.renewed(account, now_ms))
 
     def apart(self, before: Account, account: Account) -> Account:
@@ -105,7 +105,7 @@ class Engine:
         self.save(after, now_ms)
 
     def told(self, account: Account, now_ms: int) -> Account:
-        """The account after its alerts are told that are due."""
+        """Return the account after its alerts are told that are due."""
         told, due = budgets.due_alerts(account)
         for share in due:
             entry = self.log(
@@ -119,7 +119,7 @@ class Engine:
         return told
 
     def taken_alerts(self) -> list[LogEntry]:
-        """The alerts that are to be told, each of them once."""
+        """Return the alerts that are to be told, each of them once."""
         taken = self.alerts.copy()
         self.alerts.clear()
         return taken
@@ -178,7 +178,7 @@ class Engine:
         self.log("renewed", account, now_ms, amount=allocated, debt=over.debt, details=ahead)
 
     def _amend(self, account: Account, present: Account, now_ms: int) -> None:
-        """What was reserved in a period that is over is settled in it; its debt is everybody's."""
+        """Settle in a period that is over what was reserved in it; its debt is everybody's."""
         before = self.store.period(account.scope, account.unit, account.since_ms)
         self.store.keep_period(account)
         owed = account.debt - (before.debt if before else 0)
@@ -193,7 +193,7 @@ class Engine:
 
 
 def _terms(account: Account) -> Mapping[str, Any]:
-    """What is said of a budget besides its amount."""
+    """Return what is said of a budget besides its amount."""
     renewal, caps, alerts = account.renewal, account.caps, account.alerts
     terms = {
         "overdraft_limit": account.overdraft_limit,

@@ -44,7 +44,7 @@ class IdempotencyKey:
     """The reservation that the endpoint belongs to; 0 for none."""
 
     def recalled(self) -> StoredResponse | None:
-        """What this request was answered before, if it was.
+        """Return what this request was answered before, if it was.
 
         Raises:
             LedgerRefused: the key was used for another request (IDEMPOTENCY_MISMATCH).
@@ -68,7 +68,7 @@ class IdempotencyKey:
 def key_of(
     book: Engine, tenant: str | None, endpoint: Endpoint, request: BaseModel, key: str, row: int = 0
 ) -> IdempotencyKey:
-    """The key of `request` at `endpoint`; `row` as the key's.
+    """Return the key of `request` at `endpoint`; `row` as the key's.
 
     Raises:
         LedgerRefused: the request cannot be written as JSON (INVALID_REQUEST).

@@ -33,12 +33,12 @@ _BALANCES = TypeAdapter(list[Balance])
 
 
 def amount(unit: Unit, count: int) -> dict[str, Any]:
-    """An amount. Its unit is named: outside of a model pydantic is slow to write an enum."""
+    """Return an amount. Its unit is named: outside of a model pydantic is slow to write an enum."""
     return {"unit": unit._value_, "amount": count}
 
 
 def balance(account: Account) -> dict[str, Any]:
-    """A balance."""
+    """Return a balance."""
     unit = account.unit
     shown: dict[str, Any] = {
         "scope": leaf_scope(account.scope),
@@ -58,7 +58,7 @@ def balance(account: Account) -> dict[str, Any]:
 
 
 def balances(accounts: Accounts) -> list[Balance]:
-    """The balances of all of them."""
+    """Return the balances of all of them."""
     return _BALANCES.validate_python([balance(account) for account in accounts])
 
 
@@ -69,7 +69,7 @@ class _LazyBalances(BaseModel):
     """
 
     def __getattr__(self, name: str) -> Any:
-        """Called for what is not there yet."""
+        """Make what is not there yet."""
         if name != "balances":
             return super().__getattr__(name)  # type: ignore[misc]  # hidden from type checkers
         made = self.__dict__["balances"] = balances((self.__pydantic_private__ or {})["accounts"])
@@ -128,13 +128,13 @@ M = TypeVar("M", bound=BaseModel)
 
 @cache
 def _defaults(model: type[BaseModel]) -> dict[str, Any]:
-    """The members of a model in its own order, those that have no default as None."""
+    """Return the members of a model in its own order, those that have no default as None."""
     fields = model.model_fields.items()
     return {name: None if field.is_required() else field.default for name, field in fields}
 
 
 def made(model: type[M], members: dict[str, Any]) -> M:
-    """A model of members that are of its fields' types already, the rest by default.
+    """Return a model of members that are of its fields' types already, the rest by default.
 
     As `model_construct`, which takes three times as long. Validating them takes longer still.
     """
@@ -148,7 +148,7 @@ def made(model: type[M], members: dict[str, Any]) -> M:
 
 
 def as_json(answer: BaseModel) -> bytes:
-    """An answer's `model_dump_json(exclude_none=True)`, without making the balances for it."""
+    """Return `model_dump_json(exclude_none=True)`, without making the balances for it."""
     private = answer.__pydantic_private__ if isinstance(answer, _LazyBalances) else None
     if private is None:
         return answer.model_dump_json(exclude_none=True).encode()
@@ -158,7 +158,7 @@ def as_json(answer: BaseModel) -> bytes:
 
 
 def lazy(model: type[L], members: dict[str, Any], accounts: Accounts) -> L:
-    """An answer of these members (see `made`), and of the balances of `accounts`."""
+    """Return an answer of these members (see `made`), and of the balances of `accounts`."""
     one = made(model, members)
     del one.__dict__["balances"]
     object.__setattr__(one, "__pydantic_private__", {"accounts": accounts})

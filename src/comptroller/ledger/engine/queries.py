@@ -40,7 +40,7 @@ Place = tuple[int | str, ...]
 
 
 def cursor(query: Any, place: Place) -> str:
-    """The cursor of the page of `query` (any value that JSON carries) that ended at `place`."""
+    """Return the cursor of the page of `query` (any JSON value) that ended at `place`."""
     said = json.dumps(place, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(_digest(query) + said).decode().rstrip("=")
 
@@ -100,13 +100,13 @@ class Records(Protocol):
         """Every account, or one tenant's, ordered by scope and unit."""
 
     def listed(self, wanted: ReservationFilter) -> Iterable[Reservation]:
-        """The reservations wanted, in the order wanted, read one by one."""
+        """Return the reservations wanted, in the order wanted, read one by one."""
 
 
 def balances(
     now_ms: int, *, tenant: str | None = None, **query: Unpack[BalanceQuery]
 ) -> Callable[[Records], BalanceResponse]:
-    """The balances of the scopes that have the given levels (protocol, getBalances).
+    """Return the balances of the scopes that have the given levels (protocol, getBalances).
 
     Raises:
         LedgerRefused: no level was given, or a limit or cursor that is none (INVALID_REQUEST).
@@ -202,7 +202,7 @@ def reservation(book: Engine, reservation_id: str, *, tenant: str | None = None)
 
 
 def _segments(tenant: str | None, query: Any) -> set[str]:
-    """What a scope's path must have, such as `agent:triage`."""
+    """Return what a scope's path must have, such as `agent:triage`."""
     given = {"tenant": tenant, **query}
     found = {level: normalize_filter(level, given.get(level)) for level in LEVELS}
     return {f"{level}:{value}" for level, value in found.items() if value}
@@ -221,7 +221,7 @@ def _status(status: str | None) -> ReservationStatus | None:
 
 
 def _order(query: ReservationQuery, bound: Any) -> tuple[str, bool, tuple[int | str, int] | None]:
-    """What to sort by, whether upwards, and after what; downwards is the protocol's default.
+    """Return what to sort by, whether upwards, and after what; downwards is the protocol's default.
 
     A cursor knows the order of the page that it continues. Whoever says it again says the same.
     """

@@ -81,7 +81,7 @@ class Reservation:
         charged: int | None = None,
         settlement: str | None = None,
     ) -> "Reservation":
-        """The reservation once it does not hold its estimate any more."""
+        """Return the reservation once it does not hold its estimate any more."""
         return Reservation(
             self.row,
             self.token,
@@ -243,16 +243,16 @@ class Store(Protocol):
     """Where a book keeps its records."""
 
     def at(self, scope: str) -> Mapping[Unit, Account]:
-        """The accounts of one scope, by unit; empty where it has no budget."""
+        """Return the accounts of one scope, by unit; empty where it has no budget."""
 
     def units_within(self, scope: str) -> Iterable[Unit]:
-        """The units, in order, of all budgets of scopes within `scope`; its own do not count."""
+        """Return the units, in order, of all budgets below `scope`; its own do not count."""
 
     def save(self, account: Account) -> None:
         """Keep `account` in place of the one of its scope and unit."""
 
     def period(self, scope: str, unit: Unit, since_ms: int) -> Account | None:
-        """The account of a period that is over, as it stands."""
+        """Return the account of a period that is over, as it stands."""
 
     def keep_period(self, account: Account) -> None:
         """Keep the account of a period that is over, or its new state."""
@@ -264,7 +264,7 @@ class Store(Protocol):
         """Count a denial, and log `entry`. Not a change that a refused request must not make."""
 
     def next_reservation(self) -> int:
-        """The row of a reservation about to be added."""
+        """Return the row of a reservation about to be added."""
 
     def add(self, reservation: Reservation) -> None:
         """Keep a new reservation."""
@@ -273,19 +273,19 @@ class Store(Protocol):
         """Keep a reservation's new state."""
 
     def reservation(self, row: int) -> Reservation | None:
-        """The reservation of that row."""
+        """Return the reservation of that row."""
 
     def overdue(self, now_ms: int) -> Iterable[Reservation]:
         """Active reservations that can no longer be settled at `now_ms`; the rest the next time."""
 
     def next_event(self) -> int:
-        """The row of an event about to be added."""
+        """Return the row of an event about to be added."""
 
     def add_event(self, event: Event) -> None:
         """Keep an event."""
 
     def recall(self, endpoint: Endpoint, digest: bytes, row: int = 0) -> StoredResponse | None:
-        """What the key was answered; `row` for keys of one reservation's own endpoints."""
+        """Return what the key was answered; `row` for keys of one reservation's own endpoints."""
 
     def remember(
         self, endpoint: Endpoint, digest: bytes, answer: StoredResponse, row: int = 0

@@ -84,7 +84,7 @@ def reserve(
 def decide(
     book: Engine, request: DecisionRequest, now_ms: int, *, tenant: str | None = None
 ) -> ResponseFactory[DecisionResponse]:
-    """What a reserve would answer now; a denial by the budget is an answer (protocol, decide).
+    """Say what a reserve would be answered now; a denial is an answer (protocol, decide).
 
     Raises:
         UnitMismatch, LedgerRefused: the request itself is wrong.
@@ -124,7 +124,7 @@ def record(
 
 
 def left(book: Engine, row: int, expires_ms: int, now_ms: int) -> int:
-    """What is left of a lease that was answered to end at `expires_ms`; 0 once it is settled."""
+    """Return what is left of a lease that ends at `expires_ms`; 0 once it is settled."""
     reservation = book.store.reservation(row)
     active = reservation is not None and reservation.active
     return max(0, expires_ms - now_ms) if active else 0
@@ -143,7 +143,7 @@ def _lease(request: ReservationCreateRequest) -> tuple[int, int]:
 def _whose(
     subject: Subject, asked: Amount, tenant: str | None
 ) -> tuple[tuple[str, ...], str | None]:
-    """The scopes of a possible request's subject, and the effective tenant."""
+    """Return the scopes of a possible request's subject, and the effective tenant."""
     must_be_possible(asked)
     try:
         scopes = scopes_of(subject)
@@ -171,7 +171,7 @@ def _accounts(
 def _first_budget(
     book: Engine, scopes: tuple[str, ...], asked: Amount, now_ms: int, unknown: Denial
 ) -> Accounts | Denial:
-    """The budget of a tenant that is seen for the first time, kept with what is granted of it."""
+    """Return the budget of a tenant that is new, kept with what is granted of it."""
     terms = book.default
     if terms is None or not scopes[0].startswith("tenant:"):
         return unknown
@@ -193,7 +193,7 @@ def _refused(
     key: IdempotencyKey,
     now_ms: int,
 ) -> ComptrollerError:
-    """The denial as an error. What the budget itself denies is counted."""
+    """Return the denial as an error. What the budget itself denies is counted."""
     error = denied(denial, book.name)
     if denial.remaining is not None:
         action, run = request.action, (request.metadata or {}).get("run")
@@ -213,7 +213,7 @@ def _refused(
 def _evaluated(
     book: Engine, scopes: tuple[str, ...], estimate: Amount, key: IdempotencyKey, now_ms: int
 ) -> StoredResponse:
-    """What a reserve would do: a wrong unit is still an error, any other denial a reason."""
+    """Return what a reserve would do: a wrong unit is still an error, any other denial a reason."""
     found = _accounts(book, scopes, estimate, now_ms)
     if isinstance(found, Denial):
         if found.code == "UNIT_MISMATCH":
@@ -307,7 +307,7 @@ def _recorded(
 
 
 def _since(accounts: Accounts) -> tuple[int, ...]:
-    """The periods of the accounts; empty where each is in its first one."""
+    """Return the periods of the accounts; empty where each is in its first one."""
     since = [account.since_ms for account in accounts]
     return tuple(since) if any(since) else ()
 

@@ -53,11 +53,11 @@ class ResponseFactory(Protocol[T_co]):
     """Makes one answer."""
 
     def __call__(self) -> T_co:
-        """The answer."""
+        """Return the answer."""
 
 
 def balance(account: Account) -> Balance:
-    """An account as the protocol shows it."""
+    """Return an account as the protocol shows it."""
     return Balance.model_validate(lazy_responses.balance(account))
 
 
@@ -67,7 +67,7 @@ def budgets(accounts: Iterable[Account]) -> list[Balance]:
 
 
 def budget(account: Account) -> Balance:
-    """An account as its operator sees it."""
+    """Return an account as its operator sees it."""
     renewal, alerts = account.renewal, account.alerts
     told = {**lazy_responses.balance(account), "frozen": account.frozen, "closed": account.closed}
     if renewal is not None:
@@ -79,7 +79,7 @@ def budget(account: Account) -> Balance:
 
 
 def balances(accounts: Iterable[Account], next_cursor: str | None = None) -> BalanceResponse:
-    """A page of balances; with a cursor where more follow."""
+    """Return a page of balances; with a cursor where more follow."""
     return BalanceResponse(
         balances=[balance(account) for account in accounts],
         has_more=next_cursor is not None,
@@ -98,7 +98,7 @@ def nothing() -> None:
 def granted(
     scopes: tuple[str, ...], reserved: Amount, answer: StoredResponse, remaining_ttl_ms: int
 ) -> ReservationCreateResponse:
-    """A reserve that was granted."""
+    """Return a reserve that was granted."""
     return lazy(
         LazyReserveResponse,
         {
@@ -118,7 +118,7 @@ def granted(
 def evaluated(
     scopes: tuple[str, ...], estimate: Amount, answer: StoredResponse
 ) -> ReservationCreateResponse:
-    """A dry run: granted or denied, nothing locked."""
+    """Return a dry run: granted or denied, nothing locked."""
     values: dict[str, Any] = {
         "decision": _decision(answer.caps, answer.reason),
         "affected_scopes": list(scopes),
@@ -139,7 +139,7 @@ def _decision(caps: Caps | None, reason: str | None = None) -> Decision:
 
 
 def decided(scopes: tuple[str, ...], answer: StoredResponse) -> DecisionResponse:
-    """What a reserve would be answered."""
+    """Return what a reserve would be answered."""
     return DecisionResponse(
         decision=_decision(answer.caps, answer.reason),
         caps=answer.caps,
@@ -149,7 +149,7 @@ def decided(scopes: tuple[str, ...], answer: StoredResponse) -> DecisionResponse
 
 
 def committed(reservation: Reservation, actual: int, answer: StoredResponse) -> CommitResponse:
-    """A commit; `released` only where less than the estimate was spent."""
+    """Return a commit; `released` only where less than the estimate was spent."""
     unit, rest = reservation.unit, reservation.estimate - actual
     return lazy(
         LazyCommitResponse,
@@ -163,7 +163,7 @@ def committed(reservation: Reservation, actual: int, answer: StoredResponse) -> 
 
 
 def released(reservation: Reservation, answer: StoredResponse) -> ReleaseResponse:
-    """A release."""
+    """Return a release."""
     return lazy(
         LazyReleaseResponse,
         {
@@ -175,7 +175,7 @@ def released(reservation: Reservation, answer: StoredResponse) -> ReleaseRespons
 
 
 def extended(answer: StoredResponse, remaining_ttl_ms: int) -> ReservationExtendResponse:
-    """An extension."""
+    """Return an extension."""
     return lazy(
         LazyExtendResponse,
         {
@@ -188,7 +188,7 @@ def extended(answer: StoredResponse, remaining_ttl_ms: int) -> ReservationExtend
 
 
 def applied(actual: Amount, answer: StoredResponse) -> EventCreateResponse:
-    """An event; `charged` only where it is less than the actual."""
+    """Return an event; `charged` only where it is less than the actual."""
     capped = answer.amount != actual.amount
     return lazy(
         LazyEventResponse,
@@ -210,7 +210,7 @@ def detail(reservation: Reservation) -> DetailedReservation:
 
 
 def head(request: ReservationCreateRequest) -> str:
-    """What a listing shows of a request without being asked, as JSON."""
+    """Return what a listing shows of a request without being asked, as JSON."""
     return request.model_dump_json(include={"subject", "action"}, exclude_none=True)
 
 
@@ -221,7 +221,7 @@ METADATA = ("metadata", "committed_metadata")
 def page(
     found: list[Reservation], next_cursor: str | None, include: frozenset[str]
 ) -> ReservationPage:
-    """A page of reservations; with a cursor where more follow."""
+    """Return a page of reservations; with a cursor where more follow."""
     return ReservationPage(
         reservations=[_listed(one, include) for one in found],
         has_more=next_cursor is not None,

@@ -101,7 +101,7 @@ def asked(
     tenant: str | None,
     zone: str,
 ) -> UsageQuery:
-    """A report that makes sense.
+    """Return a report that makes sense.
 
     Raises:
         ValueError: a dimension that is none, or a time without its zone.
@@ -115,7 +115,7 @@ def asked(
 
 
 def dimensions(by: str | Iterable[str]) -> tuple[str, ...]:
-    """What a report is by, each once: names, or one string of them with commas.
+    """Return what a report is by, each once: names, or one string of them with commas.
 
     Raises:
         ValueError: one that is none.
@@ -144,7 +144,7 @@ def milliseconds(name: str, moment: datetime) -> int:
 
 
 def report(spending: Iterable[UsageRow], asked: UsageQuery) -> list[Usage]:
-    """The lines of a report, in the order of what they are about."""
+    """Return the lines of a report, in the order of what they are about."""
     sums: dict[tuple[str, ...], list[int]] = {}
     for one in spending:
         key = (*_about(one, asked), one.unit.value)
@@ -157,7 +157,7 @@ def report(spending: Iterable[UsageRow], asked: UsageQuery) -> list[Usage]:
 
 
 def _about(one: UsageRow, asked: UsageQuery) -> Iterator[str]:
-    """What it is about, in the order asked for."""
+    """Yield what it is about, in the order asked for."""
     llm = one.kind.startswith(_LLM)
     labels = iter(one.labels)
     for name in asked.by:
@@ -190,7 +190,7 @@ def _day(at_ms: int, zone: str) -> str:
 
 
 def of_reservation(reservation: Reservation, asked: UsageQuery) -> UsageRow | None:
-    """What one reservation comes to; None where nothing came of it."""
+    """Return what one reservation comes to; None where nothing came of it."""
     if not reservation.active and reservation.status is not ReservationStatus.COMMITTED:
         return None
     return of_call(
@@ -217,14 +217,14 @@ def of_call(
     asked: UsageQuery,
     act: tuple[str, str] | None = None,
 ) -> UsageRow:
-    """What a reservation comes to that is committed or held, from these of its members."""
+    """Return what a reservation comes to that is committed or held, from these of its members."""
     said = from_json(settlement) if settlement else {}
     key = _key(path, unit, created_ms, request, asked, act)
     return UsageRow(*key, 1, *_counts_of(said, charged, held), labels=_labels(request, asked))
 
 
 def of_event(event: Event, asked: UsageQuery) -> UsageRow:
-    """What one event comes to."""
+    """Return what one event comes to."""
     key = _key(event.path, event.unit, event.created_ms, event.request, asked)
     counts = _counts_of(from_json(event.request), event.charged, 0)
     labels = _labels(event.request, asked)
@@ -232,7 +232,7 @@ def of_event(event: Event, asked: UsageQuery) -> UsageRow:
 
 
 def of_denials(denied: DenialKey, count: int, requested: int, asked: UsageQuery) -> UsageRow:
-    """What denials come to that were counted together."""
+    """Return what denials come to that were counted together."""
     acts, by_day = asked.wants("tool") or asked.wants("model"), asked.wants("day")
     return UsageRow(
         denied.path,
@@ -257,7 +257,7 @@ def _key(
     asked: UsageQuery,
     act: tuple[str, str] | None = None,
 ) -> _Key:
-    """The members of `UsageRow` that tell calls apart; `request` is JSON, `act` its action."""
+    """Return what tells calls apart in `UsageRow`; `request` is JSON, `act` its action."""
     kind = name = run = ""
     acts, by_run = asked.wants("tool") or asked.wants("model"), asked.wants("run")
     if by_run or (acts and act is None):

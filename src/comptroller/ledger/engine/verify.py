@@ -46,16 +46,16 @@ class Records(Protocol):
     """All that a ledger holds, as it stands at one moment."""
 
     def accounts(self) -> Iterable[Account]:
-        """The accounts."""
+        """Return the accounts."""
 
     def periods(self) -> Iterable[Account]:
-        """The accounts of the periods that are over."""
+        """Return the accounts of the periods that are over."""
 
     def sums(self) -> Iterable[ChargedTotal]:
-        """What all reservations and events come to, those included that are no longer kept."""
+        """Return what all reservations and events come to, archived ones included."""
 
     def changes(self) -> Iterable[LogEntry]:
-        """The entries of `KINDS`, oldest first."""
+        """Return the entries of `KINDS`, oldest first."""
 
 
 @attrs.define
@@ -93,7 +93,7 @@ def verified(records: Records) -> VerificationReport:
 
 
 def _add(balances: _Balances, entry: LogEntry) -> None:
-    """What one entry of the log changes."""
+    """Apply one entry of the log."""
     if entry.kind in ("set", "renewed"):
         balances.allocated = entry.amount
     if entry.kind in ("renewed", "carried"):  # a debt, paid out of this period

@@ -51,7 +51,7 @@ class MalformedError(ValueError):
 
 
 def request(model: type[Model], body: bytes) -> Model:
-    """The request in `body`, or `MalformedError`."""
+    """Return the request in `body`, or `MalformedError`."""
     if b"NaN" in body or b"Infinity" in body:
         # Neither is JSON, but a free-form member would keep it. They may stand in a text, too.
         try:
@@ -62,7 +62,7 @@ def request(model: type[Model], body: bytes) -> Model:
 
 
 def answer(model: type[Model], body: Any) -> Model:
-    """The answer in `body`, already parsed from JSON, or `MalformedError`."""
+    """Return the answer in `body`, already parsed from JSON, or `MalformedError`."""
     extras = _EXTRAS.get(model)
     if extras and isinstance(body, dict):
         body = {name: value for name, value in body.items() if name not in extras}
@@ -88,7 +88,7 @@ def _strictly(model: type[Model], text: bytes) -> Model:
 
 
 def _with_integers(text: bytes, error: ValidationError) -> bytes | None:
-    """The body with an integer wherever one is wanted and a number with a zero fraction was given.
+    """Turn numbers with a zero fraction into integers where integers are wanted.
 
     None where that is not all that is wrong. Digits are read as they were written: as a `float`,
     9007199254740993.0 would be another number.

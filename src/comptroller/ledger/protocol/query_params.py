@@ -33,7 +33,7 @@ _DATE_TIME = re.compile(
 
 
 def reservation_query(texts: Mapping[str, str]) -> ReservationQuery:
-    """The query of listReservations, its tenant aside.
+    """Return the query of listReservations, its tenant aside.
 
     Raises:
         MalformedError: a limit or a time that is none, or an empty word.
@@ -54,7 +54,7 @@ def reservation_query(texts: Mapping[str, str]) -> ReservationQuery:
 
 
 def balance_query(texts: Mapping[str, str]) -> BalanceQuery:
-    """The query of getBalances, its tenant aside.
+    """Return the query of getBalances, its tenant aside.
 
     Raises:
         MalformedError: a limit or a boolean that is none.
@@ -70,7 +70,7 @@ def balance_query(texts: Mapping[str, str]) -> BalanceQuery:
 
 
 def parameters(**query: Any) -> dict[str, str]:
-    """A query's parameters as the protocol writes them: the reverse of the above."""
+    """Return a query's parameters as the protocol writes them: the reverse of the above."""
     theirs = {ours: name for name, ours in _MOMENTS.items()}
     texts = {}
     for name, value in query.items():

@@ -47,7 +47,7 @@ class ClientProvider(Protocol):
         """The server's."""
 
     async def client(self, tenant: str | None) -> AsyncCyclesClient:
-        """The client that holds the tenant's key. Its methods may raise `NoAnswer`."""
+        """Return the client that holds the tenant's key. Its methods may raise `NoAnswer`."""
 
     async def aclose(self) -> None:
         """Close what was opened."""
@@ -93,7 +93,7 @@ def on_asyncio() -> bool:
 
 
 def pool(address: str, in_flight: int) -> httpx.AsyncBaseTransport:
-    """A pool of as many connections as requests may be in flight.
+    """Return a pool of as many connections as requests may be in flight.
 
     On asyncio it is aiohttp's: httpx's own looks at every connection at every request, which costs
     5 ms of CPU a request with 100 of them. Proxies of the environment are honoured.
@@ -113,7 +113,7 @@ class AiohttpPool(AiohttpTransport):
     """aiohttp's, without its jar: a cookie that one tenant is given would go out with every key."""
 
     def get_client(self) -> aiohttp.ClientSession:
-        """The session that holds the connections."""
+        """Return the session that holds the connections."""
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=self.limits.max_connections or 0,
@@ -160,7 +160,7 @@ class NoAnswerHttpClient(httpx.AsyncClient):
 
 
 async def unfollowed(response: httpx.Response) -> None:
-    """A redirect is an answer like any other: httpx would read where it leads, and may stumble."""
+    """Take a redirect for an answer: httpx would read where it leads, and may fail."""
     response.headers.pop("Location", None)
 
 
@@ -184,7 +184,7 @@ class Connections:
     _clients: dict[str, TenantClient] = attrs.field(factory=dict, init=False, repr=False)
 
     async def client(self, tenant: str | None) -> TenantClient:
-        """The client that holds `tenant`'s key, or `CredentialsMissing`."""
+        """Return the client that holds `tenant`'s key, or `CredentialsMissing`."""
         key = await self._key(tenant)
         if key not in self._clients:
             if len(self._clients) >= _KEYS:

@@ -329,7 +329,7 @@ def connected(
     in_flight: int | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> CyclesLedger:
-    """The ledger of the Cycles server at `url`, for the running event loop. `aclose` it.
+    """Return the ledger of the Cycles server at `url`, for the running event loop. `aclose` it.
 
     Args:
         url: the server's address, such as `https://cycles.example.com`.
@@ -392,5 +392,5 @@ async def open_cycles(
 
 
 def _path(reservation_id: str) -> str:
-    """An id as one segment of a path."""
+    """Return an id as one segment of a path."""
     return quote(reservation_id, safe="")

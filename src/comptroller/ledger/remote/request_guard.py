@@ -45,12 +45,12 @@ class RequestGuard:
             )
 
     def check_sending(self, verb: str) -> None:
-        """The same of a request that goes out now: it may be the one that is let through."""
+        """Check a request that goes out now: it may be the one that is let through."""
         self.check(verb)
         self._circuit = self._circuit.sent(self._now())
 
     def answered(self) -> bool:
-        """It lives. Whether that is news is returned."""
+        """Note that the ledger answers. Return whether that is news."""
         was_open, self._circuit = self._circuit.open, CLOSED
         return was_open
 
@@ -77,7 +77,7 @@ class RequestGuard:
     def denied(
         self, subject: Subject, estimate: Amount, denial: BudgetExceeded, sent: float
     ) -> None:
-        """The ledger has said no to what was sent at `sent`.
+        """Note that the ledger has denied what was sent at `sent`.
 
         A copy is kept: the denial itself holds on to every frame that it passes through.
         """

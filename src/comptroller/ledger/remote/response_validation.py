@@ -58,7 +58,7 @@ class ProtocolRequest(Generic[Answer]):
 def parse_response(
     answer: CyclesResponse, question: ProtocolRequest[Answer], ledger: str
 ) -> Answer:
-    """The value that `answer` carries.
+    """Return the value that `answer` carries.
 
     Raises:
         ComptrollerError: the refusal, with the protocol's fields; `LedgerMisbehaved` for a success
@@ -154,7 +154,7 @@ def _text(
 
 
 def _line(said: object) -> str:
-    """What somebody else's server said, as part of a line; nothing where it is no text."""
+    """Return what somebody else's server said, as part of a line; nothing where it is no text."""
     text = said if isinstance(said, str) else ""
     start = " ".join(text.split())[:_MAX_QUOTED]
     return "".join(each for each in start if each.isprintable())

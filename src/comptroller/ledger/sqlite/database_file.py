@@ -72,7 +72,7 @@ def must_be_usable(path: Path) -> None:
 
 
 def connected(path: Path, synchronous: str, kept: timedelta | None = None) -> sqlite3.Connection:
-    """A connection to the ledger at `path`, made new where there is none. Blocks; in a turn.
+    """Connect to the ledger at `path`, made new where there is none. Blocks; in a turn.
 
     Args:
         path: the file.
@@ -96,7 +96,7 @@ def connected(path: Path, synchronous: str, kept: timedelta | None = None) -> sq
 
 
 def shown(path: Path) -> str:
-    """The path as a person writes it here and now."""
+    """Return the path as a person writes it here and now."""
     try:
         return str(path.relative_to(Path.cwd()))
     except (ValueError, OSError):  # it is elsewhere, or the working directory is gone
@@ -258,7 +258,7 @@ def _must_be_new(path: Path) -> None:
 
 
 def _forbidden(path: Path) -> str | None:
-    """What the mode of a file keeps us from, and what to do; None if nothing."""
+    """Return what the mode of a file keeps us from, and what to do; None if nothing."""
     for mode, done, letter in ((os.R_OK, "read", "r"), (os.W_OK, "written", "w")):
         if not _allowed(path, mode):
             allow = f"chmod u+{letter} {shlex.quote(shown(path))}"

@@ -31,7 +31,7 @@ _KEEP = f"REPLACE INTO periods ({rows.ACCOUNT}) VALUES ({rows.marks(rows.ACCOUNT
 
 
 def _adding(table: str, columns: str, sums: str) -> str:
-    """The statement that adds `sums` to the row of `table` that agrees in `columns`.
+    """Return the statement that adds `sums` to the row of `table` that agrees in `columns`.
 
     Callers say what they ask for and how many tokens they used, however much: a sum ends at what a
     column holds.
@@ -68,7 +68,7 @@ class EventLogTables:
         self._denied: dict[DenialKey, tuple[int, int]] = {}
 
     def period(self, scope: str, unit: Unit, since_ms: int) -> Account | None:
-        """The account of a period that is over."""
+        """Return the account of a period that is over."""
         found = self._sql.execute(_PERIOD, (scope, unit.value, since_ms)).fetchone()
         return rows.account(found) if found else None
 
@@ -130,7 +130,7 @@ class EventLogTables:
 
 
 def _held(*sums: int) -> Iterator[int]:
-    """What columns hold of them."""
+    """Return what columns hold of them."""
     return (min(one, MAX_AMOUNT) for one in sums)
 
 
@@ -154,7 +154,7 @@ def _of_entry(entry: LogEntry) -> rows.Row:
 
 
 def entry(row: tuple[Any, ...]) -> LogEntry:
-    """The entry of a row of `id` and `ENTRY`."""
+    """Return the entry of a row of `id` and `ENTRY`."""
     number, at_ms, kind, scope, unit, amount, debt, since_ms, about, *origin, details = row
     return LogEntry(
         at_ms,

@@ -25,7 +25,7 @@ _AGAIN = "open the ledger again"
 
 
 def connect(path: Path, timeout: float) -> sqlite3.Connection:
-    """A connection that makes no file, and only closes when it is closed.
+    """Open a connection that makes no file, and only closes when it is closed.
 
     `timeout`: seconds for another's lock.
     """
@@ -52,7 +52,7 @@ os.register_at_fork(after_in_child=_in_a_fork)
 
 
 def opening() -> threading.RLock:
-    """The lock under which this process opens ledgers, and looks whether it has one open.
+    """Return the lock under which this process opens ledgers, and looks whether it has one open.
 
     To read a file otherwise than by SQLite is safe only where it has not: closing the descriptor
     drops the locks that SQLite has on the file in this process (SQLite, "How To Corrupt", 2.2).
@@ -124,7 +124,7 @@ class OpenedFiles:
                 _opened.discard(self)
 
     def _look(self) -> tuple[int, int]:
-        """The sizes of the ledger and of its log."""
+        """Return the sizes of the ledger and of its log."""
         sizes = []
         for path, known in self._known:
             if known is None:  # there was none, so nothing is in it
@@ -175,7 +175,7 @@ _opened: WeakSet[OpenedFiles] = WeakSet()
 
 
 def _is_whole(path: Path) -> bool:
-    """Looked at anew: the connections of a ledger keep pages in memory."""
+    """Check the file over a connection of its own: those of a ledger keep pages in memory."""
     with closing(connect(path, 0)) as looking:
         return bool(looking.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
 

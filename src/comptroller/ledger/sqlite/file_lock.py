@@ -72,7 +72,7 @@ class FileLock:
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """The file beside a ledger; SQLite, too, puts its own beside the one that a link leads to."""
+    """Return the file beside a ledger: beside the file that a link leads to, as SQLite does."""
     real = path.resolve()
     return real.with_name(f"{real.name}{suffix}")
 

@@ -62,7 +62,7 @@ class ResponseTable:
             self._others.append((row, digest, answer))
 
     def recall(self, endpoint: Endpoint, digest: bytes, row: int) -> StoredResponse | None:
-        """What a key was answered."""
+        """Return what a key was answered."""
         fresh = self._fresh.get((row, digest))
         if fresh is not None:
             return fresh
@@ -90,7 +90,7 @@ class ResponseTable:
         )
 
     def end(self, row: int, numbers: Numbers) -> rows.Row:
-        """`END`'s columns of a reservation."""
+        """Return the columns `END` of a reservation."""
         if row not in self._ends:
             return _NO_END
         digest, answer = self._ends[row]

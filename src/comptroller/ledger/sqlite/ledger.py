@@ -86,11 +86,11 @@ class _Request(Generic[T]):
             self._error = error
 
     def fail(self, error: Exception) -> None:
-        """The batch was undone."""
+        """Note that the batch was undone."""
         self._error, self.done = error, True
 
     def outcome(self) -> T:
-        """The answer, or raise the refusal."""
+        """Return the answer, or raise the refusal."""
         if self._error is not None:
             raise self._error
         return self._answer()
@@ -261,7 +261,7 @@ class SqliteLedger(EmbeddedLedgerBase):
         return self._closed
 
     def _taken(self) -> list[_Request[Any]]:
-        """The requests of one batch: from here on they are performed, or told why not."""
+        """Take the requests of one batch: from here on they are performed, or told why not."""
         batch: list[_Request[Any]] = []
         while self._waiting and len(batch) < _MAX_BATCH:
             batch.append(self._waiting.popleft())
@@ -336,7 +336,7 @@ async def open_sqlite(
     retention: timedelta | None = None,
     name: str | None = None,
 ) -> AsyncGenerator[SqliteLedger]:
-    """The ledger in the file at `path`, made where there is none.
+    """Open the ledger in the file at `path`, made where there is none.
 
     `synchronous="NORMAL"` survives the death of a process at any moment; "FULL" a power cut too, at
     the price of waiting for the disk with every batch. `now` gives epoch milliseconds;

@@ -60,7 +60,7 @@ class Maintenance:
         self._thread.start()
 
     def note(self, acts: int) -> None:
-        """A batch was written."""
+        """Note that a batch was written."""
         self._pages += _PAGES_PER_BATCH + _PAGES_PER_ACT * acts
         if self._pages >= _CHECKPOINT_PAGES:
             self._pages = 0
@@ -86,7 +86,7 @@ class Maintenance:
             self._wanted.clear()
 
     def _work(self) -> float:
-        """What is due; how many seconds nothing more is."""
+        """Do what is due; return how many seconds nothing more is."""
         self._files.must_still_be()
         schema.must_be_current(self._path, self._sql)
         if self._checkpoint_wanted:
@@ -108,7 +108,7 @@ class Maintenance:
             self._checkpoint_alone()
 
     def _checkpoint_alone(self) -> None:
-        """A checkpoint while nobody writes: who keeps the turn lets no transaction begin."""
+        """Checkpoint while nobody writes: whoever has the turn lets no transaction begin."""
         deadline = time.monotonic() + _LOCK_TIMEOUT
         with closing(FileLock(self._path)) as turns:
             if turns.take(deadline) and retry_until(partial(try_begin, self._sql), deadline):

@@ -91,7 +91,7 @@ class ExpiredRows:
 
 
 def named(connection: sqlite3.Connection) -> timedelta | None:
-    """The retention that the file's operator has named, if any: it holds for whoever opens it."""
+    """Return the retention that the file names, if any: it holds for whoever opens it."""
     found = connection.execute("SELECT value FROM settings WHERE name = 'retention_ms'").fetchone()
     return timedelta(milliseconds=found[0]) if found else None
 
@@ -119,7 +119,7 @@ class Retention:
         self._after = 0
 
     def look(self, connection: sqlite3.Connection, now_ms: int) -> ExpiredRows | None:
-        """What is due of the rows that come next; None where the pass is over."""
+        """Return what is due of the rows that come next; None where the pass is over."""
         if not self._left:
             self._left = list(_TABLES)
             return None
@@ -145,7 +145,7 @@ class Retention:
 
 
 def _owed(due: list[rows.Row]) -> list[rows.Row]:
-    """What these entries of the log made of debt, by scope, unit and period."""
+    """Return what these entries of the log made of debt, by scope, unit and period."""
     sums: Counter[tuple[str, str, int]] = Counter()
     for *_, kind, scope, unit, since_ms, debt in due:
         if kind == "debt":
@@ -154,7 +154,7 @@ def _owed(due: list[rows.Row]) -> list[rows.Row]:
 
 
 def _charged(due: list[rows.Row]) -> list[rows.Row]:
-    """What the rows were charged, by scope, unit and period."""
+    """Return what the rows were charged, by scope, unit and period."""
     sums: Counter[tuple[str, str, int]] = Counter()
     for _, _, _, _, path, held, since, unit, charged in due:
         periods = rows.to_since(since) or repeat(0)

@@ -39,7 +39,7 @@ _PACK = _BALANCE.pack
 
 
 def marks(columns: str) -> str:
-    """A question mark for each column."""
+    """Return a question mark for each column."""
     return ",".join("?" * len(columns.split(",")))
 
 
@@ -64,7 +64,7 @@ def of_state(account: Account) -> Row:
 
 
 def account(row: Row) -> Account:
-    """The account of a row of `ACCOUNT`."""
+    """Return the account of a row of `ACCOUNT`."""
     scope, unit, allocated, spent, reserved, debt, limit, over, frozen, closed, caps, *more = row
     *renewal, since_ms, caps_below, alerts = more
     return Account(
@@ -135,7 +135,7 @@ def _of_held(path: str, held: tuple[str, ...]) -> int:
 
 @lru_cache(maxsize=4096)
 def to_held(path: str, held: int) -> tuple[str, ...]:
-    """The scopes of `path` whose bits are set."""
+    """Return the scopes of `path` whose bits are set."""
     return tuple(scope for depth, scope in enumerate(ancestor_scopes(path)) if held >> depth & 1)
 
 
@@ -144,12 +144,12 @@ def _of_since(since: tuple[int, ...]) -> str | None:
 
 
 def to_since(text: str | None) -> tuple[int, ...]:
-    """The periods of the scopes that are held."""
+    """Return the periods of the scopes that are held."""
     return tuple(map(int, text.split(","))) if text else ()
 
 
 def of_changed(reservation: Reservation) -> Row:
-    """`CHANGED`'s columns."""
+    """Return the columns `CHANGED`."""
     return (
         reservation.status._value_,
         reservation.expires_ms,
@@ -177,7 +177,7 @@ def of_event(event: Event) -> Row:
 
 
 def event(row: Row) -> Event:
-    """The event of a row of `EVENT`."""
+    """Return the event of a row of `EVENT`."""
     number, token, tenant, created_ms, charged, request, path, held, unit, since = row
     return Event(
         number,
@@ -194,7 +194,7 @@ def event(row: Row) -> Event:
 
 
 def reservation(row: Row, head: str | None = None) -> Reservation:
-    """The reservation of a row of `RESERVATION`, and of its head where that was read."""
+    """Return the reservation of a row of `RESERVATION`, and of its head where that was read."""
     (number, token, tenant, path, held, unit, estimate, policy, created_ms, expires_ms, ends_ms) = (
         row[:11]
     )
@@ -273,7 +273,7 @@ finds in a long request what is shown, while Python runs on."""
 
 
 def statement(wanted: ReservationFilter) -> tuple[str, dict[str, Any]]:
-    """The statement that finds the reservations wanted: their `id`s, in the order wanted."""
+    """Return the statement that finds the reservations wanted: their `id`s, in the order wanted."""
     tests, given = _filters(wanted)
     order, way = _ORDERS[wanted.order], "ASC" if wanted.ascending else "DESC"
     if wanted.after is not None:
@@ -306,7 +306,7 @@ def _filters(wanted: ReservationFilter) -> tuple[list[str], dict[str, Any]]:
 
 
 def scopes_of(tenant: str | None) -> tuple[str, tuple[str, ...]]:
-    """The test that a scope is a tenant's, as a range that the index of scopes serves."""
+    """Return the test that a scope is a tenant's, as a range that the index of scopes serves."""
     if tenant is None:
         return "1", ()
     scope = f"tenant:{tenant}"

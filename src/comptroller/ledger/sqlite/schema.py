@@ -56,12 +56,12 @@ def migrations() -> tuple[Migration, ...]:
 
 
 def newest() -> int:
-    """The schema that this program writes."""
+    """Return the schema that this program writes."""
     return migrations()[-1].number
 
 
 def version(connection: sqlite3.Connection) -> int:
-    """The schema of the file; 0 where it has none yet."""
+    """Return the schema of the file; 0 where it has none yet."""
     (number,) = connection.execute("PRAGMA user_version").fetchone()
     return int(number)
 

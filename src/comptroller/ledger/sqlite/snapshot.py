@@ -32,7 +32,7 @@ SELECT path, held, since, unit, sum(charged), 0 FROM events GROUP BY path, held,
 
 @contextmanager
 def open_snapshot(path: Path) -> Iterator["SqliteSnapshot"]:
-    """The records of the file at `path`, for the length of the block. Blocks.
+    """Open the records of the file at `path`, for the length of the block. Blocks.
 
     Raises:
         sqlite3.Error: the file cannot be read.
@@ -61,22 +61,22 @@ class SqliteSnapshot:
         return map(rows.account, found)
 
     def listed(self, wanted: ReservationFilter) -> Iterable[Reservation]:
-        """The reservations wanted, in the order wanted, read one by one."""
+        """Yield the reservations wanted, in the order wanted, read one by one."""
         one = listing.WHOLE if wanted.whole else listing.BARE
         for number in self._sql.execute(*listing.statement(wanted)).fetchall():
             *row, head = self._sql.execute(one, number).fetchone()
             yield rows.reservation(tuple(row), head)
 
     def periods(self) -> Iterable[Account]:
-        """The accounts of the periods that are over."""
+        """Return the accounts of the periods that are over."""
         return map(rows.account, self._sql.execute(f"SELECT {rows.ACCOUNT} FROM periods"))
 
     def changes(self) -> Iterable[LogEntry]:
-        """The entries of the log that change a balance, oldest first."""
+        """Return the entries of the log that change a balance, oldest first."""
         return self.entries(LogQuery(kinds=verify.KINDS))
 
     def sums(self) -> Iterable[verify.ChargedTotal]:
-        """What all reservations and events come to, those included that are no longer kept."""
+        """Yield what all reservations and events come to, archived ones included."""
         for path, held, since, unit, charged, reserved in self._sql.execute(_SUMS):
             scopes = rows.to_held(path, held)
             periods = rows.to_since(since)
@@ -86,7 +86,7 @@ class SqliteSnapshot:
             yield verify.ChargedTotal((scope,), (since_ms,), Unit(unit), charged, debt=debt)
 
     def entries(self, sought: LogQuery) -> list[LogEntry]:
-        """The entries of the log that are sought, oldest first."""
+        """Return the entries of the log that are sought, oldest first."""
         tests: list[str] = ["id > ?"]
         given: list[int | str] = [sought.after]
         if sought.kinds:
@@ -114,7 +114,7 @@ class SqliteSnapshot:
         return statistics.statistics(self._sql, self._path, now_ms, by_tenant=by_tenant)
 
     def spending(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
-        """What calls and denials come to, by what the report tells apart."""
+        """Yield what calls and denials come to, by what the report tells apart."""
         if asked.one_by_one:
             yield from self._one_by_one(asked)
         else:
@@ -123,7 +123,7 @@ class SqliteSnapshot:
         yield from self._denied(asked)
 
     def _added_up(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
-        """What was added up as calls were settled."""
+        """Return what was added up as calls were settled."""
         sums = "calls, charged, estimated, 0, abandoned, 0, 0, tokens_input, tokens_output"
         return self._grouped("usage", sums, asked)
 
@@ -133,7 +133,7 @@ class SqliteSnapshot:
     def _grouped(
         self, table: str, sums: str, asked: usage_report.UsageQuery
     ) -> Iterable[usage_report.UsageRow]:
-        """The sums of `table` by what the report tells apart, and by nothing else.
+        """Yield the sums of `table` by what the report tells apart, and by nothing else.
 
         Each is made of two, of which neither can be more than SQLite adds up.
         """
@@ -162,7 +162,7 @@ class SqliteSnapshot:
             yield usage_report.UsageRow(path, Unit(unit), kind, name, run, day, *counts)
 
     def _one_by_one(self, asked: usage_report.UsageQuery) -> Iterable[usage_report.UsageRow]:
-        """The reservations and events that are kept, each by itself."""
+        """Yield the reservations and events that are kept, each by itself."""
         settled = "status IN ('ACTIVE', 'COMMITTED') AND id >= :first"
         yield from self._calls(settled, asked, first=self._first("reservations", asked.since_ms))
         events = self._sql.execute(
@@ -187,7 +187,7 @@ class SqliteSnapshot:
             )
 
     def _first(self, table: str, since_ms: int) -> int:
-        """The number of the first row that can be as new as `since_ms`, by halving.
+        """Return the number of the first row that can be as new as `since_ms`, by halving.
 
         Where a clock was set back, rows are not quite in the order of their times; a margin of an
         hour covers that.
@@ -216,7 +216,7 @@ def _of_tenant(asked: usage_report.UsageQuery) -> str:
 
 
 def _given(asked: usage_report.UsageQuery, **more: int) -> dict[str, int | str]:
-    """What the conditions above ask for."""
+    """Return what the conditions above ask for."""
     scope = f"tenant:{asked.tenant}"
     return {"since": asked.since_ms, "until": asked.until_ms, "scope": scope, **more}
 

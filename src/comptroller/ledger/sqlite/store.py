@@ -107,7 +107,7 @@ class SqliteStore:
     # Accounts
 
     def at(self, scope: str) -> Mapping[Unit, Account]:
-        """The accounts of one scope, by unit."""
+        """Return the accounts of one scope, by unit."""
         known = self._accounts.get(scope)
         if known is None:
             known = self._accounts[scope] = {}
@@ -121,7 +121,7 @@ class SqliteStore:
         return known
 
     def units_within(self, scope: str) -> Iterable[Unit]:
-        """The units of all budgets of scopes within `scope`."""
+        """Return the units of all budgets of scopes within `scope`."""
         found = self._sql.execute(
             "SELECT DISTINCT unit FROM accounts WHERE scope > ? AND scope < ? ORDER BY unit",
             (f"{scope}/", f"{scope}0"),  # "0" is what follows "/"
@@ -140,7 +140,7 @@ class SqliteStore:
         self._accounts[account.scope][account.unit] = account
 
     def period(self, scope: str, unit: Unit, since_ms: int) -> Account | None:
-        """The account of a period that is over."""
+        """Return the account of a period that is over."""
         return self._audit.period(scope, unit, since_ms)
 
     def keep_period(self, account: Account) -> None:
@@ -160,7 +160,7 @@ class SqliteStore:
     # Reservations and events
 
     def next_reservation(self) -> int:
-        """The row of a reservation about to be added."""
+        """Return the row of a reservation about to be added."""
         return self._next("reservations")
 
     def add(self, reservation: Reservation) -> None:
@@ -185,7 +185,7 @@ class SqliteStore:
             self._passing.add(reservation.row)
 
     def reservation(self, row: int) -> Reservation | None:
-        """The reservation of that row."""
+        """Return the reservation of that row."""
         known = self._reservations.get(row)
         if known is None:
             found = self._sql.execute(
@@ -195,7 +195,7 @@ class SqliteStore:
         return known
 
     def overdue(self, now_ms: int) -> Iterable[Reservation]:
-        """The active reservations that can no longer be settled at `now_ms`: so many at a time.
+        """Return active reservations that can no longer be settled at `now_ms`: so many at a time.
 
         When the first of them ends is kept, and may be too early where a lease was extended.
         """
@@ -210,7 +210,7 @@ class SqliteStore:
         )
 
     def next_event(self) -> int:
-        """The row of an event about to be added."""
+        """Return the row of an event about to be added."""
         return self._next("events")
 
     def add_event(self, event: Event) -> None:
@@ -222,7 +222,7 @@ class SqliteStore:
     # Answers
 
     def recall(self, endpoint: Endpoint, digest: bytes, row: int = 0) -> StoredResponse | None:
-        """What the key was answered."""
+        """Return what the key was answered."""
         return self._answers.recall(endpoint, digest, row)
 
     def remember(

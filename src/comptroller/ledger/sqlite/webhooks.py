@@ -70,7 +70,7 @@ class SqliteWebhooks:
             raise ValueError(f"no webhook {url}: see comptroller webhook list")
 
     def next_for(self, webhook: Webhook) -> LogEntry | None:
-        """The next alert that `webhook` is to be told."""
+        """Return the next alert that `webhook` is to be told."""
         with self._aside.explained():
             row = self._aside.sql.execute(_NEXT, (webhook.told,)).fetchone()
         return event_log_store.entry(row) if row else None
@@ -86,7 +86,7 @@ class SqliteWebhooks:
         return bool(taken)
 
     def told(self, webhook: Webhook, number: int) -> None:
-        """It has taken the entry of that number."""
+        """Note that it has taken the entry of that number."""
         with self._aside.writing() as sql:
             sql.execute(
                 "UPDATE webhooks SET told = ?, failures = 0, not_before_ms = 0, problem = NULL"
@@ -95,7 +95,7 @@ class SqliteWebhooks:
             )
 
     def failed(self, webhook: Webhook, problem: str, now_ms: int) -> None:
-        """It has not: it is tried again, later each time."""
+        """Note that it has not taken the entry: it is tried again, later each time."""
         pause_ms = min(1000 * 2 ** min(webhook.failures, 20), _MAX_BACKOFF_MS)
         with self._aside.writing() as sql:
             sql.execute(
@@ -121,7 +121,7 @@ class WebhookSender:
         self._put_off: dict[str, float] = {}  # until when, of time.monotonic
 
     def begin(self, sql: sqlite3.Connection) -> None:
-        """An opened ledger begins: what others have left behind is told."""
+        """Begin with an opened ledger: deliver what others have left behind."""
         left = sql.execute(
             "SELECT 1 FROM webhooks WHERE told <"
             " (SELECT coalesce(max(id), 0) FROM log WHERE kind = 'alert')"

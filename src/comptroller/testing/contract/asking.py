@@ -33,7 +33,7 @@ def amount(count: int, unit: Unit = Unit.USD_MICROCENTS) -> Amount:
 def asking(
     key: str, count: int, *, tenant: str = "acme", unit: Unit = Unit.USD_MICROCENTS, **more: Any
 ) -> ReservationCreateRequest:
-    """A reserve of `count`; subject fields and other members by name."""
+    """Return a reserve of `count`; subject fields and other members by name."""
     levels = {name: more.pop(name) for name in list(more) if name in Subject.model_fields}
     return ReservationCreateRequest(
         idempotency_key=key,
@@ -45,7 +45,7 @@ def asking(
 
 
 def deciding(key: str, count: int, *, tenant: str = "acme", **levels: Any) -> DecisionRequest:
-    """A question whether `count` would be granted."""
+    """Return a question whether `count` would be granted."""
     return DecisionRequest(
         idempotency_key=key,
         subject=Subject(tenant=tenant, **levels),
@@ -76,22 +76,22 @@ def event(
 def committing(
     key: str, count: int, unit: Unit = Unit.USD_MICROCENTS, **more: Any
 ) -> CommitRequest:
-    """A commit of `count`."""
+    """Return a commit of `count`."""
     return CommitRequest(idempotency_key=key, actual=amount(count, unit), **more)
 
 
 def releasing(key: str, reason: str | None = None) -> ReleaseRequest:
-    """A release."""
+    """Return a release."""
     return ReleaseRequest(idempotency_key=key, reason=reason)
 
 
 def extending(key: str, by_ms: int) -> ReservationExtendRequest:
-    """A lease's extension by so many milliseconds."""
+    """Return a lease's extension by so many milliseconds."""
     return ReservationExtendRequest(idempotency_key=key, extend_by_ms=by_ms)
 
 
 def counts(balance: Balance) -> dict[str, int]:
-    """A balance as whole numbers: allocated, spent, reserved, debt, remaining."""
+    """Return a balance as whole numbers: allocated, spent, reserved, debt, remaining."""
     amounts = {
         "allocated": balance.allocated,
         "spent": balance.spent,
@@ -105,7 +105,7 @@ def counts(balance: Balance) -> dict[str, int]:
 async def balance_of(
     ledger: Ledger, scope: str, unit: Unit = Unit.USD_MICROCENTS
 ) -> dict[str, int]:
-    """The counts of one scope's balance."""
+    """Return the counts of one scope's balance."""
     shown = (
         await ledger.balances(tenant=scope.split("/", maxsplit=1)[0].removeprefix("tenant:"))
     ).balances

@@ -22,7 +22,7 @@ class Clock:
     now: int = attrs.Factory(lambda self: self.start, takes_self=True)
 
     def __call__(self) -> int:
-        """The time."""
+        """Return the time."""
         return self.now
 
     def advance(self, milliseconds: int) -> None:
@@ -60,12 +60,15 @@ class Given:
 
     @pytest.fixture
     def clock(self) -> Clock:
-        """The time of the ledger. One that keeps its own skips the laws of time: `pytest.skip`."""
+        """Return the time of the ledger.
+
+        One that keeps its own skips the laws of time: `pytest.skip`.
+        """
         return Clock()
 
     @pytest.fixture
     def ledger(self) -> Ledger:
-        """The ledger to test, open and empty."""
+        """Return the ledger to test, open and empty."""
         raise TypeError(
             f"{type(self).__name__} has no ledger to test: write a fixture `ledger` in it, which"
             " gives an open and empty one, and one for each test"
@@ -73,7 +76,7 @@ class Given:
 
     @pytest.fixture
     def set_budget(self, ledger: Ledger) -> SetBudget:
-        """Sets budgets of that ledger."""
+        """Return what sets budgets of that ledger."""
         own: SetBudget | None = getattr(ledger, "set_budget", None)
         if own is None:
             raise TypeError(

@@ -31,7 +31,7 @@ _Ts = TypeVarTuple("_Ts")
 
 
 def virtual_backend(name: str) -> tuple[str, dict[str, Any]]:
-    """What an `anyio_backend` fixture returns for virtual time on `name`.
+    """Return what an `anyio_backend` fixture returns for virtual time on `name`.
 
     The values are made for one test: ask again for the next.
 
@@ -65,7 +65,7 @@ class _Selector(selectors.DefaultSelector):
         return self._pass_time(math.inf if timeout is None else timeout, self)
 
     def wait(self, seconds: float) -> _Events:
-        """What happens within so many real seconds."""
+        """Wait for what happens within so many real seconds."""
         return super().select(None if seconds == math.inf else seconds)
 
 

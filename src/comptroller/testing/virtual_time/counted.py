@@ -36,7 +36,7 @@ async def _awaited(main: Callable[[StepCounter], Awaitable[T]], turns: StepCount
 
 
 def counted_loop(turns: StepCounter) -> type[VirtualTimeLoop]:
-    """A loop on virtual time that counts into `turns`."""
+    """Return a loop on virtual time that counts into `turns`."""
 
     class CountedLoop(VirtualTimeLoop):
         def __init__(self) -> None:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def virtual_clock() -> tuple[MockClock, "ClockPacing"]:
-    """A clock for one `trio.run`, and the instrument which must be given along with it."""
+    """Return a clock for one `trio.run`, and the instrument which must be given along with it."""
     clock = MockClock(autojump_threshold=0)
     return clock, ClockPacing(clock)
 
@@ -59,7 +59,7 @@ class CountedSteps(trio.abc.Instrument):
         turns.soon = lambda then: trio.lowlevel.current_trio_token().run_sync_soon(then)
 
     def before_run(self) -> None:
-        """Called by trio."""
+        """Learn how to wake the loop. Called by trio."""
         token = trio.lowlevel.current_trio_token()
         self._turns.wake = lambda: token.run_sync_soon(int)  # does nothing
 

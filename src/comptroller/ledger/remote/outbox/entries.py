@@ -15,7 +15,7 @@ from comptroller.ledger.interface import PendingCharge
 
 
 def now_ms() -> int:
-    """The wall clock: a time on disk has to mean something to another process."""
+    """Return the wall clock: a time on disk has to mean something to another process."""
     return int(time.time() * 1000)
 
 
@@ -46,7 +46,7 @@ class Entry:
 
     @classmethod
     def of(cls, owed: PendingCharge, address: str) -> "Entry":
-        """What is owed to the ledger at `address`."""
+        """Return what is owed to the ledger at `address`."""
         entry = cls(key=owed.key, address=address, commit=owed.commit, event=owed.event)
         wait = owed.retry_after_ms
         return entry if wait is None else entry.put_off(wait)
@@ -74,11 +74,11 @@ class Entry:
         return file_name(self.key)
 
     def put_off(self, wait_ms: int) -> "Entry":
-        """The same charge, which the ledger wants to see in `wait_ms` milliseconds."""
+        """Return the same charge, which the ledger wants to see in `wait_ms` milliseconds."""
         return attrs.evolve(self, not_before_ms=now_ms() + backoff.honoured(wait_ms))
 
     def as_event(self) -> "Entry":
-        """The same charge, after its lease is over."""
+        """Return the same charge, after its lease is over."""
         return attrs.evolve(self, commit=None, not_before_ms=None)
 
     def record(self) -> PendingCommitRecord:
@@ -95,7 +95,7 @@ class Entry:
 
     @classmethod
     def read(cls, record: PendingCommitRecord) -> "Entry":
-        """The entry in a file.
+        """Read the entry in a file.
 
         Raises:
             ValueError: a body that is no request of the protocol.

@@ -64,7 +64,7 @@ class ChargeSink(Tells, Protocol):
         """Seconds for which nothing is sent, since the last requests had no answer; 0: send."""
 
     def try_now(self) -> None:
-        """What is sent next goes out, even if the last requests had no answer."""
+        """Send the next charge even if the last requests had no answer."""
 
 
 class DiskOutbox:
@@ -165,7 +165,7 @@ class DiskOutbox:
                 self._take_up(found)
 
     def _read(self, names: list[Path]) -> tuple[list[Entry], int]:
-        """The entries in these files, and how many of the files could be read. Blocks."""
+        """Return the entries in these files, and how many of the files could be read. Blocks."""
         found, read = [], 0
         for path in names:
             with suppress(OSError):  # told, and found another time

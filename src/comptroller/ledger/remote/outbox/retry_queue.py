@@ -37,7 +37,7 @@ class QueuedCharge:
         self.allowed = _allowed(self.entry)
 
     def becomes(self, entry: Entry) -> None:
-        """It is sent as `entry` from now on, which is not on disk yet."""
+        """Send it as `entry` from now on, which is not on disk yet."""
         self.entry, self.safe, self.allowed = entry, False, _allowed(entry)
 
 
@@ -97,7 +97,7 @@ class RetryQueue:
         return key in self._all
 
     def get(self, key: str) -> QueuedCharge | None:
-        """The parcel of this key."""
+        """Return the parcel of this key."""
         return self._all.get(key)
 
     def add(self, parcel: QueuedCharge) -> QueuedCharge:
@@ -106,13 +106,13 @@ class RetryQueue:
         return parcel
 
     def remove(self, key: str) -> QueuedCharge | None:
-        """It is over."""
+        """Remove a charge that is settled or rejected, and return it."""
         parcel = self._all.pop(key, None)
         self.changed.notify()
         return parcel
 
     def put_off(self, parcel: QueuedCharge, due: float) -> None:
-        """It is sent at `due`."""
+        """Send it at `due`."""
         parcel.due = due
         heapq.heappush(self._turns, (due, next(self._number), parcel))
         self._turn.notify()

@@ -43,7 +43,7 @@ def default_directory() -> Path:
 
 
 def directory(named: str | os.PathLike[str]) -> Path:
-    """The one that a person means: `~` is a home, whoever starts the program, and from where.
+    """Return the one that a person means: `~` is a home, whoever starts the program.
 
     Raises:
         ValueError: it is nobody's.
@@ -81,7 +81,7 @@ class OutboxDirectory:
             _write(path, text)
 
     def remove(self, entry: Entry) -> None:
-        """It is over."""
+        """Remove the file of a charge that is settled."""
         place = self._place(entry)
         if self._found.pop(entry.key, None) is None:
             (place / entry.file_name).unlink(missing_ok=True)
@@ -89,7 +89,7 @@ class OutboxDirectory:
             CommitJournal(place).discard(entry.key)
 
     def set_aside(self, entry: Entry) -> None:
-        """It is not sent any more, and stays for a person to look at."""
+        """Keep the file for a person to look at; it is not sent any more."""
         path = self._place(entry) / entry.file_name
         try:
             path.replace(path.with_suffix(REJECTED))
@@ -98,7 +98,7 @@ class OutboxDirectory:
             path.replace(path.with_suffix(REJECTED))
 
     def names(self) -> tuple[list[Path], int]:
-        """The file of everything that may be owed to this ledger, and how many folders hide theirs.
+        """Return the files of all that may be owed to this ledger, and how many are hidden.
 
         Raises OSError: the outbox itself does.
         """
@@ -113,7 +113,7 @@ class OutboxDirectory:
         return found, hidden
 
     def entry(self, path: Path) -> Entry | None:
-        """The entry in one of `names`; None where it holds none that is owed to this ledger.
+        """Return the entry in one of `names`; None where it holds none that is owed to this ledger.
 
         Raises:
             OSError: it cannot be read now.
@@ -151,7 +151,7 @@ def browse(root: Path) -> Iterator[tuple[Path, Entry | None]]:
 
 
 def set_aside(root: Path) -> list[Path]:
-    """The files that are not sent any more."""
+    """Return the files that are not sent any more."""
     found = []
     for place in _places(root):
         with suppress(OSError):  # `browse` shows it
@@ -160,7 +160,7 @@ def set_aside(root: Path) -> list[Path]:
 
 
 def text_of(path: Path) -> str:
-    """What a file of an outbox holds. Raises OSError."""
+    """Return what a file of an outbox holds. Raises OSError."""
     return _private_files.read(path, _MOST_BYTES).decode("utf-8", errors="replace")
 
 
@@ -178,7 +178,7 @@ def counted(root: Path | None = None) -> dict[str, int]:
 
 
 def _read(path: Path, address: str) -> Entry | None:
-    """The entry in a file, which gets the name of today; None where none is owed to `address`.
+    """Read the entry in a file, which gets today's name; None where none is owed to `address`.
 
     What another program owes to another ledger may be more than is understood here.
     """
@@ -206,7 +206,7 @@ def _read(path: Path, address: str) -> Entry | None:
 
 
 def _record(path: Path) -> PendingCommitRecord:
-    """What is in a file. Raises OSError; ValueError: it is no entry."""
+    """Return what is in a file. Raises OSError; ValueError: it is no entry."""
     try:
         return PendingCommitRecord.from_json(_private_files.read(path, _MOST_BYTES).decode())
     except RecursionError as error:
@@ -238,7 +238,10 @@ def _sweep(place: Path) -> None:
 
 
 def _places(root: Path) -> list[Path]:
-    """The directories of tenants. Another user's (`lost+found`, say) is left alone, and told."""
+    """Return the directories of tenants.
+
+    Another user's (`lost+found`, say) is left alone, and told.
+    """
     try:
         with os.scandir(root) as found:
             places = [Path(each) for each in found if each.is_dir(follow_symlinks=False)]
@@ -257,7 +260,7 @@ def _places(root: Path) -> list[Path]:
 
 
 def _files(place: Path) -> list[Path]:
-    """What lies in a directory. Raises OSError: that is unknown."""
+    """Return what lies in a directory. Raises OSError: that is unknown."""
     try:
         return sorted(place.iterdir())
     except FileNotFoundError:
