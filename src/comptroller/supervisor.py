@@ -324,10 +324,9 @@ class open_supervisor:  # noqa: N801 - used like a function
         max_concurrency: how many runs go on at once; further ones wait.
         recover: settle at the start, by policy, what dead processes of this host have left
             reserved in the ledger. See `Supervisor.recovered`.
-        handle_signals: in the main thread, let SIGTERM cancel the runs where the program does not
-            handle it itself: once they are settled, SystemExit(143) is raised. A second SIGTERM
-            ends the process at once, and so does a second Ctrl-C while they settle. Without this,
-            SIGTERM ends the process on the spot, and recovery settles what it leaves.
+        handle_signals: let SIGTERM in the main thread cancel the runs where the program has no
+            handler for it: once they are settled, SystemExit(143) is raised. A second SIGTERM, or a
+            second Ctrl-C while they settle, ends the process at once.
 
     Raises:
         ValueError, TypeError: an argument that makes no sense; at once.
@@ -357,8 +356,7 @@ class open_supervisor:  # noqa: N801 - used like a function
         self._max_concurrency, self._recover = max_concurrency, recover
         self._frame: FrameScope[SupervisorContext]
         self._hub: RunRegistry
-        self._handle_signals = handle_signals
-        self._signals: Signals | None = None
+        self._signals = Signals() if handle_signals else None
 
     @uninterrupted
     async def __aenter__(self) -> Supervisor:
@@ -369,9 +367,8 @@ class open_supervisor:  # noqa: N801 - used like a function
             supervisor = Supervisor(ground, self._books, self._policy, self._max_concurrency)
             if self._recover:
                 await supervisor.recover()
-            if self._handle_signals:
-                self._signals = Signals(ground.hub)
-                self._signals.begin()
+            if self._signals is not None:
+                self._signals.begin(ground.hub)
         except BaseException:
             await self._frame.close()
             raise

@@ -43,13 +43,14 @@ class Signals:
         terminated: it was asked to end.
     """
 
-    def __init__(self, hub: RunRegistry) -> None:
-        self.body = anyio.CancelScope()
-        self.leaving = self.terminated = False
-        self._hub = hub
+    _hub: RunRegistry
 
-    def begin(self) -> None:
-        """Begin to listen: the body begins."""
+    def __init__(self) -> None:
+        self.leaving = self.terminated = False
+
+    def begin(self, hub: RunRegistry) -> None:
+        """Begin to listen, for the runs of `hub`: the body begins."""
+        self._hub, self.body = hub, anyio.CancelScope()
         self._task = anyio.get_current_task()
         self.body.__enter__()
         if threading.current_thread() is threading.main_thread():
