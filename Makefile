@@ -86,7 +86,7 @@ test:
 
 # in an environment of its own, made anew: what comes next is met here first. The second command may
 # go beyond what pyproject.toml allows: pip says so, and the tests say whether it matters
-NEXT := openai-agents openai runcycles anyio trio trio-asyncio "httpx<1" httpx-aiohttp attrs \
+NEXT := openai-agents openai runcycles anyio trio trio-asyncio "httpx<1" aiohttp attrs \
 	genai-prices typer starlette uvicorn pytest
 test-pre:
 	@rm -rf .venv/pre

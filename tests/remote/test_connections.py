@@ -13,7 +13,6 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
-from httpx_aiohttp import AiohttpTransport
 from runcycles import (
     Action,
     AsyncCyclesClient,
@@ -23,9 +22,14 @@ from runcycles import (
     Subject,
 )
 
-from comptroller.errors import ComptrollerError, LedgerMisbehaved, LedgerUnreachable
+from comptroller.errors import (
+    ComptrollerError,
+    LedgerMisbehaved,
+    LedgerRefused,
+    LedgerUnreachable,
+)
 from comptroller.ledger.remote import connections
-from comptroller.ledger.remote.connections import TenantClient, pool
+from comptroller.ledger.remote.connections import HttpAnswer, TenantClient, pool
 from comptroller.ledger.remote.ledger import open_cycles
 from comptroller.money import tokens
 from support import subprocesses
@@ -119,54 +123,104 @@ def open_sockets():
     return sum(link.startswith("socket:") for link in links)
 
 
+class Sent:
+    """A sender that notes what it is given, and answers each time alike."""
+
+    def __init__(self, status=200, body=COMMITTED, headers=()):
+        self.requests = []
+        self.answer = HttpAnswer(status, dict(headers), json.dumps(body).encode())
+
+    async def send(self, method, url, headers, content):
+        self.requests.append((method, url, headers, content))
+        return self.answer
+
+
 class TestTheClientInside:
     def test_is_what_its_replacement_was_written_for(self):
-        """`TenantClient` sets two attributes in place of `AsyncCyclesClient.__init__`.
+        """`TenantClient` replaces `AsyncCyclesClient`'s constructor, `_post` and `_get`.
 
         Where this fails, `runcycles` has changed inside: read its client, then `connections.py`.
         """
-        config = CyclesConfig(base_url="http://host", api_key="key")
-        theirs = AsyncCyclesClient(config)
-        ours = TenantClient(config, httpx.AsyncClient())
-        assert set(vars(theirs)) == {"_config", "_http"} == set(vars(ours))
-        assert type(theirs._http) is httpx.AsyncClient
-        assert theirs._http.base_url == "http://host"
-        assert theirs._http.headers["X-Cycles-API-Key"] == "key"
-        assert list(inspect.signature(AsyncCyclesClient.__init__).parameters) == ["self", "config"]
+        parameters = {
+            name: list(inspect.signature(getattr(AsyncCyclesClient, name)).parameters)
+            for name in ("__init__", "_post", "_get", "_handle_response")
+        }
+        assert parameters == {
+            "__init__": ["self", "config"],
+            "_post": ["self", "path", "body"],
+            "_get": ["self", "path", "params"],
+            "_handle_response": ["resp"],
+        }
+        theirs = AsyncCyclesClient(CyclesConfig(base_url="http://host", api_key="key"))
+        assert set(vars(theirs)) == {"_config", "_http"}
+        for name in ("_post", "_get"):
+            assert getattr(TenantClient, name) is not getattr(AsyncCyclesClient, name)
 
-    async def test_asks_through_what_it_was_given(self):
-        """Its methods still go to `_http`, and its errors to the caller."""
+    async def test_all_its_requests_go_where_the_protocol_has_them(self):
+        sender = Sent()
+        client = TenantClient("http://host/base", "key", sender)
+        await client.create_reservation(reserve(1))
+        await client.commit_reservation("r", COMMIT)
+        await client.get_reservation("r")
+        await client.get_balances(tenant="acme & sons")
+        assert [(method, url) for method, url, _, _ in sender.requests] == [
+            ("POST", "http://host/base/v1/reservations"),
+            ("POST", "http://host/base/v1/reservations/r/commit"),
+            ("GET", "http://host/base/v1/reservations/r"),
+            ("GET", "http://host/base/v1/balances?tenant=acme+%26+sons"),
+        ]
+        assert {headers["X-Cycles-API-Key"] for _, _, headers, _ in sender.requests} == {"key"}
+        assert json.loads(sender.requests[0][3]) == reserve(1).model_dump(exclude_none=True)
+        assert sender.requests[0][2]["X-Idempotency-Key"] == "k1"
+        assert sender.requests[2][3] is None
 
-        class SeenError(Exception):
-            pass
+    @pytest.mark.parametrize("key", ["ä", " k", "k\n", "k\x00"])
+    async def test_a_key_that_no_header_can_carry_goes_in_the_body_alone(self, key):
+        sender = Sent()
+        request = COMMIT.model_copy(update={"idempotency_key": key})
+        await TenantClient("http://host", "key", sender).commit_reservation("r", request)
+        [(_, _, headers, content)] = sender.requests
+        assert "X-Idempotency-Key" not in headers
+        assert json.loads(content)["idempotency_key"] == key
 
-        def see(request):
-            raise SeenError(request.url.path)
+    @pytest.mark.parametrize(
+        "metadata", [{"n": float("inf")}, {"n": [float("nan")]}, {"n": object()}, {"n": "\ud800"}]
+    )
+    async def test_what_json_cannot_carry_is_refused_and_not_sent(self, metadata):
+        sender = Sent()
+        request = COMMIT.model_copy(update={"metadata": metadata})
+        with pytest.raises(LedgerRefused, match="cannot be written as JSON"):
+            await TenantClient("http://host", "key", sender).commit_reservation("r", request)
+        assert sender.requests == []
 
-        http = httpx.AsyncClient(transport=httpx.MockTransport(see), base_url="http://host")
-        client = TenantClient(CyclesConfig(base_url="http://host", api_key="key"), http)
-        for call, path in (
-            (client.create_reservation(reserve(1)), "/v1/reservations"),
-            (client.commit_reservation("r", COMMIT), "/v1/reservations/r/commit"),
-            (client.get_reservation("r"), "/v1/reservations/r"),
-        ):
-            with pytest.raises(SeenError, match=f"^{path}$"):
-                await call
+    async def test_an_error_is_read_and_a_success_is_not(self):
+        """Its body is validated as it came: JSON is read once."""
+        body = {"error": "NOT_FOUND", "message": "gone", "request_id": "q"}
+        sender = Sent(404, body, {"X-Request-Id": "q", "x-request-id": "q", "set-cookie": "a=b"})
+        refused = await TenantClient("http://host", "key", sender).get_reservation("r")
+        assert (refused.status, refused.body, refused.error_message) == (404, body, "gone")
+        assert (refused.request_id, "set-cookie" in refused.headers) == ("q", False)
+        sender = Sent(200)
+        committed = await TenantClient("http://host", "key", sender).commit_reservation("r", COMMIT)
+        assert (committed.body, json.loads(committed.content)) == (None, COMMITTED)
 
 
 class TestThePool:
     async def test_has_a_place_for_each_request_that_may_be_in_flight(self, anyio_backend):
         """That of aiohttp on asyncio, httpx's own on trio."""
-        transport = pool("http://host", 7)
+        sender = pool("http://host", 7, 2.0)
         if anyio_backend == "asyncio":
-            assert isinstance(transport, AiohttpTransport)
-            assert transport.limits.max_connections == 7
-            assert transport.limits.keepalive_expiry < SERVERS_KEEP_ALIVE
+            session = sender._opened()
+            connector = session.connector
+            assert connector.limit == 7
+            assert connector._keepalive_timeout < SERVERS_KEEP_ALIVE
+            await session.close()
         else:
-            assert transport._pool._max_connections == 7
-            assert transport._pool._max_keepalive_connections == 7
-            assert transport._pool._keepalive_expiry < SERVERS_KEEP_ALIVE
-        await transport.aclose()
+            connections = sender.transport._pool
+            assert connections._max_connections == 7
+            assert connections._max_keepalive_connections == 7
+            assert connections._keepalive_expiry < SERVERS_KEEP_ALIVE
+        await sender.aclose()
 
     async def test_is_shared_by_the_clients_of_all_keys(self):
         """A thousand tenants do not have a thousand pools."""
@@ -177,7 +231,7 @@ class TestThePool:
                 await ledger.commit("r", COMMIT, tenant=tenant)
             clients = ledger._connections._clients
             assert len(clients) == 1000
-            assert {client._http._transport for client in clients.values()} == {transport}
+            assert len({id(client._sender) for client in clients.values()}) == 1
 
     async def test_keys_that_are_new_each_time_fill_no_memory(self, monkeypatch):
         monkeypatch.setattr(connections, "_KEYS", 10)

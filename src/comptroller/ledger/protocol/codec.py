@@ -9,6 +9,7 @@ before an answer is read.
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import reduce
 from operator import getitem
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
-from runcycles import DecisionResponse, ReleaseResponse, ReservationListResponse
+from runcycles import CyclesResponse, DecisionResponse, ReleaseResponse, ReservationListResponse
 
 from comptroller.ledger.models import DetailedReservation, ReservationRow
 
@@ -50,6 +51,33 @@ class MalformedError(ValueError):
     """A body that its schema does not allow; the text is one line that says where and why."""
 
 
+@dataclass
+class RawResponse(CyclesResponse):
+    """A success whose body is not parsed: it is validated as it came."""
+
+    content: bytes = b""
+
+
+def written(request: BaseModel) -> bytes:
+    """Write a request as it is sent.
+
+    Raises:
+        TypeError, ValueError, RecursionError: it holds what JSON cannot carry.
+    """
+    given = request.__dict__
+    metadata, metrics = given.get("metadata"), given.get("metrics")
+    amount = given.get("estimate") or given.get("actual")
+    # pydantic would write a number that is none of JSON's as null, and true as 1
+    if (
+        (metrics and metrics.custom)
+        or (metadata and not all(type(value) is str for value in metadata.values()))
+        or (amount and type(amount.amount) is not int)
+    ):
+        plain = request.model_dump(exclude_none=True)
+        return json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
+    return request.__pydantic_serializer__.to_json(request, exclude_none=True)
+
+
 def request(model: type[Model], body: bytes) -> Model:
     """Return the request in `body`, or `MalformedError`."""
     if b"NaN" in body or b"Infinity" in body:
@@ -71,6 +99,17 @@ def answer(model: type[Model], body: Any) -> Model:
     except ValueError as error:
         raise MalformedError(f"the body is no JSON text: {error}") from None
     return _strictly(model, text)
+
+
+def answer_in(model: type[Model], content: bytes) -> Model:
+    """Return the answer in `content`, as it came, or `MalformedError`."""
+    if model not in _EXTRAS:
+        return _strictly(model, content)
+    try:
+        body = from_json(content)
+    except ValueError as error:
+        raise MalformedError(f"the body is not JSON: {error}") from None
+    return answer(model, body)
 
 
 def _strictly(model: type[Model], text: bytes) -> Model:

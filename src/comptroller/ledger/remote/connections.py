@@ -5,23 +5,24 @@ clients share one pool of connections: a client is little more than its key.
 
 `AsyncCyclesClient` takes neither a transport nor limits, and the pool it makes by itself does not
 hold under load. `TenantClient` is the one place where its inside is replaced;
-`tests/ledger/test_cycles_connections.py` fails when that inside changes.
+`tests/remote/test_connections.py` fails when that inside changes.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlencode
 
 import aiohttp
 import anyio.lowlevel
 import attrs
 import httpx
-from httpx_aiohttp import AiohttpTransport
-from runcycles import AsyncCyclesClient, CyclesConfig
+from runcycles import AsyncCyclesClient, CyclesResponse
+from yarl import URL
 
 from comptroller.errors import CredentialsMissing, LedgerRefused
-from comptroller.ledger.protocol.codec import API_KEY, DETAILS, IDEMPOTENCY_KEY
+from comptroller.ledger.protocol import codec
+from comptroller.ledger.protocol.codec import API_KEY, DETAILS, IDEMPOTENCY_KEY, RawResponse
 from comptroller.ledger.proxies import proxy_for
 
 ApiKeys: TypeAlias = str | Mapping[str, str] | Callable[[str], Awaitable[str | None]]
@@ -34,6 +35,10 @@ _KEEP_ALIVE = 4.0
 connection that is just being closed is a lost answer."""
 _CLOSING = 1.0
 """Seconds that closing the pool may take, also while the surrounding scope is being cancelled."""
+
+_SUCCESSES = range(200, 300)
+_KEPT = ("x-request-id", "retry-after")
+"""The headers of an answer that mean something here."""
 
 _KEYS = 10_000
 """Keys whose clients are kept. All are made anew beyond that: keys may be new ones each minute."""
@@ -92,85 +97,186 @@ def on_asyncio() -> bool:
     return isinstance(anyio.lowlevel.current_token().native_token, asyncio.AbstractEventLoop)
 
 
-def pool(address: str, in_flight: int) -> httpx.AsyncBaseTransport:
+@attrs.frozen
+class HttpAnswer:
+    """What came back, whole.
+
+    Attributes:
+        headers: by name, in whatever case.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+class HttpSender(Protocol):
+    """Sends HTTP requests over a pool of connections, and follows no redirect."""
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
+    ) -> HttpAnswer:
+        """Send a request. Raises NoAnswer, whatever goes wrong on the way."""
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+def pool(address: str, in_flight: int, connect_timeout: float) -> HttpSender:
     """Return a pool of as many connections as requests may be in flight.
 
-    On asyncio it is aiohttp's: httpx's own looks at every connection at every request, which costs
-    5 ms of CPU a request with 100 of them. Proxies of the environment are honoured.
+    On asyncio it is aiohttp's, without httpx around it, whose client costs more than the rest of a
+    request, and whose own pool looks at every connection at every request: 5 ms of CPU a request
+    with 100 of them. Proxies of the environment are honoured.
+
+    Raises:
+        ValueError: the environment names a proxy that is none of HTTP.
     """
+    through = proxy_for(httpx.URL(address))
+    if on_asyncio():
+        return AiohttpSender(address, in_flight, connect_timeout, through)
     limits = httpx.Limits(
         max_connections=in_flight,
         max_keepalive_connections=in_flight,
         keepalive_expiry=_KEEP_ALIVE,
     )
-    through = proxy_for(httpx.URL(address))
-    if on_asyncio():
-        return AiohttpPool(limits=limits, proxy=through)
-    return httpx.AsyncHTTPTransport(limits=limits, proxy=through)
+    return HttpxSender(httpx.AsyncHTTPTransport(limits=limits, proxy=through), connect_timeout)
 
 
-class AiohttpPool(AiohttpTransport):
-    """aiohttp's, without its jar: a cookie that one tenant is given would go out with every key."""
+class AiohttpSender:
+    """aiohttp's session, made at the first request.
 
-    def get_client(self) -> aiohttp.ClientSession:
-        """Return the session that holds the connections."""
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self.limits.max_connections or 0,
-                keepalive_timeout=self.limits.keepalive_expiry,
-                ssl=self.ssl_context,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-
-
-class NoAnswerHttpClient(httpx.AsyncClient):
-    """An HTTP client that says `NoAnswer` where httpx has a dozen errors, and aiohttp more.
-
-    `runcycles` logs every `httpx.HTTPError` at ERROR. Whether a lost answer is worth a line is for
-    those to say who know whether it is tried again: with this error nothing is logged here, and
-    the user's loggers are left as they are.
+    It has no jar: a cookie that one tenant is given would go out with every key.
     """
 
-    async def send(self, request: httpx.Request, **settings: Any) -> httpx.Response:
-        """As `httpx.AsyncClient.send`, reading the body; raises `NoAnswer`."""
+    def __init__(
+        self, address: str, in_flight: int, connect_timeout: float, proxy: httpx.Proxy | None
+    ) -> None:
+        self.in_flight, self._connect_timeout = in_flight, connect_timeout
+        self._secure = address.startswith("https:") or (proxy and proxy.url.scheme == "https")
+        self._session: aiohttp.ClientSession | None = None
+        self._through: dict[str, Any] = {}
+        if proxy is not None:
+            auth = aiohttp.BasicAuth(*proxy.auth) if proxy.auth else None
+            self._through = {
+                "proxy": str(proxy.url),
+                "proxy_auth": auth,
+                "proxy_headers": proxy.headers,
+            }
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
+    ) -> HttpAnswer:
+        """Send a request. Raises NoAnswer."""
+        if self._session is None:
+            self._session = self._opened()
         try:
-            return await super().send(request, **settings)
-        except (httpx.HTTPError, aiohttp.ClientError, OSError, UnicodeError) as error:
+            async with self._session.request(
+                method,
+                URL(url, encoded=True),
+                data=content,
+                headers=headers,
+                allow_redirects=False,
+                **self._through,
+            ) as answer:
+                return HttpAnswer(answer.status, answer.headers, await answer.read())
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise NoAnswer(str(error) or type(error).__name__) from error
 
-    def build_request(
-        self, method: str, url: httpx.URL | str, *, headers: Any = None, **content: Any
-    ) -> httpx.Request:
-        """As `httpx.AsyncClient.build_request`, without an idempotency key no header can carry.
+    def _opened(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self.in_flight,
+                keepalive_timeout=_KEEP_ALIVE,
+                ssl=httpx.create_ssl_context() if self._secure else True,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # the rest of a request is bounded as a whole
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
+        )
 
-        The protocol makes that header optional and wants it equal to the body's key.
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
 
-        Raises:
-            LedgerRefused: the body cannot be written as JSON (INVALID_REQUEST).
-        """
-        key = (headers or {}).get(IDEMPOTENCY_KEY, "")
-        if not (key.isascii() and key.isprintable() and key == key.strip()):
-            headers = {name: headers[name] for name in headers if name != IDEMPOTENCY_KEY}
+
+class HttpxSender:
+    """A transport of httpx, without httpx's client around it."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, connect_timeout: float) -> None:
+        self.transport = transport
+        # the rest of a request is bounded as a whole
+        self._timeout = httpx.Timeout(None, connect=connect_timeout).as_dict()
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
+    ) -> HttpAnswer:
+        """Send a request. Raises NoAnswer."""
+        request = httpx.Request(
+            method, url, headers=headers, content=content, extensions={"timeout": self._timeout}
+        )
         try:
-            return super().build_request(method, url, headers=headers, **content)
-        except (TypeError, ValueError, RecursionError) as error:
-            text = f"the request cannot be written as JSON: {error}"
-            raise LedgerRefused(text, status=400, error_code="INVALID_REQUEST") from None
+            response = await self.transport.handle_async_request(request)
+            response.request = request
+            try:
+                whole = await response.aread()
+            finally:
+                await response.aclose()
+        except (httpx.HTTPError, OSError, ValueError) as error:
+            raise NoAnswer(str(error) or type(error).__name__) from error
+        return HttpAnswer(response.status_code, response.headers, whole)
 
-
-async def unfollowed(response: httpx.Response) -> None:
-    """Take a redirect for an answer: httpx would read where it leads, and may fail."""
-    response.headers.pop("Location", None)
+    async def aclose(self) -> None:
+        """Close the transport."""
+        await self.transport.aclose()
 
 
 class TenantClient(AsyncCyclesClient):
-    """A `runcycles` client over our own HTTP client: its two attributes are set here, in place of
-    its constructor, which would make a pool (and 20 ms of TLS set-up) to be thrown away.
+    """A `runcycles` client for one key, whose requests go over a sender of ours.
+
+    The two methods that all others go through are replaced, and its constructor, which would make a
+    pool of its own. JSON is written once and read once: an answer is validated as it came.
     """
 
-    def __init__(self, config: CyclesConfig, http: httpx.AsyncClient) -> None:
-        self._config, self._http = config, http
+    def __init__(self, address: str, key: str, sender: HttpSender) -> None:
+        self._address, self._sender = address, sender
+        self._asking = {API_KEY: key, DETAILS: "denials"}
+        self._posting = {**self._asking, "Content-Type": "application/json"}
+
+    async def _post(self, path: str, body: Any) -> CyclesResponse:
+        """Send a request.
+
+        The header of its idempotency key is optional and has to equal the body's (protocol,
+        IDEMPOTENCY): it is left out where no header can carry the key.
+
+        Raises:
+            NoAnswer: nothing whole came back.
+            LedgerRefused: the request cannot be written as JSON (INVALID_REQUEST).
+        """
+        try:
+            content = codec.written(body)
+        except (TypeError, ValueError, RecursionError) as error:
+            text = f"the request cannot be written as JSON: {error}"
+            raise LedgerRefused(text, status=400, error_code="INVALID_REQUEST") from None
+        key, headers = body.idempotency_key, self._posting
+        if key.isascii() and key.isprintable() and key == key.strip():
+            headers = {**headers, IDEMPOTENCY_KEY: key}
+        return self._read(
+            await self._sender.send("POST", f"{self._address}{path}", headers, content)
+        )
+
+    async def _get(self, path: str, params: dict[str, str] | None = None) -> CyclesResponse:
+        url = f"{self._address}{path}{'?' + urlencode(params) if params else ''}"
+        return self._read(await self._sender.send("GET", url, self._asking, None))
+
+    def _read(self, answer: HttpAnswer) -> CyclesResponse:
+        headers = {name: answer.headers[name] for name in _KEPT if name in answer.headers}
+        if answer.status in _SUCCESSES:
+            return RawResponse(answer.status, headers=headers, content=answer.content)
+        return self._handle_response(
+            httpx.Response(answer.status, headers=headers, content=answer.content)
+        )
 
 
 @attrs.define
@@ -179,8 +285,7 @@ class Connections:
 
     address: str
     _keys: ApiKeys | None = attrs.field(repr=False)
-    _transport: httpx.AsyncBaseTransport = attrs.field(repr=False)
-    _timeout: httpx.Timeout
+    _sender: HttpSender = attrs.field(repr=False)
     _clients: dict[str, TenantClient] = attrs.field(factory=dict, init=False, repr=False)
 
     async def client(self, tenant: str | None) -> TenantClient:
@@ -189,22 +294,13 @@ class Connections:
         if key not in self._clients:
             if len(self._clients) >= _KEYS:
                 self._clients.clear()
-            http = NoAnswerHttpClient(
-                base_url=self.address,
-                headers={API_KEY: key, DETAILS: "denials"},
-                timeout=self._timeout,
-                transport=self._transport,
-                event_hooks={"response": [unfollowed]},
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # it keeps none
-            )
-            config = CyclesConfig(base_url=self.address, api_key=key)
-            self._clients[key] = TenantClient(config, http)
+            self._clients[key] = TenantClient(self.address, key, self._sender)
         return self._clients[key]
 
     async def aclose(self) -> None:
         """Close every connection, within a second, even where the caller is being cancelled."""
         with anyio.move_on_after(_CLOSING, shield=True):
-            await self._transport.aclose()
+            await self._sender.aclose()
 
     async def _key(self, tenant: str | None) -> str:
         key: object  # whatever a mapping or a callable really holds

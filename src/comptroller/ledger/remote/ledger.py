@@ -53,6 +53,7 @@ from comptroller.ledger.remote.connections import (
     ApiKeys,
     ClientProvider,
     Connections,
+    HttpxSender,
     NoAnswer,
     checked_address,
     on_asyncio,
@@ -356,8 +357,9 @@ def connected(
     connections = Connections(
         address,
         api_key,
-        transport or pool(address, in_flight),
-        httpx.Timeout(None, connect=connect_timeout),  # the rest is bounded as a whole
+        HttpxSender(transport, connect_timeout)
+        if transport is not None
+        else pool(address, in_flight, connect_timeout),
     )
     return CyclesLedger(connections, request_timeout=request_timeout, in_flight=in_flight)
 

@@ -69,6 +69,8 @@ def parse_response(
     problem = f"status {answer.status}, not {question.status}"
     if answer.status == question.status:
         try:
+            if isinstance(answer, codec.RawResponse):
+                return codec.answer_in(question.answer, answer.content)
             return codec.answer(question.answer, answer.body)
         except codec.MalformedError as error:
             problem = str(error)
