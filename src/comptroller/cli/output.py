@@ -207,6 +207,11 @@ def _sum(receipt: Receipt) -> list[str]:
     ]
 
 
+def plain_receipt(receipt: Receipt) -> Any:
+    """Return a receipt for machines; money in dollars, too."""
+    return with_dollars(receipt.to_dict())
+
+
 def amounts_of(by_unit: Mapping[Unit, int]) -> str:
     """Amounts of several units, one below the other."""
     return "\n".join(formatted(unit, n) for unit, n in by_unit.items() if n) or "-"

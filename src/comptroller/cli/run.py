@@ -21,14 +21,16 @@ import attrs
 from agents import Agent, StreamEvent
 from anyio.abc import TaskStatus
 from openai.types.responses import ResponseTextDeltaEvent
+from pydantic_core import to_jsonable_python
 
-from comptroller import GovernedRun, Limits, Policy, governed_run
-from comptroller.cli import output, parsing
+from comptroller import GovernedRun, Limits, Outcome, Policy, Receipt, RunCancelled, governed_run
+from comptroller.cli import exit_codes, output, parsing
 from comptroller.cli.budgets import require_embedded
-from comptroller.cli.ending import RunResult, show
 from comptroller.cli.progress import watch
 from comptroller.core.scopes import parse_scope
+from comptroller.errors import ComptrollerError
 from comptroller.ledger.interface import Ledger
+from comptroller.runtime.outcomes import Completed, outcome_of
 from comptroller.runtime.registry import RunHandle
 
 _LINGERS = 1.0
@@ -58,6 +60,16 @@ class Order:
     as_json: bool = False
     wide: bool = False
     debug: bool = False
+
+
+@attrs.define
+class RunResult:
+    """How a run went. `result`: the SDK's; `signal`: the one that cancelled it."""
+
+    receipt: Receipt | None = None
+    result: Any = None
+    error: Exception | None = None
+    signal: int | None = None
 
 
 def carry_out(order: Order) -> int:
@@ -264,3 +276,70 @@ def _functions_in(module: ModuleType) -> str:
     if not names:
         return "nor does a function"
     return f"it has: {', '.join(f'{name} (a function)' for name in names)}"
+
+
+# -- what came of it
+
+
+def show(ending: RunResult, *, as_json: bool, streamed: bool, wide: bool) -> int:
+    """Print it: the exit code. `streamed`: the answer has been printed."""
+    code, problem = _verdict(ending)
+    if as_json:
+        output.write_json(_plain(ending, problem))
+    else:
+        answer = getattr(ending.result, "final_output", None)
+        if answer is not None and not streamed:
+            output.write_text(_text(answer))
+        if ending.receipt is not None and _tells(ending.receipt):
+            output.write(output.receipts_table([ending.receipt]), wide=wide)
+            for note in output.notes(ending.receipt, problem):
+                output.write(note)
+    if problem is not None:
+        exit_codes.complain(problem)
+    return code
+
+
+def _tells(receipt: Receipt) -> bool:
+    """Whether any call got an answer of the ledger: else the error says it all."""
+    return any(call.outcome is not Outcome.FAILED for call in receipt.calls)
+
+
+def _verdict(ending: RunResult) -> tuple[int, str | None]:
+    """Return the exit code, and what is to be said of it."""
+    error = ending.error
+    if error is None:
+        waiting = [item.name or "a tool" for item in getattr(ending.result, "interruptions", [])]
+        if not waiting:
+            return exit_codes.DONE, None
+        return (
+            exit_codes.FAILED,
+            f"the run waits for the approval of {', '.join(waiting)}: none can be given here",
+        )
+    if isinstance(error, RunCancelled) and ending.signal is not None:
+        return exit_codes.SIGNALLED + ending.signal, f"{error.reason}: cancelled, and settled"
+    if isinstance(error, ComptrollerError):
+        return exit_codes.code_of(error) or exit_codes.FAILED, str(error)
+    return exit_codes.FAILED, f"the run failed: {type(error).__name__}: {error}"
+
+
+def _plain(ending: RunResult, problem: str | None) -> dict[str, Any]:
+    """For machines."""
+    error = ending.error
+    outcome = Completed(None) if error is None else outcome_of(error)
+    return {
+        "status": type(outcome).__name__.lower(),
+        "output": to_jsonable_python(getattr(ending.result, "final_output", None), fallback=str),
+        "error": problem
+        and {
+            "type": type(error).__name__ if error else None,
+            "message": problem,
+            "reason_code": getattr(error, "reason_code", None),
+        },
+        "receipt": ending.receipt and output.plain_receipt(ending.receipt),
+    }
+
+
+def _text(answer: Any) -> str:
+    if isinstance(answer, str):
+        return answer
+    return output.as_json(to_jsonable_python(answer, fallback=str))

@@ -26,8 +26,8 @@ from comptroller import (
 )
 from comptroller.cli import output
 from comptroller.cli.budgets import plain
-from comptroller.cli.ending import plain_receipt
 from comptroller.cli.exit_codes import DONE, FAILED
+from comptroller.cli.output import plain_receipt
 from comptroller.cli.progress import watch
 from comptroller.cli.tables import Table
 from comptroller.demo.models import WorkLog
