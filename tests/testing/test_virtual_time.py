@@ -77,13 +77,13 @@ async def test_time_goes_on_while_a_thread_waits_for_the_loop():
 
 async def test_a_ledgers_thread_that_has_told_its_result_does_not_hold_the_clock(monkeypatch):
     """It may take a while to end: nothing is awaited of it by then."""
-    over, run = threading.Event(), daemon_threads._Job.run
+    over, perform = threading.Event(), daemon_threads._Job.perform
 
     def lingering(job):
-        run(job)
+        perform(job)
         over.wait(10)
 
-    monkeypatch.setattr(daemon_threads._Job, "run", lingering)
+    monkeypatch.setattr(daemon_threads._Job, "perform", lingering)
     try:
         assert await daemon_threads.run_sync(str, 5) == "5"
         real = time.monotonic()
@@ -94,23 +94,22 @@ async def test_a_ledgers_thread_that_has_told_its_result_does_not_hold_the_clock
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
-async def test_a_thread_that_ends_while_the_clock_looks_is_not_overtaken(monkeypatch):
-    """It wakes the loop, then it ends: whoever no longer sees it sees that it woke the loop."""
-    loop = asyncio.get_running_loop()
-    go_on, looked = threading.Event(), []
-    look = loop._workers
+async def test_a_thread_that_wakes_the_loop_while_the_clock_looks_is_not_overtaken(monkeypatch):
+    """Whoever no longer sees it sees that it has woken the loop."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    looked = []
 
-    def slow_look():
-        if not looked:  # by the time of the first look the result is there, the thread is not
+    def look():
+        if not looked:  # by the time of the first look the thread has told, and is gone
             looked.append(True)
-            go_on.set()
-            while any(thread.name == "comptroller ledger" for thread in threading.enumerate()):
-                time.sleep(0.001)
-        return look()
+            teller = threading.Thread(target=loop.call_soon_threadsafe, args=[told.set])
+            teller.start()
+            teller.join()
+        return False
 
-    monkeypatch.setattr(loop, "_workers", slow_look)
+    monkeypatch.setattr(loop, "_workers", look)
     with anyio.fail_after(60):
-        await daemon_threads.run_sync(go_on.wait)
+        await told.wait()
     assert looked
     assert anyio.current_time() < 60
 

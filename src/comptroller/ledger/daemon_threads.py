@@ -5,6 +5,8 @@ threads to stop: the interpreter would wait for them for ever. Trio's are daemon
 """
 
 import asyncio
+import os
+import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,33 +20,81 @@ from anyio.lowlevel import current_token
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
+_IDLE_SECONDS = 5.0
+"""How long a thread without work is kept: starting one costs as much as a job."""
 
-class _Job(threading.Thread):
-    """A daemon for one job: what blocks takes longer than starting a thread.
 
-    Attributes:
-        loop: whose job it is; None when nobody waits for it any more. A thread outlives the news of
-            its result for a moment, which a virtual clock is not to take for work.
-    """
+class _Job:
+    """One call, and what came of it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Any]) -> None:
-        super().__init__(name="comptroller ledger", daemon=True)
-        self.loop: asyncio.AbstractEventLoop | None = loop
+    def __init__(self, work: Callable[[], Any]) -> None:
         self._work = work
         self.done: Future[Any] = Future()
 
+    def perform(self) -> None:
+        if not self.done.set_running_or_notify_cancel():
+            return
+        try:
+            result = self._work()
+        except Exception as error:  # noqa: BLE001 - it is for whoever waits
+            self.done.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - nor does it end the thread
+            self.done.set_exception(RuntimeError(f"{error!r} in a ledger's thread"))
+        else:
+            self.done.set_result(result)
+
+
+class _Worker(threading.Thread):
+    """A daemon that performs one job after another.
+
+    Attributes:
+        loop: whose job it is at; None when nobody waits for it. A thread outlives the news of its
+            result for a moment, which a virtual clock is not to take for work.
+        over: it ends with the present job, which nobody waits for any more.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="comptroller ledger", daemon=True)
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.over = False
+        self.jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+
     def run(self) -> None:
-        """Do it."""
-        if self.done.set_running_or_notify_cancel():
+        """Perform jobs, until there has been none for a while."""
+        while not self.over:
             try:
-                result = self._work()
-            except Exception as error:  # noqa: BLE001 - it is for whoever waits
-                self.done.set_exception(error)
-            else:
-                self.done.set_result(result)
-            finally:
-                if not self.done.done():
-                    self.done.set_exception(RuntimeError("its thread was ended"))
+                job = self.jobs.get(timeout=_IDLE_SECONDS)
+            except queue.Empty:
+                with _lock:  # unless it is given a job at this very moment
+                    if self in _idle:
+                        _idle.remove(self)
+                        return
+                continue
+            job.perform()
+            del job
+
+
+_lock = threading.Lock()
+_idle: list[_Worker] = []
+"""Those that wait for a job; the one that had the latest is the next."""
+
+
+def _in_a_fork() -> None:
+    global _lock  # noqa: PLW0603 - a thread that is not in the fork may hold the other
+    _lock = threading.Lock()
+    _idle.clear()
+
+
+os.register_at_fork(after_in_child=_in_a_fork)
+
+
+def _hired() -> _Worker:
+    with _lock:
+        if _idle:
+            return _idle.pop()
+    worker = _Worker()
+    worker.start()
+    return worker
 
 
 async def run_sync(
@@ -56,11 +106,17 @@ async def run_sync(
     await anyio.lowlevel.checkpoint()
     context = copy_context()
     async with limiter or to_thread.current_default_thread_limiter():
-        job = _Job(asyncio.get_running_loop(), lambda: context.run(function, *args))
+        job, worker = _Job(lambda: context.run(function, *args)), _hired()
+        worker.loop = asyncio.get_running_loop()
         with anyio.CancelScope(shield=True):
-            job.start()
+            worker.jobs.put(job)
             try:
                 result: T = await asyncio.wrap_future(job.done)
             finally:
-                job.loop = None
+                worker.loop = None
+                with _lock:
+                    if job.done.done():
+                        _idle.append(worker)
+                    else:  # a native cancellation: it is at work still, or has not begun
+                        worker.over = True
     return result

@@ -11,6 +11,7 @@ its result, its exception, its cancellation and a closed generator are all seen 
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -73,7 +74,7 @@ class GovernedModel(Model):
 
     def rests(self) -> None:
         """End the episode. Contexts of the SDK may hold us for longer: we hold a name only."""
-        self.agent = Agent(self.agent.name)
+        self.agent = _named(self.agent.name)
         self._give_up("its answer was not asked for to the end")
 
     def _give_up(self, why: str) -> None:
@@ -308,6 +309,12 @@ def noted(run: Run, actor: Actor, output: Any) -> None:
         draft = CallRequest(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
         cost = run.terms.policy.tools.cost(tool).estimate
         run.note("tool.hosted", draft, cost if cost.amount else None)
+
+
+@lru_cache(maxsize=256)  # making an agent costs as much as a reservation
+def _named(name: str) -> Agent[Any]:
+    """Return an agent that is nothing but a name."""
+    return Agent(name)
 
 
 def _defaults_of(name: str | None) -> ModelSettings:
