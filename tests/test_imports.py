@@ -1,9 +1,12 @@
 """What a program pays for: the Agents SDK takes a second to import, and few need it."""
 
+import pickle
 import subprocess
 import sys
 
 import pytest
+
+import comptroller
 
 COMMANDS = ["--help", "version", "budget list", "report", "events", "key list", "backup copy.db"]
 BARE = """
@@ -70,3 +73,11 @@ def test_a_public_name_that_there_is_not_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         _ = comptroller.nonsense
     assert set(comptroller.__all__) <= set(dir(comptroller))
+
+
+def test_public_names_say_where_their_users_find_them():
+    """In `repr`, in tracebacks, and in pickles, which are read by that name."""
+    public = {name: getattr(comptroller, name) for name in comptroller.__all__}
+    named = {name: value.__module__ for name, value in public.items()}
+    assert set(named.values()) == {"comptroller"}
+    assert {name: pickle.loads(pickle.dumps(value)) for name, value in public.items()} == public

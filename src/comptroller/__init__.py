@@ -22,6 +22,7 @@ a ledger or its command line needs none of it.
 """
 
 import importlib
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = globals()[name] = getattr(importlib.import_module(home), name)
+    if isinstance(found, type | FunctionType):
+        found.__module__ = __name__  # the name that its users know: in `repr`, errors and pickles
     return found
 
 
