@@ -45,9 +45,14 @@ FORBIDDEN = {  # layer -> what its files may not import
 
 SHARED = tuple(
     f"comptroller.{name}"
-    for name in ("ledger.interface", "ledger.models", "ledger.protocol", "ledger.remote", "runtime")
+    for name in (
+        "ledger.interface", "ledger.models", "ledger.protocol", "ledger.remote", "ledger.webhooks",
+        "ledger.cycles_client", "ledger.api_keys", "runtime",
+    )
+)  # fmt: skip
+IMPLEMENTATIONS = tuple(
+    f"comptroller.ledger.{name}" for name in ("engine", "embedded", "sqlite", "factory")
 )
-IMPLEMENTATIONS = tuple(f"comptroller.ledger.{name}" for name in ("engine", "embedded", "sqlite"))
 
 EXCEPTIONS: dict[tuple[str, str], str] = {  # (module, what it imports all the same): why
     ("comptroller.core.estimates", "threading"): "a lock: what is learned serves all threads",

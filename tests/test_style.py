@@ -149,6 +149,24 @@ RETIRED = {
 """Names that modules had before they were called by what is in them."""
 
 
+def retired(text: str) -> list[str]:
+    """The files that a text names by a retired name: `runtime/settling.py`, `ledger.parcels`."""
+    named = re.findall(r"\b(?:\w+/)*(\w+)\.py\b|\bcomptroller(?:\.\w+)*\.(\w+)\b", text)
+    return [name for pair in named for name in pair if name in RETIRED]
+
+
 def test_no_module_has_a_retired_name():
     found = {path.stem for path in files("src")} | {path.parent.name for path in files("src")}
     assert found & RETIRED == set()
+
+
+@pytest.mark.parametrize("text", ["see runtime/settling.py", "from comptroller.ledger.parcels"])
+def test_a_retired_name_is_found(text):
+    assert len(retired(text)) == 1
+
+
+def test_no_text_sends_its_reader_to_a_retired_name():
+    root = Path(__file__).parents[1]
+    texts = [*files("src"), *(root / "docs").rglob("*.md"), *root.glob("*.md")]
+    found = {str(path): retired(path.read_text("utf-8")) for path in texts}
+    assert {path: names for path, names in found.items() if names} == {}

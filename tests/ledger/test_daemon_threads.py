@@ -53,9 +53,10 @@ async def test_an_error_is_the_callers_and_the_thread_stays():
     assert len(daemon_threads._idle) == 1
 
 
-async def test_what_would_end_a_thread_is_told_and_ends_none():
-    with pytest.raises(RuntimeError, match="SystemExit"):
+async def test_a_thread_that_was_ended_gets_no_further_job():
+    with pytest.raises(RuntimeError, match="its thread was ended"):
         await daemon_threads.run_sync(sys.exit, 3)
+    assert daemon_threads._idle == []
     assert await daemon_threads.run_sync(str, 5) == "5"
     assert len(daemon_threads._idle) == 1
 

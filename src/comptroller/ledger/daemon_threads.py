@@ -24,6 +24,10 @@ _IDLE_SECONDS = 5.0
 """How long a thread without work is kept: starting one costs as much as a job."""
 
 
+class _ThreadEndedError(RuntimeError):
+    """Something that ends a thread was raised in it, such as SystemExit."""
+
+
 class _Job:
     """One call, and what came of it."""
 
@@ -38,10 +42,19 @@ class _Job:
             result = self._work()
         except Exception as error:  # noqa: BLE001 - it is for whoever waits
             self.done.set_exception(error)
-        except BaseException as error:  # noqa: BLE001 - nor does it end the thread
-            self.done.set_exception(RuntimeError(f"{error!r} in a ledger's thread"))
         else:
             self.done.set_result(result)
+        finally:
+            if not self.done.done():
+                self.done.set_exception(_ThreadEndedError("its thread was ended"))
+
+    @property
+    def spared(self) -> bool:
+        """Whether it has ended, and its thread has not."""
+        if not self.done.done():
+            return False
+        ended = not self.done.cancelled() and isinstance(self.done.exception(), _ThreadEndedError)
+        return not ended
 
 
 class _Worker(threading.Thread):
@@ -70,7 +83,10 @@ class _Worker(threading.Thread):
                         _idle.remove(self)
                         return
                 continue
-            job.perform()
+            try:
+                job.perform()
+            except SystemExit:  # as `threading` has it: the thread ends, and nothing is said
+                return
             del job
 
 
@@ -115,8 +131,8 @@ async def run_sync(
             finally:
                 worker.loop = None
                 with _lock:
-                    if job.done.done():
+                    if job.spared:
                         _idle.append(worker)
-                    else:  # a native cancellation: it is at work still, or has not begun
+                    else:  # it ends; or a native cancellation has left it at work
                         worker.over = True
     return result
