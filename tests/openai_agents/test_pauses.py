@@ -7,7 +7,7 @@ sum is charged once. One that does not go on has run, and is charged what policy
 from types import SimpleNamespace
 
 import pytest
-from agents import Agent, function_tool
+from agents import Agent, ModelBehaviorError, function_tool
 from agents.extensions.experimental.hosted_multi_agent import OpenAIHostedMultiAgentModel
 
 from comptroller import Policy, governed_run, open_ledger, tokens
@@ -65,7 +65,15 @@ class Provider:
         pass
 
 
+SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "completed", "agent": ROOT,
+          "action": {"type": "search", "query": "q"}}  # fmt: skip
+
+
 async def played(events, *, streamed, **options):
+    return (await all_played(events, streamed=streamed, **options))[:2]
+
+
+async def all_played(events, *, streamed, **options):
     @function_tool
     def look() -> str:
         return "seen"
@@ -82,15 +90,14 @@ async def played(events, *, streamed, **options):
                     _ = [event async for event in run.stream("go")]
                 else:
                     await run("go")
-            except ConnectionResetError as error:
+            except (ConnectionResetError, ModelBehaviorError) as error:
                 problem = error
         [budget] = await ledger.budgets()
     lines = [line for line in run.receipt.calls if line.kind == "llm.completion"]
     assert not budget.reserved.amount
     assert budget.spent.amount == sum(line.charged.amount for line in lines)
-    return [
-        (line.outcome.value, line.charged.amount, line.actual_source) for line in lines
-    ], problem
+    told = [(line.outcome.value, line.charged.amount, line.actual_source) for line in lines]
+    return told, problem, run.receipt.calls
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -110,3 +117,15 @@ async def test_an_answer_that_breaks_off_after_its_pause_is_charged_its_estimate
     lines, problem = await played(BEGINNING, streamed=streamed)
     assert lines == [("abandoned", 900, "estimate")]
     assert problem is not None
+
+
+@pytest.mark.parametrize("ends", ["completed", "incomplete", "failed"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_the_provider_ran_before_the_pause_is_recorded_once(streamed, ends):
+    """The end of an answer in pieces may show all of it again."""
+    searched = {**BEGINNING[1], "item": SEARCH}
+    end = {**END[-1]["response"], "status": ends, "output": [SEARCH, CALL, SAID]}
+    events = [BEGINNING[0], searched, {**BEGINNING[1], "output_index": 1, "sequence_number": 2},
+              *END[:-1], {**END[-1], "type": f"response.{ends}", "response": end}]  # fmt: skip
+    *_, calls = await all_played(events, streamed=streamed)
+    assert [line.name for line in calls if line.kind == "tool.hosted"] == ["web_search"]

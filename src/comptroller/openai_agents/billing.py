@@ -280,10 +280,11 @@ def whole_number(given: Any) -> int:
 
 def hosted_tools(output: Any) -> list[str]:
     """Return the tools that the provider ran inside the call (`web_search`, ...)."""
-    return [kind for kind, _ in _hosted_calls(output)]
+    return [kind for kind, _ in hosted_calls(output)]
 
 
-def _hosted_calls(output: Any) -> Iterator[tuple[str, Any]]:
+def hosted_calls(output: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the calls of tools that the provider ran inside the call: the tool, and the item."""
     items = output if isinstance(output, list | tuple) else ()
     kinds = [(str(field_of(item, "type")), item) for item in items]
     outputs = [field_of(item, "call_id") for kind, item in kinds if kind.endswith("_call_output")]
@@ -309,7 +310,7 @@ def hosted_units(output: Any) -> Counter[str]:
     """Return the calls of the provider's tools that are billed as such, by unit."""
     return Counter(
         UNITS_OF_TOOLS[kind]
-        for kind, item in _hosted_calls(output)
+        for kind, item in hosted_calls(output)
         if kind in UNITS_OF_TOOLS and field_of(field_of(item, "action"), "type") not in _NO_SEARCH
     )
 

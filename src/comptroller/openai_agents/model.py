@@ -305,7 +305,12 @@ def answered(
 def noted(run: Run, actor: Actor, output: Any) -> None:
     """Record the tools that the provider has run in `actor`'s call, whatever became of it."""
     asked = actor.call.draft
-    for tool in billing.hosted_tools(output):
+    for tool, item in billing.hosted_calls(output):
+        known = billing.field_of(item, "id")
+        if isinstance(known, str):  # an answer in pieces may show it in each of them
+            if known in actor.recorded:
+                continue
+            actor.recorded.add(known)
         draft = CallRequest(kind="event", name=tool, agent=asked.agent, episode=asked.episode)
         cost = run.terms.policy.tools.cost(tool).estimate
         run.note("tool.hosted", draft, cost if cost.amount else None)

@@ -71,6 +71,7 @@ class Actor(BaseActor):
 
     Attributes:
         streamed: output tokens seen so far; the stream writes it, from its own loop.
+        recorded: the ids of what its provider has run in it, as far as that is recorded.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Actor(BaseActor):
         super().__init__(call, terms, report)
         self._answer: Callable[[Actor, Answer], None] | None = answer
         self.streamed: int | None = None
+        self.recorded: set[str] = set()
         self._state = State.RESERVING
         self._grant = CallGrant()
         self._ended: list[CallEnd] = []  # at most one
