@@ -27,6 +27,11 @@ MADE = OutputTokensDetails(reasoning_tokens=2)
 FULL = TokenCount(input=100, cached=30, cache_write=4, output=20, reasoning=2)
 
 
+def hosted_tools(output):
+    """The names of the tools that the provider ran inside the call."""
+    return [tool for tool, _ in billing.hosted_calls(output)]
+
+
 @pytest.mark.parametrize(
     ("reported", "counted"),
     [
@@ -216,7 +221,7 @@ def test_hosted_tools_are_the_calls_that_nobody_here_ran():
     kinds = ["web_search_call", "function_call", "message", "mcp_call", "shell_call",
              "image_generation_call", "reasoning", "computer_call"]  # fmt: skip
     items = [SimpleNamespace(type=kind) for kind in kinds] + [{"type": "code_interpreter_call"}]
-    assert billing.hosted_tools(items) == ["web_search", "mcp", "image_generation",
+    assert hosted_tools(items) == ["web_search", "mcp", "image_generation",
                                          "code_interpreter"]  # fmt: skip
 
 
@@ -243,14 +248,14 @@ def shell_call(call_id, **where):
 )
 def test_what_can_run_here_or_there_says_where_it_ran(items, hosted):
     """A call is the provider's where its environment or its executor is, or its output is given."""
-    assert billing.hosted_tools(items) == hosted
+    assert hosted_tools(items) == hosted
 
 
 def test_every_item_that_a_response_can_hold_is_sorted():
     """A kind that the SDK comes to know is looked at here, before it runs up a bill unseen."""
     [union, _] = get_args(ResponseOutputItem)
     kinds = {get_args(item.model_fields["type"].annotation)[0] for item in get_args(union)}
-    hosted = {kind for kind in kinds if billing.hosted_tools([{"type": kind}])}
+    hosted = {kind for kind in kinds if hosted_tools([{"type": kind}])}
     assert hosted == {
         "file_search_call", "web_search_call", "tool_search_call", "image_generation_call",
         "code_interpreter_call", "mcp_call", "program",
@@ -263,7 +268,7 @@ def test_every_item_that_a_response_can_hold_is_sorted():
 
 @pytest.mark.parametrize("output", [None, "file_search_call", 7, [], [None, "x", {}, object()]])
 def test_an_output_of_another_shape_holds_no_hosted_tools(output):
-    assert billing.hosted_tools(output) == []
+    assert hosted_tools(output) == []
 
 
 class Unprintable(Exception):

@@ -278,11 +278,6 @@ def whole_number(given: Any) -> int:
 # -- the tools that the provider has run
 
 
-def hosted_tools(output: Any) -> list[str]:
-    """Return the tools that the provider ran inside the call (`web_search`, ...)."""
-    return [kind for kind, _ in hosted_calls(output)]
-
-
 def hosted_calls(output: Any) -> Iterator[tuple[str, Any]]:
     """Yield the calls of tools that the provider ran inside the call: the tool, and the item."""
     items = output if isinstance(output, list | tuple) else ()
