@@ -454,11 +454,29 @@ async def test_a_receiver_does_not_believe_what_is_not_ours(tmp_path, secret, ch
 
 
 @pytest.mark.parametrize(
-    "secret", ["", "mine", "whsec_", "whsec_short", "whsec_" + "c2Vj" * 40, "é"]
+    ("secret", "key"),
+    [
+        (SECRET, SECRET),
+        ("a secret of the two of us", b"a secret of the two of us"),
+        ("whsec_x", b"whsec_x"),
+        ("whsec_", b"whsec_"),
+        ("gehe\u00efm", "gehe\u00efm".encode()),
+    ],
 )
-def test_a_secret_that_no_receiver_could_use_says_how_to_make_one(secret):
-    with pytest.raises(ValueError, match="openssl rand -base64 32"):
-        Webhook("https://example.com", secret)
+async def test_a_secret_of_any_form_is_a_key(tmp_path, monkeypatch, secret, key):
+    """One that is not `whsec_` and base64 is the key itself: receivers verify with its bytes."""
+    monkeypatch.setitem(globals(), "SECRET", secret)
+    with receiving() as server:
+        await ledger_with(tmp_path / "l.db", server, 50, spent=70)
+        async with open_ledger(tmp_path / "l.db"):
+            pass
+        [(headers, body)] = server.posted
+    standardwebhooks.Webhook(key).verify(body, dict(headers))
+
+
+def test_a_secret_is_never_empty():
+    with pytest.raises(ValueError, match="is empty"):
+        Webhook("https://example.com", "")
 
 
 class TestCommands:
