@@ -20,8 +20,9 @@ from anyio.lowlevel import current_token
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
-_IDLE_SECONDS = 5.0
-"""How long a thread without work is kept: starting one costs as much as a job."""
+_IDLE_SECONDS = 0.05
+"""How long a thread without work is kept: starting one costs as much as a job, and none may be left
+to see when its ledger is closed and its loop has ended."""
 
 
 class _ThreadEndedError(RuntimeError):
