@@ -218,13 +218,12 @@ def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the remote ledger and the peer alone")
-    parser.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio")
     asked = parser.parse_args()
     set_tracing_disabled(True)
     shared = "/dev/shm"  # noqa: S108 - a directory of its own is made in it
     with TemporaryDirectory(dir=shared if os.path.isdir(shared) else None) as data:  # noqa: PTH112
         os.environ["XDG_DATA_HOME"] = data
-        table, costs = anyio.run(measured, asked.quick, backend=asked.backend)
+        table, costs = anyio.run(measured, asked.quick)
     out = Console(width=110)
     out.print(table)
     if "peer" in costs:
