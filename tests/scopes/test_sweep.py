@@ -5,6 +5,7 @@ an error, the ledger holds no reservation, and what was spent is what the models
 """
 
 import asyncio
+import gc
 import random
 from contextlib import asynccontextmanager
 
@@ -62,6 +63,13 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:coroutine '.*' was never awaited:RuntimeWarning",
     "ignore:Exception ignored in. <coroutine object:pytest.PytestUnraisableExceptionWarning",
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage_of_others():
+    """A client of another test, collected in a loop of this one, would begin a task there."""
+    gc.collect()
+
 
 SETTLING = 1
 LAPSE = 120  # seconds until the leases have run out that nobody settled
