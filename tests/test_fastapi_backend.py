@@ -325,6 +325,10 @@ def test_a_budget_in_another_unit_is_no_crash_and_tells_the_customer_nothing(pat
     log()
 
 
+@pytest.mark.skipif(
+    (3, 12) <= sys.version_info < (3, 12, 2),
+    reason="CPython 3.12.1 now and then dies in its garbage collector here (segmentation fault)",
+)
 @pytest.mark.parametrize("path", ["/ask", "/stream"])
 def test_a_limit_of_the_backend_is_not_the_budgets_fault(path, served, log):
     served.say(CountingModel())
